@@ -1,0 +1,412 @@
+"""Building programs: the `Builder` grows one equation by equation, a `Value` stands for a result in it.
+
+A Value answers NumPy's protocols, so ordinary NumPy code run on Values writes a program. Equal equations are built once
+(so common subexpressions never exist), and small equations over literals are computed at once. This module knows no
+primitive by name: operations register themselves here under the NumPy function they stand for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gradwire_core.errors import ArgumentError, ProgramError, ShapeError, TracingError, UnknownPrimitiveError
+from gradwire_core.program import Equation, Literal, Operand, Params, Primitive, Program, Var
+from gradwire_core.types import Array, Shape, TensorType
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+FOLD_ELEMENTS = 1024
+Function = TypeVar("Function", bound=Callable[..., Any])
+_serials = itertools.count()
+
+
+def implements(*functions: Any) -> Callable[[Function], Function]:
+    """Register what computes a NumPy function or ufunc on Values."""
+
+    def register(implementation: Function) -> Function:
+        for function in functions:
+            FUNCTIONS[function] = implementation
+        return implementation
+
+    return register
+
+
+class Builder:
+    """Grows a program.
+
+    Args:
+        captures_arrays: whether arrays that meet Values become further inputs (when a user's function is traced) or
+            literals (when a derivative rule is).
+        folds: whether every equation over literals is computed at once, whatever its size.
+    """
+
+    def __init__(self, *, captures_arrays: bool = False, folds: bool = False) -> None:
+        self.serial = next(_serials)
+        self.inputs: list[Var] = []
+        self.equations: list[Equation] = []
+        self.captures: list[Array | Value] = []
+        self._captured: dict[Any, Value] = {}
+        self._captured_inputs: list[Var] = []
+        self._literals: dict[Any, Literal] = {}
+        self._shared: dict[Any, tuple[Value, ...]] = {}
+        self._captures_arrays = captures_arrays
+        self._fold_elements = sys.maxsize if folds else FOLD_ELEMENTS
+        self._is_open = True
+
+    def input(self, type: TensorType) -> Value:
+        """Add an input of the given type."""
+        var = Var(type)
+        self.inputs.append(var)
+        return Value(self, var)
+
+    def literal(self, array: Any) -> Value:
+        """Return a constant; equal constants are one."""
+        literal = Literal(np.asarray(array))
+        if literal.type.size > FOLD_ELEMENTS:
+            return Value(self, literal)
+        key = (literal.type, literal.value.tobytes())
+        return Value(self, self._literals.setdefault(key, literal))
+
+    def lift(self, item: Any) -> Value:
+        """Return a Value of this builder for a Value, an array or a scalar.
+
+        A Value of a builder that was opened earlier, and an array where this builder captures them, become further inputs,
+        which stand behind the declared ones.
+
+        Raises:
+            TracingError: a Value outlived the trace that made it.
+        """
+        if isinstance(item, Value):
+            if item.builder is self:
+                return item
+            if isinstance(item.operand, Literal):
+                return self.literal(item.operand.value)
+            if not item.builder._is_open or item.builder.serial > self.serial:
+                raise TracingError(f"{user_line()}: needed a value of this trace, got one kept from another; return it instead of storing it")
+            return self._capture(item.operand, item, item.type)
+        array = np.asarray(item)
+        if self._captures_arrays and array.ndim > 0:
+            return self._capture(id(item), item if isinstance(item, np.ndarray) else array, TensorType.of(array))
+        return self.literal(array)
+
+    def _capture(self, key: Any, item: Array | Value, type: TensorType) -> Value:
+        found = self._captured.get(key)
+        if found is None:
+            var = Var(type)
+            self._captured_inputs.append(var)
+            self.captures.append(item)
+            found = self._captured[key] = Value(self, var)
+        return found
+
+    def emit(self, primitive: Primitive, operands: Sequence[Value], params: Params) -> tuple[Value, ...]:
+        """Add an equation and return its results; an equal equation is returned instead of repeated."""
+        inner = tuple(value.operand for value in operands)
+        key = (primitive, inner, tuple(params.items()) if params else ())
+        found = self._shared.get(key)
+        if found is None:
+            found = self._shared[key] = self._emit_new(primitive, inner, params)
+        return found
+
+    def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
+        types = primitive.infer(*[operand.type for operand in operands], **params)
+        if operands and all(isinstance(operand, Literal) for operand in operands):
+            limit = self._fold_elements
+            if all(type.size <= limit for type in types):
+                return self._fold(primitive, operands, params)
+        results = tuple(map(Var, types))
+        self.equations.append(Equation(primitive, operands, params, results))
+        return tuple(Value(self, var) for var in results)
+
+    def _fold(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
+        with np.errstate(all="ignore"):
+            arrays = primitive.kernel(*[operand.value for operand in operands if isinstance(operand, Literal)], **params)
+        if not isinstance(arrays, tuple):
+            arrays = (arrays,)
+        return tuple(self.literal(array) for array in arrays)
+
+    def inline(self, program: Program, operands: Sequence[Value]) -> list[Value]:
+        """Add the equations of a program, applied to Values, and return its outputs.
+
+        Raises:
+            ShapeError, DtypeError: an operand is not of the type of its input.
+        """
+        check_operands(program.input_types, [value.type for value in operands])
+        known: dict[Operand, Value] = dict(zip(program.inputs, map(self.lift, operands), strict=True))
+        self.inline_equations(program.equations, known)
+        return [self.resolve(operand, known) for operand in program.outputs]
+
+    def inline_equations(self, equations: Sequence[Equation], known: dict[Operand, Value]) -> None:
+        """Add equations, whose operands are looked up in `known`, where the results are recorded."""
+        for equation in equations:
+            operands = [self.resolve(operand, known) for operand in equation.operands]
+            known.update(zip(equation.results, self.emit(equation.primitive, operands, equation.params), strict=True))
+
+    def resolve(self, operand: Operand, known: dict[Operand, Value]) -> Value:
+        """Return the Value of an operand of another program."""
+        if isinstance(operand, Var):
+            return known[operand]
+        found = known.get(operand)
+        if found is None:
+            found = known[operand] = self.literal(operand.value)
+        return found
+
+    def build(self, outputs: Sequence[Value]) -> Program:
+        """Return the program from the inputs (declared, then captured) to the outputs; unused equations are left out."""
+        operands = tuple(self.lift(value).operand for value in outputs)
+        needed = set(operands)
+        kept = []
+        for equation in reversed(self.equations):
+            if not needed.isdisjoint(equation.results):
+                needed.update(equation.operands)
+                kept.append(equation)
+        kept.reverse()
+        return Program((*self.inputs, *self._captured_inputs), tuple(kept), operands)
+
+    @contextlib.contextmanager
+    def tracing(self) -> Iterator[Builder]:
+        """Keep the builder open for a block; Values used after it raise TracingError."""
+        try:
+            yield self
+        finally:
+            self._is_open = False
+
+
+def check_operands(needed: Sequence[TensorType], given: Sequence[TensorType], what: str = "input") -> None:
+    """Check that types agree, position by position.
+
+    Raises:
+        ProgramError: their numbers differ.
+        ShapeError, DtypeError: a type differs.
+    """
+    from gradwire_core.errors import DtypeError
+
+    if len(needed) != len(given):
+        raise ProgramError(f"{what}s: needed {len(needed)}, got {len(given)}; pass exactly those", needed=len(needed), given=len(given))
+    for index, (one, other) in enumerate(zip(needed, given, strict=True)):
+        if one != other:
+            kind = ShapeError if one.shape != other.shape else DtypeError
+            raise kind(f"{what} {index}: needed {one}, got {other}; pass an array of that type", needed=one, given=other)
+
+
+def builder_of(items: Sequence[Any]) -> Builder | None:
+    """Return the innermost builder among Values; None where there is no Value."""
+    found: Builder | None = None
+    for item in items:
+        if isinstance(item, Value) and (found is None or item.builder.serial > found.serial):
+            found = item.builder
+    return found
+
+
+def user_line() -> str:
+    """Return `file:line` of the innermost frame outside gradwire and NumPy: the user's own code."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        module = frame.f_globals.get("__name__", "").partition(".")[0]
+        if module not in {"gradwire", "gradwire_core", "numpy", "contextlib"}:
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "traced function"
+
+
+def find_function(function: Any) -> Callable[..., Any]:
+    """Return what computes a NumPy function on Values.
+
+    Raises:
+        UnknownPrimitiveError: nothing does; the text names the nearest known function.
+    """
+    found = FUNCTIONS.get(function)
+    if found is None:
+        name = getattr(function, "__name__", str(function))
+        names = {getattr(known, "__name__", ""): known for known in FUNCTIONS}
+        nearest = difflib.get_close_matches(name, [*names], n=1, cutoff=0.5)
+        hint = f"the nearest known one is {nearest[0]}" if nearest else "write it with known functions"
+        raise UnknownPrimitiveError(f"{user_line()}: needed a function gradwire can trace, got {name}; {hint}", given=name)
+    return found
+
+
+class Value:
+    """An array in a program that is being built: it has a type, and no numbers yet.
+
+    NumPy functions, operators, methods and indexing work on it as on an array.
+    """
+
+    __slots__ = ("builder", "operand")
+    __array_priority__ = 1000
+    __hash__ = None  # type: ignore[assignment]  # as for an array, == is element by element
+
+    def __init__(self, builder: Builder, operand: Operand) -> None:
+        self.builder = builder
+        self.operand = operand
+
+    @property
+    def type(self) -> TensorType:
+        """The dtype and shape."""
+        return self.operand.type
+
+    @property
+    def shape(self) -> Shape:
+        """The lengths of the axes."""
+        return self.operand.type.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype."""
+        return self.operand.type.dtype.numpy
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.operand.type.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.operand.type.size
+
+    @property
+    def T(self) -> Any:  # noqa: N802  # NumPy's name
+        """The array with its axes reversed."""
+        return find_function(np.transpose)(self)
+
+    def __repr__(self) -> str:
+        return f"<traced {self.type}>"
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of a traced 0-d array")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("iteration over a traced 0-d array")
+        return (self[index] for index in range(self.shape[0]))
+
+    def __getitem__(self, index: Any) -> Any:
+        return find_function(Value.__getitem__)(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._refuse("an array that is not assigned to in place", "an assignment", "build it with np.where, np.stack or np.concatenate")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if method == "reduce":
+            return find_function(_reduction(ufunc))(*inputs, **kwargs)
+        if method == "outer":
+            return find_function(ufunc)(_outer_left(*inputs), inputs[1])
+        if method != "__call__" or kwargs:
+            what = f"{ufunc.__name__}.{method}" if method != "__call__" else f"{ufunc.__name__}({', '.join(kwargs)}=...)"
+            self._refuse("a plain call", what, "call it without that")
+        return find_function(ufunc)(*inputs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return find_function(function)(*args, **kwargs)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Array:
+        self._refuse("code that works on traced arrays", "a conversion to a NumPy array", "keep it traced, or compute it outside the function")
+        raise AssertionError
+
+    def __bool__(self) -> bool:
+        self._refuse("code that does not branch on traced values", "a traced truth value", "use np.where(condition, a, b)")
+        raise AssertionError
+
+    def __float__(self) -> float:
+        self._refuse("code that keeps values traced", "float()", "leave the conversion out, or compute it outside the function")
+        raise AssertionError
+
+    __int__ = __float__
+    __complex__ = __float__
+
+    def __index__(self) -> int:
+        self._refuse("an index known while tracing", "a traced index", "use np.take, or pass it as a Python int")
+        raise AssertionError
+
+    def _refuse(self, needed: str, given: str, advice: str) -> None:
+        raise TracingError(f"{user_line()}: needed {needed}, got {given} ({self.type}); {advice}", given=given, type=self.type)
+
+
+def _reduction(ufunc: Any) -> Any:
+    names = {np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min, np.logical_and: np.all, np.logical_or: np.any}
+    return names.get(ufunc, ufunc)
+
+
+def _outer_left(left: Any, right: Any) -> Any:
+    shape = (*np.shape(left), *([1] * np.ndim(right)))
+    return find_function(np.reshape)(left, shape) if isinstance(left, Value) else np.reshape(left, shape)
+
+
+def _operator(ufunc: Any) -> tuple[Callable[[Value, Any], Any], Callable[[Value, Any], Any]]:
+    def forward(self: Value, other: Any) -> Any:
+        return find_function(ufunc)(self, other)
+
+    def reflected(self: Value, other: Any) -> Any:
+        return find_function(ufunc)(other, self)
+
+    return forward, reflected
+
+
+def _unary(ufunc: Any) -> Callable[[Value], Any]:
+    def apply(self: Value) -> Any:
+        return find_function(ufunc)(self)
+
+    return apply
+
+
+def _method(function: Any) -> Callable[..., Any]:
+    def call(self: Value, *args: Any, **kwargs: Any) -> Any:
+        return find_function(function)(self, *args, **kwargs)
+
+    call.__name__ = function.__name__
+    call.__doc__ = f"Call `numpy.{function.__name__}` on this array."
+    return call
+
+
+def _variadic(function: Any, what: str) -> Callable[..., Any]:
+    def call(self: Value, *items: Any) -> Any:
+        if len(items) == 1 and (items[0] is None or np.iterable(items[0])):
+            return find_function(function)(self, items[0])
+        if not items and function is np.reshape:
+            raise ArgumentError(f"{what}: needed a shape, got none; pass its axes")
+        return find_function(function)(self, items or None)
+
+    return call
+
+
+def _astype(self: Value, dtype: Any, **kwargs: Any) -> Any:
+    """Convert the elements to another dtype."""
+    return find_function(np.ndarray.astype)(self, dtype)
+
+
+def _install() -> None:
+    binary = {
+        "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
+        "mod": np.remainder, "pow": np.power, "matmul": np.matmul, "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor,
+    }  # fmt: skip
+    for name, ufunc in binary.items():
+        forward, reflected = _operator(ufunc)
+        setattr(Value, f"__{name}__", forward)
+        setattr(Value, f"__r{name}__", reflected)
+    compare = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal}
+    for name, ufunc in compare.items():
+        setattr(Value, f"__{name}__", _operator(ufunc)[0])
+    unary = {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.logical_not}
+    for name, ufunc in unary.items():
+        setattr(Value, f"__{name}__", _unary(ufunc))
+    methods = (
+        np.all, np.any, np.argmax, np.argmin, np.argsort, np.clip, np.conjugate, np.cumprod, np.cumsum, np.diagonal, np.dot, np.max,
+        np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes, np.take, np.trace, np.var,
+    )  # fmt: skip
+    for function in methods:
+        setattr(Value, function.__name__, _method(function))
+    Value.conj = _method(np.conjugate)  # type: ignore[attr-defined]
+    Value.flatten = _method(np.ravel)  # type: ignore[attr-defined]
+    Value.reshape = _variadic(np.reshape, "reshape")  # type: ignore[attr-defined]
+    Value.transpose = _variadic(np.transpose, "transpose")  # type: ignore[attr-defined]
+    Value.astype = _astype  # type: ignore[attr-defined]
+
+
+_install()
