@@ -1,0 +1,36 @@
+# One verb a line. Each makes the environment it needs, once; `make PYTHON=/path/to/python3` chooses another Python.
+.PHONY: help demo test check format proto bench docs clean
+.DEFAULT_GOAL := help
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHON
+bin := .venv/bin
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+demo: .venv/.server ## start a server and tour its derivatives, each beside its closed form
+	@$(bin)/python -m gradwire.demo
+test: .venv/.server,test ## run the tests; ARGS="-k chain" narrows them
+	@$(bin)/python -m pytest -q $(ARGS)
+check: .venv/.server,check ## lint, format, types, import contracts, protos: changes nothing
+	@$(bin)/ruff check && $(bin)/ruff format --check && $(bin)/mypy && $(bin)/lint-imports
+	@$(bin)/buf lint proto && $(bin)/buf format proto --diff --exit-code
+format: .venv/.server,check ## format, and fix what can be fixed by itself
+	@$(bin)/ruff check --fix-only && $(bin)/ruff format && $(bin)/buf format proto --write
+proto: .cache/proto/.proto ## regenerate the code in proto/gradwire_proto/v1
+	@.cache/proto/bin/python -m gradwire_proto
+bench: .venv/.server ## run the benchmarks
+	@for each in bench/*.py; do $(bin)/python $$each || exit 1; done
+docs: .venv/.server ## regenerate docs/primitives.md and docs/errors.md
+	@$(bin)/python docs/generate.py
+clean: ## remove environments and caches
+	@rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+
+# An environment's stamp .NAMES tells that the extras NAMES are installed in it.
+.venv/bin/python .cache/proto/bin/python:
+	@.ci/venv $(@D:/bin=)
+.venv/.%: .venv/bin/python pyproject.toml .ci/constraints.txt
+	@echo "installing gradwire[$*] into .venv (once; about a minute)"
+	@$(bin)/python -m pip install -q -c .ci/constraints.txt -e ".[$*]" && touch $@
+.cache/proto/.proto: .cache/proto/bin/python pyproject.toml
+	@echo "installing gradwire[proto] into .cache/proto (once; about a minute)"
+	@.cache/proto/bin/python -m pip install -q -e ".[proto]" && touch $@
