@@ -16,8 +16,8 @@ check: .venv/.server,check ## lint, format, types, import contracts, protos: cha
 	@$(bin)/buf lint proto && $(bin)/buf format proto --diff --exit-code
 format: .venv/.server,check ## format, and fix what can be fixed by itself
 	@$(bin)/ruff check --fix-only && $(bin)/ruff format && $(bin)/buf format proto --write
-proto: .cache/proto/.proto ## regenerate the code in proto/gradwire_proto/v1
-	@.cache/proto/bin/python -m gradwire_proto
+proto: .venv/.server ## regenerate the code in proto/gradwire_proto/v1
+	@$(bin)/python -m gradwire_proto
 bench: .venv/.server ## run the benchmarks
 	@for each in bench/*.py; do $(bin)/python $$each || exit 1; done
 docs: .venv/.server ## regenerate docs/primitives.md and docs/errors.md
@@ -26,11 +26,8 @@ clean: ## remove environments and caches
 	@rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 
 # An environment's stamp .NAMES tells that the extras NAMES are installed in it.
-.venv/bin/python .cache/proto/bin/python:
-	@.ci/venv $(@D:/bin=)
+.venv/bin/python:
+	@.ci/venv .venv
 .venv/.%: .venv/bin/python pyproject.toml .ci/constraints.txt
 	@echo "installing gradwire[$*] into .venv (once; about a minute)"
-	@$(bin)/python -m pip install -q -c .ci/constraints.txt -e ".[$*]" && touch $@
-.cache/proto/.proto: .cache/proto/bin/python pyproject.toml
-	@echo "installing gradwire[proto] into .cache/proto (once; about a minute)"
-	@.cache/proto/bin/python -m pip install -q -e ".[proto]" && touch $@
+	@$(bin)/python -m pip install -qq -c .ci/constraints.txt -e ".[$*]" && touch $@
