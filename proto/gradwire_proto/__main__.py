@@ -45,7 +45,7 @@ def generate(python: Path, target: Path) -> None:
     """Write the modules into `target`, an existing folder."""
     with tempfile.TemporaryDirectory() as scratch:
         plugins = [f"--plugin={item}={python.parent / item}" for item in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-        command = [python, "-m", "grpc_tools.protoc", f"-I{SOURCES}", *plugins]
+        command: list[str | Path] = [python, "-m", "grpc_tools.protoc", f"-I{SOURCES}", *plugins]
         protos = sorted(SOURCES.glob("gradwire/v1/*.proto"))
         services = [path for path in protos if path.stem.endswith("_service")]
         for outputs, paths in ((("python", "mypy"), protos), (("grpc_python", "mypy_grpc"), services)):

@@ -81,8 +81,8 @@ class TensorType(google.protobuf.message.Message):
     """The element type. Required."""
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """The length of each axis, outermost first. Every length is 0 or more; there MUST be at most 32 axes; the bytes of a dense
-        tensor of this type MUST number less than 2^63. Empty for a scalar (the default).
+        """The length of each axis, outermost first. Every length is 0 or more; there MUST be at most 64 axes; the bytes of a dense
+        tensor of this type, axes of length 0 left out, MUST number less than 2^63. Empty for a scalar (the default).
         """
 
     def __init__(

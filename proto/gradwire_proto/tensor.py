@@ -1,0 +1,119 @@
+"""Tensors and their types, between arrays and messages.
+
+Decoding trusts nothing: every length is checked before anything is allocated. An array shares the memory of the bytes of its
+message and is read-only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
+from gradwire_core.types import Array, Dtype, Shape, TensorType
+from gradwire_proto.v1 import tensor_pb2 as pb
+
+AXES_LIMIT = 64
+"""The most axes of a tensor: NumPy's limit."""
+
+_NUMBERS = {item: pb.Dtype.Value(f"DTYPE_{item.name}") for item in Dtype}
+_DTYPES: dict[int, Dtype] = {number: item for item, number in _NUMBERS.items()}
+_LITTLE = {number: item.numpy.newbyteorder("<") for item, number in _NUMBERS.items()}
+_FROM_LITTLE = {dtype: number for number, dtype in _LITTLE.items()}
+_BOOL = _NUMBERS[Dtype.BOOL]
+
+
+def encode_dtype(dtype: Dtype) -> pb.Dtype.ValueType:
+    """Return the number of a dtype."""
+    return _NUMBERS[dtype]
+
+
+def decode_dtype(number: int, where: str = "dtype") -> Dtype:
+    """Return the dtype of a number.
+
+    Raises:
+        DtypeError: the number is 0 or one this version does not know.
+    """
+    found = _DTYPES.get(number)
+    if found is None:
+        names = ", ".join(f"DTYPE_{item.name}" for item in Dtype)
+        given = "none" if number == 0 else f"the unknown number {number}"
+        raise DtypeError(f"{where}: needed a dtype, one of {names}, got {given}; set one of those", where=where, given=number)
+    return found
+
+
+def encode_type(type: TensorType) -> pb.TensorType:
+    """Return the message of a tensor type."""
+    return pb.TensorType(dtype=_NUMBERS[type.dtype], shape=type.shape)
+
+
+def decode_type(message: pb.TensorType, where: str = "type") -> TensorType:
+    """Return the tensor type of a message.
+
+    Raises:
+        DtypeError: the dtype is unset or unknown.
+        ShapeError: there are too many axes, a length is negative, or the bytes do not fit 63 bits.
+    """
+    dtype = decode_dtype(message.dtype, where)
+    shape = tuple(message.shape)
+    check_shape(shape, dtype, where)
+    return TensorType(dtype, shape)
+
+
+def check_shape(shape: Shape, dtype: Dtype, where: str) -> None:
+    """Check that an array of a shape can exist.
+
+    Raises:
+        ShapeError: there are too many axes, a length is negative, or the bytes do not fit 63 bits.
+    """
+    if len(shape) > AXES_LIMIT:
+        text = f"{where}: needed at most {AXES_LIMIT} axes, got {len(shape)}; reshape to fewer"
+        raise ShapeError(text, where=where, needed=AXES_LIMIT, given=len(shape))
+    if shape and min(shape) < 0:
+        text = f"{where}: needed lengths of 0 or more, got {TensorType(dtype, shape)}; correct the shape"
+        raise ShapeError(text, where=where, given=shape)
+    if math.prod(filter(None, shape)) * dtype.numpy.itemsize >= 2**63:
+        text = f"{where}: needed a tensor of less than 2^63 bytes, got {TensorType(dtype, shape)}; make it smaller"
+        raise ShapeError(text, where=where, given=shape)
+
+
+def encode_tensor(array: Array) -> pb.Tensor:
+    """Return the message of an array of any memory order, strides and byte order.
+
+    Raises:
+        DtypeError: gradwire has no such dtype.
+    """
+    number = _FROM_LITTLE.get(array.dtype)
+    if number is None:
+        number = _NUMBERS[Dtype.of(array.dtype)]
+        array = array.astype(_LITTLE[number])
+    return pb.Tensor(dtype=number, shape=array.shape, data=array.tobytes())
+
+
+def decode_tensor(message: pb.Tensor, where: str = "tensor") -> Array:
+    """Return the array of a message: read-only, in row-major order, sharing the memory of the bytes.
+
+    Raises:
+        DtypeError: the dtype is unset or unknown.
+        ShapeError: the shape cannot exist.
+        ArgumentError: there are too few or too many bytes, or a bool is neither 0 nor 1.
+    """
+    number = message.dtype
+    little = _LITTLE.get(number)
+    if little is None:
+        decode_dtype(number, where)
+        raise AssertionError
+    shape = tuple(message.shape)
+    data = message.data
+    check_shape(shape, _DTYPES[number], where)
+    needed = math.prod(shape) * little.itemsize
+    if len(data) != needed:
+        type = TensorType(_DTYPES[number], shape)
+        text = f"{where}: needed {needed} bytes for {type}, got {len(data)}; send every element once, without padding"
+        raise ArgumentError(text, where=where, needed=needed, given=len(data))
+    array: Array = np.ndarray(shape, little, data)
+    if number == _BOOL and needed and array.view(np.uint8).max() > 1:
+        given = int(array.view(np.uint8).max())
+        raise ArgumentError(f"{where}: needed a bool as a byte 0 or 1, got {given}; send 1 for true", where=where, given=given)
+    return array
