@@ -36,8 +36,8 @@ def primitives() -> str:
     ]
     return _page(
         "Primitives",
-        f"The {len(rows)} operations of a program. The derivative in an operand is given by a rule (R), or the operation is linear\n"
-        "in it (L), or constant but for jumps (C).",
+        f"The {len(rows)} operations of a program. The derivative in an operand is given by a rule (R), or the operation is\n"
+        "linear in it (L), or constant but for jumps (C).",
         ("name", "operands", "params", "derivatives", "computes"),
         rows,
     )
