@@ -1,0 +1,89 @@
+"""`python -m gradwire_server`, the same as `gradwire serve`: read the settings, serve until told to stop, or probe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from gradwire_server.config import ConfigError, ServerConfig, parse_arguments
+from gradwire_server.logs import configure_logging
+
+if TYPE_CHECKING:
+    from gradwire_server.server import Server
+
+_LOGGER = logging.getLogger("gradwire_server")
+_PROBE_TIMEOUT_S = 5.0
+_BAD_CONFIG = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 1 for a probe that failed, 2 if the server cannot start as configured."""
+    try:
+        config, address = parse_arguments(sys.argv[1:] if argv is None else argv)
+        if address:
+            return probe(address)
+        configure_logging(config.log_level)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(config))
+    except ConfigError as error:
+        print(f"gradwire serve: {error}", file=sys.stderr)
+        return _BAD_CONFIG
+    except SystemExit as stop:  # after --help
+        return int(stop.code or 0)
+    return 0
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    Raises:
+        ConfigError: the server cannot start as configured.
+    """
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    _LOGGER.info("starting %s", config)
+    async with _make_server(config) as server:
+        print(f"listening on {server.address}", flush=True)
+        await stopping.wait()
+        _LOGGER.info("stopping grace_s=%s", config.grace_s)
+
+
+def probe(address: str) -> int:
+    """Ask a server whether it serves; return 0 if so, else 1."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            status = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PROBE_TIMEOUT_S).status
+        except grpc.RpcError as error:
+            print(f"gradwire serve: probe: needed a server at {address}, got {error.code().name}", file=sys.stderr)
+            return 1
+    return 0 if status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _make_server(config: ServerConfig) -> Server:
+    try:
+        from gradwire_server.server import Server
+    except ImportError as error:
+        raise ConfigError(f'server: needed its own packages, got no {error.name}; pip install "gradwire[server]"') from error
+    return Server(config)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory where it is installed; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""What a handler is given and gives, apart from gRPC. Nothing else may live here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a call besides its request.
+
+    Attributes:
+        request_id: names the call in logs and errors.
+        timeout_s: seconds left for the answer.
+    """
+
+    request_id: str
+    timeout_s: float
+
+
+Handler: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
+"""Answers a serialized request by a serialized response, or raises a GradwireError."""

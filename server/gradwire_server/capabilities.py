@@ -1,0 +1,42 @@
+"""What this server is and can do, read from the registries of the core. Nothing else may live here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from gradwire_core.ops import PRIMITIVES
+from gradwire_core.program import Primitive
+from gradwire_core.transforms import TRANSFORMS
+from gradwire_core.types import Dtype
+from gradwire_proto import API_VERSION
+from gradwire_proto.tensor import encode_dtype
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server.config import ServerConfig
+from gradwire_server.limits import Limits
+
+CANONICAL_VERSION = 1
+
+
+def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
+    """Return the response of GetCapabilities."""
+    return pb.GetCapabilitiesResponse(
+        server_version=_version(),
+        api_version=API_VERSION,
+        canonical_version=CANONICAL_VERSION,
+        primitives=[_describe(PRIMITIVES[name]) for name in sorted(PRIMITIVES)],
+        transforms=sorted(TRANSFORMS),
+        dtypes=map(encode_dtype, Dtype),
+        limits=Limits.from_config(config).as_dict(),
+        worker_count=config.workers,
+    )
+
+
+def _describe(primitive: Primitive) -> pb.PrimitiveInfo:
+    return pb.PrimitiveInfo(name=primitive.name, params=primitive.params, operand_count=primitive.arity, doc=primitive.doc)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("gradwire")
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        return "0"

@@ -1,0 +1,225 @@
+"""The settings of the server: one frozen record. Only this module reads the environment.
+
+Every setting is a field of ServerConfig, documented there with its unit; its flag (`--max-message-bytes`) and its variable
+(`GRADWIRE_MAX_MESSAGE_BYTES`) are made from its name. A flag wins over a variable, a variable over the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+PREFIX = "GRADWIRE_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class ConfigError(Exception):
+    """Raised when a setting has a value it may not have, or the server cannot start with it."""
+
+
+def setting(default: Any, doc: str, *, secret: bool = False) -> Any:
+    """Declare a field of the configuration: its default and its documentation, with the unit."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "secret": secret})
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The settings of one server; the documentation of each stands beside it, and in `gradwire serve --help`."""
+
+    listen: str = setting("127.0.0.1:50051", "address to serve on, HOST:PORT; port 0 takes a free one")
+    insecure_listen_anywhere: bool = setting(
+        False, "allow plaintext on addresses other than loopback: all who reach the port can use it, and read and alter traffic"
+    )
+    workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
+    worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
+    worker_start_timeout_s: float = setting(60.0, "seconds a worker may take to start")
+    queue_count: int = setting(256, "number of requests that may wait for a worker; one more is refused as OVERLOADED")
+    task_attempt_count: int = setting(2, "number of workers a request may end before it fails as POISONED_TASK")
+    default_timeout_s: float = setting(300.0, "seconds a call may take that brings no deadline of its own")
+    grace_s: float = setting(30.0, "seconds that running calls are given to finish when the server stops")
+    max_message_bytes: int = setting(64 * 2**20, "bytes of the largest request or response")
+    max_equation_count: int = setting(250_000, "number of equations of a program, nested ones included")
+    max_axis_count: int = setting(32, "number of axes of a tensor")
+    max_element_count: int = setting(2**28, "number of elements of a tensor")
+    max_input_count: int = setting(4096, "number of inputs of a request, and of seeds of each of its outputs")
+    max_output_count: int = setting(256, "number of outputs of a request")
+    max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
+    max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
+    program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")
+    program_cache_bytes: int = setting(16 * 2**20, "bytes, as sent, of the programs that each worker keeps decoded")
+    executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
+    executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
+    reflection: bool = setting(True, "serve gRPC reflection, so that tools can list and call the service")
+    metrics_listen: str = setting("", "address for Prometheus metrics, HOST:PORT; empty: none")
+    log_level: str = setting("info", f"least severe lines logged on stderr: {', '.join(LOG_LEVELS)}; debug logs every call")
+
+    def __post_init__(self) -> None:
+        """Check every setting.
+
+        Raises:
+            ConfigError: a setting has a value it may not have.
+        """
+        for field in dataclasses.fields(self):
+            _check_number(field.name, getattr(self, field.name))
+        host, _ = split_address("listen", self.listen)
+        if not (self.insecure_listen_anywhere or is_loopback(host)):
+            raise ConfigError(
+                f"listen: needed a loopback address, for traffic is plaintext, got {host}; "
+                "listen on 127.0.0.1, or pass --insecure-listen-anywhere if the network is trusted"
+            )
+        if self.metrics_listen:
+            split_address("metrics_listen", self.metrics_listen)
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(f"log_level: needed one of {', '.join(LOG_LEVELS)}, got {self.log_level}; choose one of them")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> ServerConfig:
+        """Return the settings that the variables `GRADWIRE_...` give, defaults for the others.
+
+        Raises:
+            ConfigError: a variable has a value that its setting may not have.
+        """
+        return cls(**_read_environ(environ))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> ServerConfig:
+        """Return the settings that `to_json` wrote, defaults for the secrets."""
+        return cls(**json.loads(text))
+
+    def to_json(self) -> bytes:
+        """Return the settings without the secrets, as JSON: what a worker is told."""
+        return json.dumps({field.name: getattr(self, field.name) for field in _public(self)}).encode()
+
+    def __str__(self) -> str:
+        """The settings as text, `name=value` each, secrets masked."""
+        return " ".join(f"{field.name}={self._show(field)}" for field in dataclasses.fields(self))
+
+    def _show(self, field: dataclasses.Field[Any]) -> str:
+        value = getattr(self, field.name)
+        return "***" if field.metadata["secret"] and value else str(value) or '""'
+
+
+def parse_arguments(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[ServerConfig, str]:
+    """Return the settings from flags and environment, and the address to probe, if that was asked for instead.
+
+    Raises:
+        ConfigError: a flag or variable is unknown or has a value it may not have.
+        SystemExit: --help was asked for and given.
+    """
+    given = vars(_parser().parse_args(argv))
+    probe = given.pop("probe", "")
+    if probe:
+        split_address("probe", probe)
+        return ServerConfig(), probe
+    return ServerConfig(**(_read_environ(os.environ if environ is None else environ) | given)), ""
+
+
+def worker_environ(config: ServerConfig) -> dict[str, str]:
+    """Return the environment of the workers: threads pinned, freed memory kept for reuse, settings and secrets left out."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    threads = dict.fromkeys(_THREAD_VARIABLES, str(config.worker_threads))
+    return inherited | threads | _ALLOCATOR_VARIABLES
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT` or `[IPV6]:PORT`.
+
+    Raises:
+        ConfigError: the text is not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if not (colon and bare and port.isascii() and port.isdigit() and int(port) < 2**16) or (":" in bare and bare == host):
+        raise ConfigError(f"{name}: needed HOST:PORT with a port from 0 to 65535, got {address!r}; write it so, as 127.0.0.1:50051")
+    return bare, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its address or as `localhost`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+_ALLOCATOR_VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+_ZERO_ALLOWED = frozenset({"queue_count", "grace_s", "program_store_bytes", "program_cache_bytes", "executable_cache_bytes"})
+
+
+def _public(config: ServerConfig) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(config) if not field.metadata["secret"]]
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, (bool, str)):
+        return
+    least = "0 or more" if name in _ZERO_ALLOWED else "more than 0"
+    if not (0 <= value < float("inf")) or (value == 0 and name not in _ZERO_ALLOWED):
+        raise ConfigError(f"{name}: needed {least}, got {value}; correct the flag {_flag(name)} or the variable {_variable(name)}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"arguments: {message}; see gradwire serve --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Serve exact derivatives over gRPC. Every flag can also be given as the variable named beside it."
+    parser = _Parser(prog="gradwire serve", description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--probe", metavar="HOST:PORT", help="serve nothing; exit with 0 if the server there serves, else with 1")
+    for field in dataclasses.fields(ServerConfig):
+        shown = "none" if field.default == "" else str(field.default)
+        text = f"{field.metadata['doc']} (default: {shown}; {_variable(field.name)})".replace("%", "%%")
+        if field.type == "bool":
+            parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            parser.add_argument(_flag(field.name), type=_READERS[str(field.type)], metavar=str(field.type).upper(), help=text)
+    return parser
+
+
+def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    fields = {_variable(field.name): field for field in dataclasses.fields(ServerConfig)}
+    given: dict[str, Any] = {}
+    for variable, field in fields.items():
+        if variable in environ:
+            given[field.name] = _read(variable, str(field.type), environ[variable])
+    return given
+
+
+def _read(variable: str, kind: str, text: str) -> Any:
+    try:
+        return _READERS[kind](text)
+    except ValueError:
+        raise ConfigError(f"{variable}: needed {_KIND_NAMES[kind]}, got {text!r}; correct the variable") from None
+
+
+def _read_bool(text: str) -> bool:
+    found = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.lower())
+    if found is None:
+        raise ValueError(text)
+    return found
+
+
+_READERS: dict[str, Callable[[str], Any]] = {"bool": _read_bool, "int": int, "float": float, "str": str}
+_KIND_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}

@@ -1,0 +1,129 @@
+"""Counters, gauges and histograms: they are named here and nowhere else.
+
+Without an address for metrics nothing is counted, and prometheus-client is not needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gradwire_server.config import ConfigError, ServerConfig, split_address
+
+
+class Metrics(Protocol):
+    """What the server tells about itself."""
+
+    def observe_call(self, rpc: str, code: str, seconds: float) -> None:
+        """Count a finished call: its rpc, the name of its status code, and how long it took."""
+
+    def set_queue_length(self, count: int) -> None:
+        """Tell how many tasks wait for a worker."""
+
+    def count_worker_start(self) -> None:
+        """Count a started worker process."""
+
+    def count_task_retry(self) -> None:
+        """Count a task that is run again because its worker died."""
+
+    def set_stored_programs(self, count: int, size: int) -> None:
+        """Tell how many programs are stored, in how many bytes."""
+
+    def close(self) -> None:
+        """Stop serving the metrics."""
+
+
+class NoMetrics:
+    """Metrics that nobody reads."""
+
+    def observe_call(self, rpc: str, code: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def set_queue_length(self, count: int) -> None:
+        """Do nothing."""
+
+    def count_worker_start(self) -> None:
+        """Do nothing."""
+
+    def count_task_retry(self) -> None:
+        """Do nothing."""
+
+    def set_stored_programs(self, count: int, size: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class PrometheusMetrics:
+    """Metrics that Prometheus reads over HTTP, on a port of their own.
+
+    Raises:
+        ConfigError: prometheus-client is not installed, or the address cannot be served on.
+    """
+
+    def __init__(self, address: str) -> None:
+        client = _import_client()
+        registry = client.CollectorRegistry()
+        self._seconds = client.Histogram(
+            "gradwire_call_seconds", "Seconds from the arrival of a call to its answer.", ["rpc", "code"], registry=registry
+        )
+        self._queue = client.Gauge("gradwire_queue_length", "Tasks that wait for a worker.", registry=registry)
+        self._starts = client.Counter("gradwire_worker_starts", "Worker processes started.", registry=registry)
+        self._retries = client.Counter("gradwire_task_retries", "Tasks run again because a worker died.", registry=registry)
+        self._programs = client.Gauge("gradwire_stored_programs", "Programs stored.", registry=registry)
+        self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
+        self._children: dict[tuple[str, str], Any] = {}
+        host, port = split_address("metrics_listen", address)
+        try:
+            self._server, _ = client.start_http_server(port, host, registry)
+        except OSError as error:
+            raise ConfigError(f"metrics_listen: needed a free address, got {address}: {error.strerror}; choose another") from error
+        self.port: int = self._server.server_port
+
+    def observe_call(self, rpc: str, code: str, seconds: float) -> None:
+        """Count a finished call."""
+        child = self._children.get((rpc, code))
+        if child is None:
+            child = self._children[rpc, code] = self._seconds.labels(rpc, code)
+        child.observe(seconds)
+
+    def set_queue_length(self, count: int) -> None:
+        """Tell how many tasks wait for a worker."""
+        self._queue.set(count)
+
+    def count_worker_start(self) -> None:
+        """Count a started worker process."""
+        self._starts.inc()
+
+    def count_task_retry(self) -> None:
+        """Count a task that is run again because its worker died."""
+        self._retries.inc()
+
+    def set_stored_programs(self, count: int, size: int) -> None:
+        """Tell how many programs are stored, in how many bytes."""
+        self._programs.set(count)
+        self._program_bytes.set(size)
+
+    def close(self) -> None:
+        """Stop serving the metrics."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def make_metrics(config: ServerConfig) -> Metrics:
+    """Return the metrics that a configuration asks for.
+
+    Raises:
+        ConfigError: they cannot be served.
+    """
+    return PrometheusMetrics(config.metrics_listen) if config.metrics_listen else NoMetrics()
+
+
+def _import_client() -> Any:
+    try:
+        import prometheus_client
+    except ImportError:
+        raise ConfigError(
+            'metrics_listen: needed prometheus-client, got no such package; pip install "gradwire[server]", or leave it empty'
+        ) from None
+    return prometheus_client

@@ -1,0 +1,292 @@
+"""The worker processes: dispatch, deadline, cancel, replace the dead.
+
+A task runs in the coroutine that asked for it: it takes an idle worker, or waits for one in a bounded queue, writes one
+frame and reads one. So everything that can end a call ends its task: a deadline or a cancelled call takes a waiting task
+out of the queue at once, and kills the worker of a running one, for no Python code in it could be trusted to stop. A
+worker that dies is replaced, and its task runs again on another, since evaluation is pure; a task that has ended
+`task_attempt_count` workers fails alone.
+
+    starting --READY--> idle <--> busy
+        |                 |        |
+        +-----------------+--------+--> dead: replaced by a starting one, later each time it fails to start
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
+from gradwire_server.config import ConfigError, ServerConfig, worker_environ
+from gradwire_server.frames import Frame, Kind, read_frame
+from gradwire_server.metrics import Metrics
+
+_LOGGER = logging.getLogger(__name__)
+_FIRST_BACKOFF_S = 0.1
+_LAST_BACKOFF_S = 5.0
+_EXIT_TIMEOUT_S = 2.0
+_STABLE_S = 1.0
+_BUFFER_BYTES = 2**20
+_WORKER_MODULE = "gradwire_server.worker"
+
+
+class WorkerDiedError(Exception):
+    """Raised when the process of a worker ended, or no longer speaks frames."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process and the connection to it."""
+
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    was_stopped: bool = False
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self.process.pid
+
+    async def exchange(self, task: Frame) -> Frame:
+        """Send a frame and return the answer.
+
+        Raises:
+            WorkerDiedError: the worker died before its answer was complete.
+        """
+        try:
+            self.writer.writelines(task.encode())
+            await self.writer.drain()
+            return await read_frame(self.reader)
+        except (OSError, EOFError, ValueError, struct.error) as error:
+            self.kill()
+            raise WorkerDiedError from error
+
+    def stop(self) -> None:
+        """End the process at once, on purpose: it is not to blame for it."""
+        self.was_stopped = True
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.writer.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def close(self) -> None:
+        """End the process by hanging up, or by force if that does not help."""
+        self.writer.close()
+        try:
+            async with asyncio.timeout(_EXIT_TIMEOUT_S):
+                await self.process.wait()
+        except TimeoutError:
+            self.kill()
+            await self.process.wait()
+
+
+class WorkerPool:
+    """A fixed number of worker processes, and the queue before them.
+
+    Args:
+        config: number of workers, bounds of the queue, environment of the processes.
+        metrics: told of starts, retries and the length of the queue.
+    """
+
+    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._queue: deque[asyncio.Future[Worker]] = deque()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of the worker processes that are ready."""
+        return [worker.pid for worker in self._workers]
+
+    @property
+    def queue_length(self) -> int:
+        """The number of tasks that wait for a worker."""
+        return len(self._queue)
+
+    async def start(self) -> None:
+        """Start all workers and wait until each is ready.
+
+        Raises:
+            ConfigError: a worker ended, or did not answer, before it was ready.
+        """
+        started = await asyncio.gather(*(self._try_spawn() for _ in range(self._config.workers)))
+        ready = [worker for worker in started if worker is not None]
+        self._keepers = [asyncio.create_task(self._keep(worker)) for worker in ready]
+        if len(ready) < len(started):
+            await self.close()
+            raise ConfigError(f"workers: needed {len(started)} to start, got {len(ready)}; what they wrote above says why")
+
+    async def close(self) -> None:
+        """End all workers; tasks that still wait fail with WorkerLostError."""
+        self._closed = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.gather(*(worker.close() for worker in self._workers))
+        self._workers.clear()
+        self._idle.clear()
+        while self._queue:
+            _settle(self._queue.popleft(), None)
+
+    async def run(self, task: Frame, timeout_s: float) -> Frame:
+        """Run a task on some worker and return the answer.
+
+        Args:
+            task: the frame to send; see `frames` for its answers.
+            timeout_s: seconds after which waiting or running ends.
+
+        Raises:
+            OverloadedError: too many tasks wait already.
+            DeadlineError: `timeout_s` passed.
+            PoisonedTaskError: the task has ended as many workers as it may.
+            WorkerLostError: the pool was closed.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                for _ in range(self._config.task_attempt_count):
+                    try:
+                        return await self._run_once(task)
+                    except WorkerDiedError:
+                        self._metrics.count_task_retry()
+        except TimeoutError:
+            raise DeadlineError(
+                f"evaluation: needed an answer within {timeout_s:.3g} s, got none; allow more time or ask for less",
+                timeout_s=f"{timeout_s:.3g}",
+            ) from None
+        count = self._config.task_attempt_count
+        raise PoisonedTaskError(
+            f"evaluation: needed a worker that survives it, got {count} that died; make the request smaller", worker_count=count
+        )
+
+    async def _run_once(self, task: Frame) -> Frame:
+        worker = await self._acquire()
+        try:
+            answer = await worker.exchange(task)
+        except asyncio.CancelledError:
+            worker.stop()
+            raise
+        self._release(worker)
+        return answer
+
+    async def _acquire(self) -> Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if not worker.reader.at_eof():
+                return worker
+        self._check_room()
+        place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._queue.append(place)
+        self._metrics.set_queue_length(len(self._queue))
+        try:
+            return await place
+        except asyncio.CancelledError:
+            self._leave_queue(place)
+            raise
+
+    def _check_room(self) -> None:
+        if self._closed:
+            raise _lost()
+        if len(self._queue) >= self._config.queue_count:
+            raise OverloadedError(
+                f"queue: needed a free place, got {len(self._queue)} tasks waiting; retry after a moment", waiting=len(self._queue)
+            )
+
+    def _leave_queue(self, place: asyncio.Future[Worker]) -> None:
+        if place.done() and not place.cancelled() and place.exception() is None:
+            self._release(place.result())
+        else:
+            with contextlib.suppress(ValueError):
+                self._queue.remove(place)
+        self._metrics.set_queue_length(len(self._queue))
+
+    def _release(self, worker: Worker) -> None:
+        """Give a ready worker to the first task that waits, else call it idle; the last to become idle has the warmest caches."""
+        while self._queue:
+            place = self._queue.popleft()
+            self._metrics.set_queue_length(len(self._queue))
+            if _settle(place, worker):
+                return
+        self._idle.append(worker)
+
+    async def _keep(self, worker: Worker | None) -> None:
+        """Keep one place of the pool filled: wait for the end of its worker, then start another."""
+        delay_s = 0.0
+        while True:
+            is_to_blame = True
+            if worker is not None:
+                is_to_blame = await self._attend(worker)
+            delay_s = min(max(2 * delay_s, _FIRST_BACKOFF_S), _LAST_BACKOFF_S) if is_to_blame else 0.0
+            await asyncio.sleep(delay_s)
+            worker = await self._try_spawn()
+
+    async def _attend(self, worker: Worker) -> bool:
+        """Let a worker work until it ends; tell whether it ended early and by itself."""
+        ready_at = time.monotonic()
+        self._workers.add(worker)
+        self._release(worker)
+        code = await worker.process.wait()
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        worker.writer.close()
+        _LOGGER.warning("worker ended pid=%d exit_code=%d stopped=%s", worker.pid, code, worker.was_stopped)
+        return not worker.was_stopped and time.monotonic() - ready_at < _STABLE_S
+
+    async def _try_spawn(self) -> Worker | None:
+        try:
+            async with asyncio.timeout(self._config.worker_start_timeout_s):
+                return await self._spawn()
+        except (OSError, EOFError, TimeoutError, WorkerDiedError) as error:
+            _LOGGER.error("worker did not start: %s", str(error) or type(error).__name__)  # noqa: TRY400  # its own trace stands above
+            return None
+
+    async def _spawn(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", _WORKER_MODULE, str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                env=worker_environ(self._config),
+                pass_fds=(theirs.fileno(),),
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
+        worker = Worker(process, reader, writer)
+        try:
+            await worker.exchange(Frame(Kind.CONFIGURE, (self._config.to_json(),)))
+        except BaseException:
+            worker.kill()
+            await process.wait()
+            raise
+        self._metrics.count_worker_start()
+        return worker
+
+
+def _settle(place: asyncio.Future[Worker], worker: Worker | None) -> bool:
+    """Give a place in the queue its worker, or an error for None; tell whether it still wanted one."""
+    if place.done():
+        return False
+    if worker is None:
+        place.set_exception(_lost())
+    else:
+        place.set_result(worker)
+    return True
+
+
+def _lost() -> WorkerLostError:
+    return WorkerLostError("evaluation: needed a worker, got a pool that is closed; repeat the request elsewhere")

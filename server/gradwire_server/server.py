@@ -1,0 +1,123 @@
+"""Assembles the parts, serves, drains.
+
+    gRPC (one event loop) --> CallInterceptor --> DifferentiationService --> WorkerPool --> worker processes
+
+Workers are started before any gRPC object exists, since a process that uses gRPC must not be forked.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from gradwire_server.capabilities import describe_capabilities
+from gradwire_server.config import ConfigError, ServerConfig, split_address
+from gradwire_server.interceptors import CallInterceptor, Gate
+from gradwire_server.metrics import make_metrics
+from gradwire_server.pool import WorkerPool
+from gradwire_server.service import SERVICE, DifferentiationService
+
+_LOGGER = logging.getLogger(__name__)
+_LAST_WORDS_S = 1.0
+_LEAST_PING_INTERVAL_MS = 10_000
+
+
+class Server:
+    """A server on one event loop: `async with Server(config) as server` serves until the block ends, then drains.
+
+    Args:
+        config: all settings.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._host, self._port = split_address("listen", config.listen)
+        self._gate = Gate()
+        self._health = health.aio.HealthServicer()
+        self._stack = AsyncExitStack()
+        self.metrics = make_metrics(config)
+        self.pool = WorkerPool(config, self.metrics)
+
+    @property
+    def address(self) -> str:
+        """Where it serves, HOST:PORT, with the port that was taken."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        """Start workers and gRPC.
+
+        Raises:
+            ConfigError: the address cannot be served on, or workers do not start.
+        """
+        async with AsyncExitStack() as stack:
+            stack.callback(self.metrics.close)
+            _check_free(self._host, self._port, self._config.listen)
+            stack.push_async_callback(self.pool.close)
+            await self.pool.start()
+            stack.push_async_callback(self._stop, await self._start())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Drain, then stop gRPC and the workers."""
+        await self._stack.aclose()
+
+    async def _start(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_options(self._config))
+        capabilities = describe_capabilities(self._config).SerializeToString()
+        service = DifferentiationService(self._config, self.pool, self.metrics, capabilities)
+        interceptor = CallInterceptor(self._gate, self.metrics, self._config.default_timeout_s)
+        methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in service.handlers().items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        if self._config.reflection:
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            self._port = server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise _cannot_listen(self._config.listen, "it cannot be bound") from error
+        await server.start()
+        return server
+
+    async def _stop(self, server: grpc.aio.Server) -> None:
+        """Refuse new calls, give those that run the grace time, then a moment to send what they have."""
+        await self._health.enter_graceful_shutdown()
+        all_finished = await self._gate.drain(self._config.grace_s)
+        _LOGGER.info("drained all_finished=%s", all_finished)
+        await server.stop(_LAST_WORDS_S if all_finished else None)
+
+
+def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
+    return (
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.so_reuseport", 0),  # a port in use is an error
+        ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )
+
+
+def _check_free(host: str, port: int, listen: str) -> None:
+    """Check that an address can be served on, for gRPC does not say why it cannot."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _cannot_listen(listen, error.strerror or str(error)) from error
+
+
+def _cannot_listen(listen: str, why: str) -> ConfigError:
+    return ConfigError(f"listen: needed an address that is free, got {listen}: {why}; choose another, or port 0 for any free one")

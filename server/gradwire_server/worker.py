@@ -1,0 +1,211 @@
+"""What runs in a worker process: read a frame, decode, compile, run, encode, write. Imports no gRPC, not even indirectly.
+
+Start: `python -m gradwire_server.worker FD`, where FD is the inherited end of a socket pair; the other end is the pool's.
+Whatever a task raises becomes its answer, so a worker outlives every task that does not take the process down.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradwire_core import engine
+from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError
+from gradwire_core.program import Program
+from gradwire_core.types import Array
+from gradwire_proto import evaluation
+from gradwire_proto.known import check_known
+from gradwire_proto.program import decode_program, encode_program
+from gradwire_proto.status import encode_status
+from gradwire_proto.tensor import decode_tensor, encode_type
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_proto.v1 import program_pb2 as pb_program
+from gradwire_server.cache import RecentlyUsed
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind, receive_frame, send_frame
+from gradwire_server.limits import Limits
+from gradwire_server.logs import configure_logging
+from gradwire_server.requests import check_program_name, parse_request, program_name
+
+_LOGGER = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the program of a task comes from: its digest, and the program itself unless it is only named and not held."""
+
+    digest: str
+    program: Program | None
+    inline: pb_program.Program | None = None
+
+
+class MissingError(Exception):
+    """Raised when a task names a program that this worker does not hold, and needs it."""
+
+
+class Worker:
+    """Answers tasks, keeping decoded programs and executables between them.
+
+    Args:
+        config: the limits of requests and the bounds of both caches.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._limits = Limits.from_config(config)
+        self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
+        self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes)
+
+    def answer(self, task: Frame) -> Frame:
+        """Return the answer to a task, whatever happens."""
+        request_id, message, *stored = task.parts
+        try:
+            return self._run(task.kind, message, stored)
+        except MissingError as error:
+            return Frame(Kind.MISSING, (str(error).encode(),))
+        except GradwireError as error:
+            failure = error
+        except MemoryError:
+            failure = LimitError("evaluation: needed more memory than the worker has; make the request smaller", limit="memory")
+        except Exception:
+            _LOGGER.exception("task failed request_id=%s", request_id.decode())
+            failure = InternalError("server: needed to work, got a defect of its own; report the request id")
+        return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
+
+    def _run(self, kind: Kind, message: bytes, stored: Sequence[bytes]) -> Frame:
+        if kind is Kind.EVALUATE:
+            return self._evaluate(message, stored)
+        if kind is Kind.DIFFERENTIATE:
+            return self._differentiate(message, stored)
+        return self._create_program(message)
+
+    def _create_program(self, message: bytes) -> Frame:
+        request = parse_request(pb.CreateProgramRequest, message)
+        if not request.HasField("program"):
+            raise ArgumentError("CreateProgramRequest: needed a program, got none; set `program`")
+        self._limits.check_program(request.program)
+        check_known(request)
+        source = self._decode(request.program)
+        return _result(source, pb.CreateProgramResponse(name=program_name(source.digest)).SerializeToString())
+
+    def _evaluate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
+        request = parse_request(pb.EvaluateRequest, message)
+        self._limits.check_evaluation(request)
+        source = self._find_source(request, stored)
+        if not request.outputs:
+            raise ArgumentError("EvaluateRequest: needed at least one output, got none; add an empty one for the value")
+        pairs = [evaluation.decode_output(output) for output in request.outputs]
+        executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
+        self._limits.check_cost(executable.plan)
+        inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
+        results = executable.run(inputs, [seeds for _, seeds in pairs])
+        return _result(source, self._encode_results(source, results))
+
+    def _differentiate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
+        request = parse_request(pb.DifferentiateRequest, message)
+        source = self._find_source(request, stored)
+        if not request.transforms:
+            raise ArgumentError("DifferentiateRequest: needed at least one transform, got none; add one")
+        derivative = engine.derive(_held(source), tuple(map(evaluation.decode_transform, request.transforms)))
+        response = pb.DifferentiateResponse(name=program_name(derivative.digest), program=encode_program(derivative))
+        return _result(source, self._serialize(response))
+
+    def _find_source(self, request: pb.EvaluateRequest | pb.DifferentiateRequest, stored: Sequence[bytes]) -> Source:
+        """Return the program of a request, of which no field may be unknown."""
+        if request.HasField("program"):
+            self._limits.check_program(request.program)
+        check_known(request)
+        kind = request.WhichOneof("program_source")
+        if kind == "program":
+            return self._decode(request.program)
+        if kind is None:
+            raise ArgumentError(f"{request.DESCRIPTOR.name}: needed a program or its name, got neither; set one")
+        digest = check_program_name(request.program_name)
+        program = self._programs.get(digest)
+        if program is None and stored:
+            program = self._decode(pb.GetProgramResponse.FromString(stored[0]).program).program
+        return Source(digest, program)
+
+    def _decode(self, message: pb_program.Program) -> Source:
+        program = decode_program(message)
+        digest = program.digest
+        self._programs.put(digest, program, message.ByteSize())
+        return Source(digest, program, message)
+
+    def _compile(self, source: Source, outputs: tuple[engine.Output, ...], *, reproducible: bool) -> engine.Executable:
+        found = self._executables.find(source.digest, outputs, reproducible)
+        return found or self._executables.get(_held(source), outputs, reproducible)
+
+    def _encode_results(self, source: Source, results: Sequence[Sequence[Array | engine.StructuredJacobian]]) -> bytes:
+        response = pb.EvaluateResponse(program_name=program_name(source.digest))
+        for output in results:
+            response.results.add(results=map(evaluation.encode_result, output))
+        return self._serialize(response)
+
+    def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse) -> bytes:
+        self._limits.check_response(response.ByteSize())
+        return response.SerializeToString()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer tasks until the front end hangs up; return the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the front end decides when a worker ends
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # even in the middle of a task, end with the front end
+    np.seterr(all="ignore")  # NaN and inf are results
+    with socket.socket(fileno=int(argv[0])) as connection:
+        serve(connection)
+    return 0
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer the frames of a connection until it ends."""
+    settings = receive_frame(connection)
+    if settings is None:
+        return
+    config = ServerConfig.from_json(settings.parts[0])
+    configure_logging(config.log_level)
+    worker = Worker(config)
+    send_frame(connection, Frame(Kind.READY))
+    while (task := receive_frame(connection)) is not None:
+        try:
+            send_frame(connection, worker.answer(task))
+        except OSError:
+            return
+
+
+def _held(source: Source) -> Program:
+    if source.program is None:
+        raise MissingError(program_name(source.digest))
+    return source.program
+
+
+def _result(source: Source, response: bytes) -> Frame:
+    name = program_name(source.digest)
+    parts: tuple[bytes, ...] = (name.encode(), response)
+    if source.program is not None and source.inline is not None:
+        parts += _stored(name, source.program, source.inline)
+    return Frame(Kind.RESULT, parts)
+
+
+def _stored(name: str, program: Program, message: pb_program.Program) -> tuple[bytes, bytes]:
+    """Return what the front end keeps of a program: the response of GetProgram, and the summary of ListPrograms."""
+    summary = pb.ProgramSummary(
+        name=name,
+        inputs=map(encode_type, program.input_types),
+        outputs=map(encode_type, program.output_types),
+        equation_count=len(program.equations),
+    )
+    return pb.GetProgramResponse(name=name, program=message).SerializeToString(), summary.SerializeToString()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
