@@ -149,7 +149,8 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
     for index, term in enumerate(message.terms):
         place = f"{where}, term {index}"
         sizes = tuple(term.label_sizes)
-        check_shape(sizes, dtype, place)
+        if sizes and min(sizes) < 0:
+            raise ArgumentError(f"{place}: needed label_sizes of 0 or more, got {sizes}; correct them", where=place, given=sizes)
         arrays = tuple(decode_tensor(item.tensor, f"{place}, factor {number}") for number, item in enumerate(term.factors))
         pattern = Pattern(
             tuple(tuple(item.labels) for item in term.factors),

@@ -6,13 +6,16 @@ Both directions are one loop over the equations, of time and memory linear in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from gradwire_core.check import check_program
 from gradwire_core.errors import GradwireError, ProgramError, UnknownPrimitiveError
 from gradwire_core.ops import find_primitive
-from gradwire_core.program import Equation, Literal, Operand, Param, Primitive, Program, Var
+from gradwire_core.program import Equation, Literal, Operand, Param, Params, Primitive, Program, Var
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.known import unknown_field
 from gradwire_proto.tensor import decode_dtype, decode_tensor, decode_type, encode_dtype, encode_tensor, encode_type
@@ -188,8 +191,7 @@ def _decode_program(message: pb.Program, depth: int) -> Program:
             if primitive is None:
                 primitive = primitives[name] = _find_primitive(name)
             operands = decoder.read(item.operands, "operand")
-            given = item.params
-            params = {key: _decode_param(given[key], key, depth) for key in sorted(given)} if given else {}
+            params = _decode_params(item.params, primitive, depth) if item.params else {}
             results = decoder.assign(item.results, "result")
         except GradwireError as error:
             raise _at(f"equation {index} ({name[:NAME_LIMIT]})", error) from None
@@ -204,6 +206,49 @@ def _find_primitive(name: str) -> Primitive:
         text = f"primitive: needed a name of at most {NAME_LIMIT} characters, got {len(name)}; see GetCapabilities for all"
         raise UnknownPrimitiveError(text, given=len(name))
     return find_primitive(name)
+
+
+def _decode_params(given: Mapping[str, pb.Param], primitive: Primitive, depth: int) -> Params:
+    """Return the params in the order of their declaration, or sorted where they are not those of the primitive."""
+    names = primitive.params if set(given) == set(primitive.params) else sorted(given)
+    params = {name: _decode_param(given[name], name, depth) for name in names}
+    for name, needed in _kinds(primitive).items():
+        given_kinds = set(_walk(params[name])) if name in params else set()
+        if not given_kinds <= needed:
+            text = f"param {name}: needed {_show(needed)}, got {_show(given_kinds)}; send a value of that kind"
+            raise ProgramError(text, where=f"param {name}", needed=_show(needed), given=_show(given_kinds))
+    return params
+
+
+_Kind: TypeAlias = tuple[bool, type]
+"""Whether a value is an item of a list, and its class."""
+
+
+@functools.cache
+def _kinds(primitive: Primitive) -> dict[str, set[_Kind]]:
+    """Return the kinds that each param has in the samples of a primitive: those, and no others, does the primitive expect."""
+    found: dict[str, set[_Kind]] = {}
+    for sample in primitive.samples(np.random.default_rng(0)):
+        for name, value in sample.params.items():
+            found.setdefault(name, set()).update(_walk(value))
+    return found
+
+
+def _walk(value: Param) -> Iterator[_Kind]:
+    """Yield the kind of a param, and those of its items, to any depth."""
+    yield False, type(value)
+    items = [value] if isinstance(value, tuple) else []
+    while items:
+        for item in items.pop():
+            yield True, type(item)
+            if isinstance(item, tuple):
+                items.append(item)
+
+
+def _show(kinds: set[_Kind]) -> str:
+    """Print kinds, e.g. `tuple of int`."""
+    whole, items = (" or ".join(sorted(kind.__name__ for is_item, kind in kinds if is_item is part)) for part in (False, True))
+    return f"{whole} of {items}" if items else whole
 
 
 def _decode_param(message: pb.Param, name: str, depth: int) -> Param:
