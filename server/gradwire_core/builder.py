@@ -55,8 +55,9 @@ class Builder:
         self._captured_inputs: list[Var] = []
         self._literals: dict[Any, Literal] = {}
         self._shared: dict[Any, tuple[Value, ...]] = {}
+        self._producers: dict[Operand, Equation] = {}
         self._captures_arrays = captures_arrays
-        self._fold_elements = sys.maxsize if folds else FOLD_ELEMENTS
+        self._folds = folds
         self._is_open = True
 
     def input(self, type: TensorType) -> Value:
@@ -116,12 +117,18 @@ class Builder:
     def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         types = primitive.infer(*[operand.type for operand in operands], **params)
         if operands and all(isinstance(operand, Literal) for operand in operands):
-            limit = self._fold_elements
-            if all(type.size <= limit for type in types):
+            if self._folds or all(type.size <= self._fold_limit(operands) for type in types):
                 return self._fold(primitive, operands, params)
         results = tuple(map(Var, types))
-        self.equations.append(Equation(primitive, operands, params, results))
+        equation = Equation(primitive, operands, params, results)
+        self.equations.append(equation)
+        for var in results:
+            self._producers[var] = equation
         return tuple(Value(self, var) for var in results)
+
+    def _fold_limit(self, operands: tuple[Operand, ...]) -> int:
+        """What repeats its operands stays an equation: it takes no memory until it is needed."""
+        return min(FOLD_ELEMENTS, max(operand.type.size for operand in operands))
 
     def _fold(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         with np.errstate(all="ignore"):
@@ -155,6 +162,14 @@ class Builder:
         if found is None:
             found = known[operand] = self.literal(operand.value)
         return found
+
+    def producer(self, operand: Operand) -> Equation | None:
+        """Return the equation that assigns an operand; None for inputs and literals."""
+        return self._producers.get(operand)
+
+    def free(self, type: TensorType) -> Value:
+        """Return a Value that is no input and has no equation: a placeholder for what is linear in it."""
+        return Value(self, Var(type))
 
     def build(self, outputs: Sequence[Value]) -> Program:
         """Return the program from the inputs (declared, then captured) to the outputs; unused equations are left out."""

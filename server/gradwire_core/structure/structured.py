@@ -8,6 +8,7 @@ run of labels, row-major, whose sizes multiply to its length. This module holds 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,34 @@ class Pattern:
         """Print as index notation, e.g. `A[n,m] out[s,n] in[s,m]`."""
         product = " ".join(f"{letters(index).upper()}[{_names(labels)}]" for index, labels in enumerate(self.factors)) or "1"
         return f"{product}  out[{_runs(self.out_axes)}] in[{_runs(self.in_axes)}]"
+
+
+@dataclass(frozen=True, slots=True)
+class JacobianSpec:
+    """The static half of a structured Jacobian.
+
+    Attributes:
+        shape_out: the shape of the output.
+        shape_in: the shape of the input.
+        dtype: the dtype of the Jacobian.
+        patterns: the static half of each term.
+    """
+
+    shape_out: Shape
+    shape_in: Shape
+    dtype: Dtype
+    patterns: tuple[Pattern, ...]
+
+    @property
+    def factor_count(self) -> int:
+        """The number of factors of all terms."""
+        return sum(len(pattern.factors) for pattern in self.patterns)
+
+    def fill(self, arrays: Sequence[Array]) -> StructuredJacobian:
+        """Return the Jacobian with the given factors, those of all terms flattened in order."""
+        pending = iter(arrays)
+        factors = tuple(tuple(next(pending) for _ in pattern.factors) for pattern in self.patterns)
+        return StructuredJacobian(self.shape_out, self.shape_in, self.dtype, self.patterns, factors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

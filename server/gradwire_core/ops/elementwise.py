@@ -1,0 +1,245 @@
+"""Operations element by element: arithmetic, exponentials, trigonometry, comparison, selection.
+
+Operands have one shape and one dtype by the time a rule sees them; rules mention neither. At kinks and edges each `doc` repeats its
+convention from docs/decisions/0004-conventions.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.builder import Builder, builder_of, implements
+from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
+from gradwire_core.ops._declare import (
+    Constant,
+    Linear,
+    Sample,
+    Tangent,
+    broadcast_values,
+    by_position,
+    call,
+    convert,
+    declare,
+    draw,
+    elementwise,
+    is_scalar,
+    resolve_loop,
+    size_flops,
+    zeros_of,
+)
+from gradwire_core.program import Primitive
+from gradwire_core.types import Array, Dtype, TensorType
+
+REAL = (Dtype.FLOAT64, Dtype.FLOAT32)
+POSITIVE = (0.2, 3.0)
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------------
+
+
+def _sum_tangents(t: Any, u: Any) -> Any:
+    return u if t is None else t if u is None else add(t, u)
+
+
+def _difference_tangents(t: Any, u: Any) -> Any:
+    return negative(u) if t is None else t if u is None else subtract(t, u)
+
+
+add = elementwise(
+    np.add,
+    Linear(lambda ct, x, y: ct, _sum_tangents, joint=True),
+    Linear(lambda ct, x, y: ct, _sum_tangents, joint=True),
+    doc="Sum x + y.",
+)
+subtract = elementwise(
+    np.subtract,
+    Linear(lambda ct, x, y: ct, _difference_tangents, joint=True),
+    Linear(lambda ct, x, y: negative(ct), _difference_tangents, joint=True),
+    doc="Difference x - y.",
+)
+multiply = elementwise(np.multiply, Linear(lambda ct, x, y: ct * y), Linear(lambda ct, x, y: x * ct), doc="Product x y.")
+divide = elementwise(
+    np.divide,
+    Linear(lambda ct, x, y: ct / y),
+    Tangent(lambda t, z, x, y: t * negative(z / y)),
+    doc="Quotient x / y.",
+    domain=[(-3.0, 3.0), POSITIVE],
+)
+negative = elementwise(np.negative, Linear(lambda ct, x: negative(ct)), doc="Negation -x.")
+square = elementwise(np.square, Tangent(lambda t, y, x: t * (2 * x)), doc="Square x^2.")
+reciprocal = elementwise(np.reciprocal, Tangent(lambda t, y, x: t * negative(y * y)), doc="Reciprocal 1 / x.", domain=POSITIVE)
+absolute = elementwise(np.absolute, Tangent(lambda t, y, x: t * sign(x)), doc="Absolute value |x|; the derivative at 0 is 0.", domain=POSITIVE)
+sign = elementwise(np.sign, Constant(), doc="Sign of x: -1, 0 or 1; the derivative is 0 everywhere.")
+
+
+def _power_tangent_base(t: Any, z: Any, x: Any, y: Any) -> Any:
+    return t * where(equal(y, 0), 0.0, y * power(x, where(equal(y, 0), 1.0, y) - 1))
+
+
+def _power_tangent_exponent(t: Any, z: Any, x: Any, y: Any) -> Any:
+    return t * (log(where(equal(x, 0), 1.0, x)) * z)
+
+
+power = elementwise(
+    np.power,
+    Tangent(_power_tangent_base),
+    Tangent(_power_tangent_exponent),
+    doc="Power x^y; the derivative in x at y = 0 is 0, the derivative in y at x = 0 is 0.",
+    domain=[POSITIVE, (-2.0, 3.0)],
+    flops=20,
+)
+
+# -- exponentials and roots ------------------------------------------------------------------------------------------------
+
+exp = elementwise(np.exp, Tangent(lambda t, y, x: t * y), doc="Exponential e^x.", flops=10)
+expm1 = elementwise(np.expm1, Tangent(lambda t, y, x: t * exp(x)), doc="e^x - 1, accurate near 0.", flops=15)
+log = elementwise(np.log, Tangent(lambda t, y, x: t / x), doc="Natural logarithm ln x.", domain=POSITIVE, flops=10)
+log1p = elementwise(np.log1p, Tangent(lambda t, y, x: t / (1 + x)), doc="ln(1 + x), accurate near 0.", domain=(-0.8, 3.0), flops=15)
+sqrt = elementwise(
+    np.sqrt, Tangent(lambda t, y, x: t * (0.5 / y)), doc="Square root; the derivative at 0 is inf.", domain=POSITIVE, flops=4
+)
+
+
+def _logistic(x: Array) -> Array:
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+logistic = elementwise(
+    _logistic, Tangent(lambda t, y, x: t * (y * logistic(negative(x)))), doc="Logistic function 1 / (1 + e^-x).", loop=np.exp, flops=15
+)
+
+# -- trigonometry ----------------------------------------------------------------------------------------------------------
+
+
+def _sech_squared(x: Any) -> Any:
+    small = exp(-2 * absolute(x))
+    return 4 * small / square(1 + small)
+
+
+sin = elementwise(np.sin, Tangent(lambda t, y, x: t * cos(x)), doc="Sine of x radians.", flops=15)
+cos = elementwise(np.cos, Tangent(lambda t, y, x: t * negative(sin(x))), doc="Cosine of x radians.", flops=15)
+tan = elementwise(np.tan, Tangent(lambda t, y, x: t * (1 + square(y))), doc="Tangent of x radians.", domain=(-1.3, 1.3), flops=20)
+arcsin = elementwise(
+    np.arcsin, Tangent(lambda t, y, x: t / sqrt((1 - x) * (1 + x))), doc="Inverse sine, in radians.", domain=(-0.9, 0.9), flops=20
+)
+arccos = elementwise(
+    np.arccos, Tangent(lambda t, y, x: t / negative(sqrt((1 - x) * (1 + x)))), doc="Inverse cosine, in radians.", domain=(-0.9, 0.9), flops=20
+)
+arctan = elementwise(np.arctan, Tangent(lambda t, y, x: t / (1 + square(x))), doc="Inverse tangent, in radians.", flops=15)
+
+
+def _square_radius(y: Any, x: Any) -> Any:
+    return square(y) + square(x)
+
+
+arctan2 = elementwise(
+    np.arctan2,
+    Tangent(lambda t, z, y, x: t * (x / _square_radius(y, x))),
+    Tangent(lambda t, z, y, x: t * negative(y / _square_radius(y, x))),
+    doc="Angle of the point (x, y) in radians, between -pi and pi; operands are y, then x.",
+    domain=[(-3.0, 3.0), POSITIVE],
+    flops=20,
+)
+sinh = elementwise(np.sinh, Tangent(lambda t, y, x: t * cosh(x)), doc="Hyperbolic sine.", flops=20)
+cosh = elementwise(np.cosh, Tangent(lambda t, y, x: t * sinh(x)), doc="Hyperbolic cosine.", flops=20)
+tanh = elementwise(np.tanh, Tangent(lambda t, y, x: t * _sech_squared(x)), doc="Hyperbolic tangent.", flops=20)
+
+# -- comparison and logic: constant by parts ---------------------------------------------------------------------------------
+
+
+def _comparison(ufunc: np.ufunc, text: str) -> Any:
+    return elementwise(ufunc, Constant(), Constant(), doc=f"Whether {text}, element by element.", result=Dtype.BOOL)
+
+
+equal = _comparison(np.equal, "x = y")
+not_equal = _comparison(np.not_equal, "x and y differ")
+less = _comparison(np.less, "x < y")
+less_equal = _comparison(np.less_equal, "x <= y")
+greater = _comparison(np.greater, "x > y")
+greater_equal = _comparison(np.greater_equal, "x >= y")
+logical_and = elementwise(np.logical_and, Constant(), Constant(), doc="Whether x and y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+logical_or = elementwise(np.logical_or, Constant(), Constant(), doc="Whether x or y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+logical_xor = elementwise(np.logical_xor, Constant(), Constant(), doc="Whether x or y, not both.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+logical_not = elementwise(np.logical_not, Constant(), doc="Whether not x.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+isfinite = elementwise(np.isfinite, Constant(), doc="Whether x is neither infinite nor NaN.", result=Dtype.BOOL)
+isnan = elementwise(np.isnan, Constant(), doc="Whether x is NaN.", result=Dtype.BOOL)
+
+# -- selection ---------------------------------------------------------------------------------------------------------------
+
+
+def _infer_where(condition: TensorType, x: TensorType, y: TensorType) -> tuple[TensorType, ...]:
+    if condition.dtype is not Dtype.BOOL or x.dtype is not y.dtype:
+        given = f"{condition}, {x}, {y}"
+        raise DtypeError(f"where: needed a bool condition and two operands of one dtype, got {given}; convert them", given=given)
+    if not condition.shape == x.shape == y.shape:
+        given = f"{condition}, {x}, {y}"
+        raise ShapeError(f"where: operands must have one shape, got {given}; broadcast them", given=given)
+    return (x,)
+
+
+def _where_tangents(condition: Any, t: Any, u: Any) -> Any:
+    present = u if t is None else t
+    zeros = zeros_of(present.type, present)
+    return call(_where, condition, zeros if t is None else t, zeros if u is None else u)
+
+
+_where = declare(
+    Primitive(
+        name="where",
+        kernel=np.where,
+        infer=_infer_where,
+        derivative=by_position(
+            Constant(),
+            Linear(lambda ct, c, x, y: call(_where, c, ct, zeros_of(ct.type, ct)), _where_tangents, joint=True),
+            Linear(lambda ct, c, x, y: call(_where, c, zeros_of(ct.type, ct), ct), _where_tangents, joint=True),
+        ),
+        batch=lambda batched, operands, params: where(*operands),
+        arity=3,
+        params=(),
+        doc="x where the condition holds, else y; the derivative of what is not taken is 0.",
+        samples=lambda rng: [
+            Sample((draw(rng, *shape, dtype="bool"), draw(rng, *shape, dtype=dtype), draw(rng, *shape, dtype=dtype)))
+            for shape in ((), (2, 3))
+            for dtype in ("float64", "float32")
+        ],
+        flops=size_flops,
+        is_elementwise=True,
+    )
+)
+
+
+@implements(np.where)
+def where(condition: Any, x: Any = None, y: Any = None) -> Any:
+    """Return x where the condition holds, else y; operands are promoted and broadcast."""
+    if x is None or y is None:
+        raise ArgumentError("where: needed a condition and two operands, got one; the indices of a traced mask have no static shape")
+    builder = builder_of((condition, x, y)) or Builder(folds=True)
+    scalars = [is_scalar(item) for item in (x, y)]
+    lifted = [item if scalar else builder.lift(item) for item, scalar in zip((x, y), scalars, strict=True)]
+    given = tuple(type(item) if is_scalar(item) else item.dtype for item in lifted)
+    dtype = np.dtype(float) if given == (float, float) else resolve_loop(np.maximum, given)[0]
+    branches = [builder.literal(np.asarray(item, dtype)) if is_scalar(item) else convert(item, dtype) for item in lifted]
+    values = broadcast_values("where", [convert(builder.lift(condition), bool), *branches])
+    result = builder.emit(_where, values, {})[0]
+    return result if builder_of((condition, x, y)) else result.operand.value  # type: ignore[union-attr]
+
+
+def _share(wins: Any, x: Any, y: Any) -> Any:
+    return where(wins, 1.0, where(equal(x, y), 0.5, 0.0)).astype(x.dtype)
+
+
+maximum = elementwise(
+    np.maximum,
+    Tangent(lambda t, z, x, y: t * _share(greater(x, y), x, y)),
+    Tangent(lambda t, z, x, y: t * _share(greater(y, x), x, y)),
+    doc="The larger of x and y, NaN if one is; at a tie each has half of the derivative.",
+)
+minimum = elementwise(
+    np.minimum,
+    Tangent(lambda t, z, x, y: t * _share(less(x, y), x, y)),
+    Tangent(lambda t, z, x, y: t * _share(less(y, x), x, y)),
+    doc="The smaller of x and y, NaN if one is; at a tie each has half of the derivative.",
+)

@@ -1,0 +1,260 @@
+"""Linear algebra over the last two axes, batched over the leading ones: det, slogdet, inv, solve.
+
+No kernel raises: a singular matrix has determinant 0 and an inverse of NaN. Derivatives of a determinant use the adjugate,
+which exists for singular matrices too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.builder import implements
+from gradwire_core.errors import DtypeError, ShapeError
+from gradwire_core.ops._declare import Linear, Sample, Tangent, by_position, call, convert, declare, draw
+from gradwire_core.ops.contraction import einsum, matmul
+from gradwire_core.ops.elementwise import negative
+from gradwire_core.ops.shaping import broadcast_to, expand_dims, eye, promote, squeeze, transpose
+from gradwire_core.program import Primitive
+from gradwire_core.types import Array, Dtype, TensorType
+
+
+def check_square(where: str, x: TensorType) -> None:
+    """Check that a type is of inexact square matrices.
+
+    Raises:
+        ShapeError: it has fewer than two axes, or the last two differ.
+        DtypeError: its elements are integers.
+    """
+    if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
+        raise ShapeError(f"{where}: needed square matrices [...,n,n], got {x}; reshape or slice it", given=x)
+    if not x.dtype.is_inexact:
+        raise DtypeError(f"{where}: needed a floating dtype, got {x}; convert it with astype", given=x)
+
+
+def swap(x: Any) -> Any:
+    """Return x with its last two axes exchanged."""
+    return transpose(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+def _matrices(rng: np.random.Generator) -> list[Sample]:
+    near = 3 * np.eye(3)
+    return [
+        Sample((draw(rng, 3, 3) + near,)),
+        Sample((draw(rng, 2, 3, 3) + near,)),
+        Sample((draw(rng, 1, 1) + 4,)),
+        Sample(((draw(rng, 4, 4) + 5 * np.eye(4)).astype(np.float32),)),
+    ]
+
+
+def _cubic(x: TensorType) -> float:
+    return float(x.size * x.shape[-1])
+
+
+def _inner(x: Any, y: Any) -> Any:
+    return einsum("...ij,...ij->...", x, y)
+
+
+# -- det and its derivative --------------------------------------------------------------------------------------------------
+
+
+def _infer_numbers(where: str, count: int) -> Any:
+    def infer(x: TensorType) -> tuple[TensorType, ...]:
+        check_square(where, x)
+        return (x.with_shape(x.shape[:-2]),) * count
+
+    return infer
+
+
+def _infer_matrices(where: str) -> Any:
+    def infer(x: TensorType) -> tuple[TensorType, ...]:
+        check_square(where, x)
+        return (x,)
+
+    return infer
+
+
+det_primitive = declare(
+    Primitive(
+        name="det",
+        kernel=np.linalg.det,
+        infer=_infer_numbers("det", 1),
+        derivative=by_position(Tangent(lambda t, y, x: _inner(swap(call(_adjugate_primitive, x)), t))),
+        batch=lambda batched, operands, params: det(*operands),
+        arity=1,
+        params=(),
+        doc="Determinant; the derivative is the adjugate, also where the matrix is singular.",
+        samples=_matrices,
+        flops=_cubic,
+    )
+)
+
+
+@implements(np.linalg.det)
+def det(x: Any) -> Any:
+    """Return the determinant of the matrices over the last two axes."""
+    return call(det_primitive, x)
+
+
+def _adjugate(x: Array) -> Array:
+    if x.shape[-1] == 1:
+        return np.ones_like(x)
+    if x.shape[-1] == 2:
+        a, b, c, d = x[..., 0, 0], x[..., 0, 1], x[..., 1, 0], x[..., 1, 1]
+        return np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
+    finite = np.isfinite(x).all(axis=(-2, -1), keepdims=True)
+    u, s, vh = np.linalg.svd(np.where(finite, x, 0))
+    n = s.shape[-1]
+    others = np.where(np.eye(n, dtype=bool), 1, s[..., None, :]).prod(axis=-1)
+    sign = np.linalg.det(u) * np.linalg.det(vh)
+    found = np.swapaxes(vh, -1, -2) @ ((sign[..., None] * others)[..., :, None] * np.swapaxes(u, -1, -2))
+    return np.where(finite, found, np.nan).astype(x.dtype)
+
+
+def _adjugate_tangent(t: Any, y: Any, x: Any) -> Any:
+    # adj(x) x = det(x) 1, differentiated, and multiplied by the inverse from the right.
+    n = x.shape[-1]
+    identity = broadcast_to(eye(x.builder, n, n, Dtype.of(x.dtype)), x.shape)
+    trace = expand_dims(expand_dims(_inner(swap(y), t), -1), -1)
+    return matmul(trace * identity - matmul(y, t), inv(x))
+
+
+_adjugate_primitive = declare(
+    Primitive(
+        name="adjugate",
+        kernel=_adjugate,
+        infer=_infer_matrices("adjugate"),
+        derivative=by_position(Tangent(_adjugate_tangent)),
+        batch=lambda batched, operands, params: call(_adjugate_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="Adjugate: det(x) inv(x), also where x is singular; its own derivative is NaN there.",
+        samples=_matrices,
+        flops=lambda x: 20 * _cubic(x),
+    )
+)
+
+# -- slogdet -----------------------------------------------------------------------------------------------------------------
+
+
+_SlogdetResult: Any = type(np.linalg.slogdet(np.ones((1, 1))))
+
+
+def _slogdet(x: Array) -> tuple[Array, Array]:
+    sign, log = np.linalg.slogdet(x)
+    return sign, log
+
+
+slogdet_primitive = declare(
+    Primitive(
+        name="slogdet",
+        kernel=_slogdet,
+        infer=_infer_numbers("slogdet", 2),
+        derivative=by_position(Tangent(lambda t, y, x: (None, _inner(swap(inv(x)), t)))),
+        batch=lambda batched, operands, params: call(slogdet_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="Sign and natural logarithm of the absolute value of the determinant; (0, -inf) and a derivative of NaN where singular.",
+        samples=_matrices,
+        flops=_cubic,
+    )
+)
+
+
+@implements(np.linalg.slogdet)
+def slogdet(x: Any) -> Any:
+    """Return (sign, logabsdet) of the matrices over the last two axes."""
+    return _SlogdetResult(*call(slogdet_primitive, x))
+
+
+# -- inv and solve -----------------------------------------------------------------------------------------------------------
+
+
+def _inv(x: Array) -> Array:
+    try:
+        return np.linalg.inv(x)
+    except np.linalg.LinAlgError:
+        if x.ndim == 2:
+            return np.full_like(x, np.nan)
+        return np.stack([_inv(item) for item in x])
+
+
+inv_primitive = declare(
+    Primitive(
+        name="inv",
+        kernel=_inv,
+        infer=_infer_matrices("inv"),
+        derivative=by_position(Tangent(lambda t, y, x: negative(matmul(matmul(y, t), y)))),
+        batch=lambda batched, operands, params: inv(*operands),
+        arity=1,
+        params=(),
+        doc="Inverse; NaN where the matrix is singular.",
+        samples=_matrices,
+        flops=lambda x: 3 * _cubic(x),
+    )
+)
+
+
+@implements(np.linalg.inv)
+def inv(x: Any) -> Any:
+    """Return the inverse of the matrices over the last two axes."""
+    return call(inv_primitive, x)
+
+
+def _solve(a: Array, b: Array) -> Array:
+    try:
+        return np.linalg.solve(a, b)
+    except np.linalg.LinAlgError:
+        if a.ndim == 2:
+            return np.full_like(b, np.nan)
+        return np.stack([_solve(*pair) for pair in zip(a, b, strict=True)])
+
+
+def _infer_solve(a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+    check_square("solve", a)
+    if a.dtype is not b.dtype:
+        raise DtypeError(f"solve: needed operands of one dtype, got {a} and {b}; convert one", given=f"{a}, {b}")
+    if b.ndim != a.ndim or b.shape[:-1] != a.shape[:-1]:
+        raise ShapeError(f"solve: needed a [...,n,n] and b [...,n,k], got {a} and {b}; make them agree", given=f"{a}, {b}")
+    return (b,)
+
+
+def _batch_solve(batched: Any, operands: Any, params: Any) -> Any:
+    count = next(item.shape[0] for item, flag in zip(operands, batched, strict=True) if flag)
+    a, b = [item if flag else broadcast_to(item, (count, *item.shape)) for item, flag in zip(operands, batched, strict=True)]
+    return call(solve_primitive, a, b)
+
+
+solve_primitive = declare(
+    Primitive(
+        name="solve",
+        kernel=_solve,
+        infer=_infer_solve,
+        derivative=by_position(
+            Tangent(lambda t, y, a, b: negative(call(solve_primitive, a, matmul(t, y)))),
+            Linear(lambda ct, a, b: call(solve_primitive, swap(a), ct)),
+        ),
+        batch=_batch_solve,
+        arity=2,
+        params=(),
+        doc="The solution y of a y = b; NaN where a is singular.",
+        samples=lambda rng: [
+            Sample((draw(rng, 3, 3) + 4 * np.eye(3), draw(rng, 3, 2))),
+            Sample((draw(rng, 2, 3, 3) + 4 * np.eye(3), draw(rng, 2, 3, 1))),
+        ],
+        flops=lambda a, b: _cubic(a) + 2 * b.size * a.shape[-1],
+    )
+)
+
+
+@implements(np.linalg.solve)
+def solve(a: Any, b: Any) -> Any:
+    """Return the solution y of a y = b, for b a vector or matrices over the last two axes."""
+    a, b = promote("solve", [a, b])
+    if not Dtype.of(a.dtype).is_inexact:
+        a, b = convert(a, Dtype.FLOAT64), convert(b, Dtype.FLOAT64)
+    if b.ndim == 1:
+        return squeeze(solve(a, expand_dims(b, -1)), -1)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return call(solve_primitive, broadcast_to(a, (*lead, *a.shape[-2:])), broadcast_to(b, (*lead, *b.shape[-2:])))
