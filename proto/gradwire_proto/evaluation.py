@@ -11,7 +11,7 @@ from gradwire_core.engine import Output
 from gradwire_core.errors import ArgumentError
 from gradwire_core.structure.structured import Pattern, StructuredJacobian
 from gradwire_core.transforms import Transform
-from gradwire_core.types import Array, Shape
+from gradwire_core.types import Array, Dtype, Shape
 from gradwire_proto.tensor import check_shape, decode_dtype, decode_tensor, encode_dtype, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2, transform_pb2
@@ -34,7 +34,7 @@ def encode_transform(transform: Transform) -> transform_pb2.Transform:
         raise ArgumentError(text, given=transform.name)
     if transform.name == "vmap":
         axes = (transform_pb2.BatchAxis(axis=axis) for axis in transform.in_axes)
-        return transform_pb2.Transform(vmap=transform_pb2.Vmap(in_axes=axes))
+        return transform_pb2.Transform(vmap=transform_pb2.Vmap(in_axes=axes, axis_size=transform.axis_size))
     if not transform.argnums:
         raise ArgumentError(f"{transform.name}: needed at least one argnum, got none; name the inputs", given=())
     message = transform_pb2.Transform()
@@ -46,7 +46,7 @@ def decode_transform(message: transform_pb2.Transform, where: str = "transform")
     """Return the transform of a message. What its positions mean to the program is for the transform to check.
 
     Raises:
-        ArgumentError: the message is none of a kind this version knows, or has positions that no program can have.
+        ArgumentError: the message is of no kind that this version knows.
     """
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -54,16 +54,8 @@ def decode_transform(message: transform_pb2.Transform, where: str = "transform")
         raise ArgumentError(text, where=where)
     if kind == "vmap":
         axes = tuple(item.axis if item.HasField("axis") else None for item in message.vmap.in_axes)
-        batched = [axis for axis in axes if axis is not None]
-        if not batched or min(batched) < 0:
-            text = f"{where} (vmap): needed one entry an input, at least one an axis of 0 or more, got {axes}; correct in_axes"
-            raise ArgumentError(text, where=where, given=axes)
-        return Transform(kind, in_axes=axes)
-    argnums = tuple(getattr(message, kind).argnums) or (0,)
-    if min(argnums) < 0 or len(set(argnums)) < len(argnums):
-        text = f"{where} ({kind}): needed distinct argnums of 0 or more, got {argnums}; correct them"
-        raise ArgumentError(text, where=where, given=argnums)
-    return Transform(kind, argnums)
+        return Transform(kind, in_axes=axes, axis_size=message.vmap.axis_size)
+    return Transform(kind, tuple(getattr(message, kind).argnums) or (0,))
 
 
 def encode_output(output: Output, seeds: Iterable[Array] = ()) -> pb.Output:
@@ -106,7 +98,7 @@ def decode_result(message: pb.Result, where: str = "result") -> Array | Structur
     """Return the result of a message.
 
     Raises:
-        ArgumentError: the message is none of a kind this version knows.
+        ArgumentError: the message is of no kind that this version knows.
         GradwireError: as for `decode_tensor` and `decode_structured`.
     """
     kind = message.WhichOneof("kind")
@@ -158,17 +150,22 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
             tuple(tuple(run.labels) for run in term.in_axes),
             sizes,
         )
-        for array in arrays:
-            if array.dtype != dtype.numpy:
-                text = f"{place}: needed factors of {dtype}, got {array.dtype}; send the dtype of the Jacobian"
-                raise ArgumentError(text, where=place, needed=dtype, given=array.dtype)
-        for array, labels in zip(arrays, pattern.factors, strict=True):
-            _check_runs(array.shape, [(label,) for label in labels], sizes, f"{place}, factor")
+        for number, (array, labels) in enumerate(zip(arrays, pattern.factors, strict=True)):
+            _check_factor(array, labels, sizes, dtype, f"{place}, factor {number}")
         _check_runs(shape_out, pattern.out_axes, sizes, f"{place}, out_axes")
         _check_runs(shape_in, pattern.in_axes, sizes, f"{place}, in_axes")
         patterns.append(pattern)
         factors.append(arrays)
     return StructuredJacobian(shape_out, shape_in, dtype, tuple(patterns), tuple(factors))
+
+
+def _check_factor(array: Array, labels: tuple[int, ...], sizes: tuple[int, ...], dtype: Dtype, where: str) -> None:
+    """Check that a factor has the dtype of the Jacobian, and axes as long as their labels."""
+    given = Dtype.of(array.dtype)
+    if given is not dtype:
+        text = f"{where}: needed {dtype}, got {given}; send factors in the dtype of the Jacobian"
+        raise ArgumentError(text, where=where, needed=dtype, given=given)
+    _check_runs(array.shape, [(label,) for label in labels], sizes, where)
 
 
 def _check_runs(shape: Shape, runs: Sequence[tuple[int, ...]], sizes: tuple[int, ...], where: str) -> None:

@@ -291,13 +291,16 @@ Global___JacobianSlogdet: typing_extensions.TypeAlias = JacobianSlogdet
 class Vmap(google.protobuf.message.Message):
     """The function applied to every element of a batch.
 
-    Adds no inputs, but every batched input gains an axis, whose length is the same for all and is taken from the request that
-    evaluates it. Outputs: those of f, each with the batch axis as its axis 0.
+    Adds no inputs, but every batched input gains an axis of length `axis_size`. Outputs: those of f, each with the batch axis as
+    its axis 0.
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     IN_AXES_FIELD_NUMBER: builtins.int
+    AXIS_SIZE_FIELD_NUMBER: builtins.int
+    axis_size: builtins.int
+    """The number of elements of the batch: 0 or more. Default: 0."""
     @property
     def in_axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___BatchAxis]:
         """One entry an input of f, in order; at least one MUST have an axis. Required."""
@@ -306,8 +309,9 @@ class Vmap(google.protobuf.message.Message):
         self,
         *,
         in_axes: collections.abc.Iterable[Global___BatchAxis] | None = ...,
+        axis_size: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["in_axes", b"in_axes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["axis_size", b"axis_size", "in_axes", b"in_axes"]) -> None: ...
 
 Global___Vmap: typing_extensions.TypeAlias = Vmap
 
@@ -319,8 +323,8 @@ class BatchAxis(google.protobuf.message.Message):
 
     AXIS_FIELD_NUMBER: builtins.int
     axis: builtins.int
-    """The position of the batch axis in the batched input: 0 or more, at most the number of axes that input has without it.
-    Unset: the input is not batched, every element of the batch sees the same one.
+    """The position of the batch axis in the batched input, from 0 to n or, counted from the end, from -n-1 to -1, where n is the
+    number of axes that input has without it. Unset: the input is not batched, every element of the batch sees the same one.
     """
     def __init__(
         self,
