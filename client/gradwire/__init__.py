@@ -1,0 +1,132 @@
+"""Exact derivatives of NumPy functions: in process, or served over gRPC."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradwire._aio import AsyncClient
+    from gradwire._client import Client, connect
+    from gradwire._config import ClientConfig
+    from gradwire._embedded import (
+        evaluate,
+        grad,
+        hessian,
+        hvp,
+        jacobian,
+        jacobian_det,
+        jacobian_slogdet,
+        jvp,
+        trace,
+        value_and_grad,
+        vjp,
+        vmap,
+    )
+    from gradwire._program import Program
+    from gradwire._remote import Capabilities
+    from gradwire_core.errors import (
+        ArgumentError,
+        CancelledError,
+        DeadlineError,
+        DrainingError,
+        DtypeError,
+        GradwireError,
+        InternalError,
+        LimitError,
+        NotDifferentiableError,
+        NotFoundError,
+        OverloadedError,
+        PermissionDeniedError,
+        PoisonedTaskError,
+        ProgramError,
+        ProgramMissingError,
+        QuotaError,
+        ShapeError,
+        TracingError,
+        UnauthenticatedError,
+        UnknownPrimitiveError,
+        UnreachableError,
+        WorkerLostError,
+    )
+    from gradwire_core.structure.structured import StructuredJacobian
+
+# Where each name lives; it is imported when first used, so that gRPC and SciPy load only where they are needed.
+_HOMES = {
+    "gradwire._aio": ["AsyncClient"],
+    "gradwire._client": ["Client", "connect"],
+    "gradwire._config": ["ClientConfig"],
+    "gradwire._embedded": [
+        "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
+        "vjp", "vmap",
+    ],
+    "gradwire._program": ["Program"],
+    "gradwire._remote": ["Capabilities"],
+    "gradwire_core.errors": [
+        "ArgumentError", "CancelledError", "DeadlineError", "DrainingError", "DtypeError", "GradwireError", "InternalError",
+        "LimitError", "NotDifferentiableError", "NotFoundError", "OverloadedError", "PermissionDeniedError", "PoisonedTaskError",
+        "ProgramError", "ProgramMissingError", "QuotaError", "ShapeError", "TracingError", "UnauthenticatedError",
+        "UnknownPrimitiveError", "UnreachableError", "WorkerLostError",
+    ],
+    "gradwire_core.structure.structured": ["StructuredJacobian"],
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("gradwire")
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gradwire' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(home), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+__all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
+    "ArgumentError",
+    "AsyncClient",
+    "CancelledError",
+    "Capabilities",
+    "Client",
+    "ClientConfig",
+    "connect",
+    "DeadlineError",
+    "DrainingError",
+    "DtypeError",
+    "evaluate",
+    "grad",
+    "GradwireError",
+    "hessian",
+    "hvp",
+    "InternalError",
+    "jacobian",
+    "jacobian_det",
+    "jacobian_slogdet",
+    "jvp",
+    "LimitError",
+    "NotDifferentiableError",
+    "NotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
+    "PoisonedTaskError",
+    "Program",
+    "ProgramError",
+    "ProgramMissingError",
+    "QuotaError",
+    "ShapeError",
+    "StructuredJacobian",
+    "trace",
+    "TracingError",
+    "UnauthenticatedError",
+    "UnknownPrimitiveError",
+    "UnreachableError",
+    "value_and_grad",
+    "vjp",
+    "vmap",
+    "WorkerLostError",
+]

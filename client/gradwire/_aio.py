@@ -1,0 +1,68 @@
+"""The client for asyncio: the functions of gradwire, computed by a server and awaited."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from gradwire._config import ClientConfig
+from gradwire._remote import AsyncBackend, Capabilities
+from gradwire._task import Task
+from gradwire._transforms import Functions
+from gradwire_core.program import Program
+
+
+class AsyncClient(Functions):
+    """The functions of gradwire, computed by a server and awaited; it belongs to the event loop of its first call.
+
+    What `Client` returns from a call is awaited here: `await client.grad(f)(x)`, `await client.jvp(f, primals, tangents)`;
+    from `await client.vjp(f, x)` comes a pullback that is awaited in turn.
+
+    Args:
+        target: the address of the server, `host:port`.
+        config: how the client behaves; by default as the environment says.
+
+    Example:
+        >>> import asyncio, gradwire as gw
+        >>> async def main():
+        ...     async with gw.AsyncClient("localhost:50051") as client:
+        ...         return client.grad(lambda x: x**2)
+        >>> slope = asyncio.run(main())
+    """
+
+    def __init__(self, target: str, config: ClientConfig | None = None) -> None:
+        config = config or ClientConfig.from_environ()
+        self._is_reproducible = config.reproducible
+        self._backend = AsyncBackend(target, config)
+
+    async def capabilities(self) -> Capabilities:
+        """Return what the server can do: its primitives, transforms, limits and versions.
+
+        Raises:
+            UnreachableError: no server answers.
+        """
+        return await self._backend.drive(self._backend.session.capabilities())  # type: ignore[no-any-return]
+
+    async def register(self, program: Program) -> str:
+        """Store a program at the server and return its name, `programs/` and the digest. Doing so again changes nothing.
+
+        Raises:
+            UnreachableError: no server answers.
+        """
+        return await self._backend.drive(self._backend.session.register(program))  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._backend.close()
+
+    async def _perform(self, task: Task) -> Any:
+        return await self._backend.drive(self._backend.session.run(task))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._backend.session.target}>"

@@ -1,0 +1,81 @@
+"""The client: the functions of gradwire, computed by a server."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from gradwire._config import ClientConfig
+from gradwire._remote import Capabilities, SyncBackend
+from gradwire._task import Task
+from gradwire._transforms import Functions
+from gradwire_core.program import Program
+
+
+class Client(Functions):
+    """The functions of gradwire, computed by a server. Safe to use from threads.
+
+    Args:
+        target: the address of the server, `host:port`.
+        config: how the client behaves; by default as the environment says.
+
+    Example:
+        >>> import gradwire as gw
+        >>> with gw.Client("localhost:50051") as client:
+        ...     slope = client.grad(lambda x: x**2)
+    """
+
+    def __init__(self, target: str, config: ClientConfig | None = None) -> None:
+        config = config or ClientConfig.from_environ()
+        self._is_reproducible = config.reproducible
+        self._backend = SyncBackend(target, config)
+
+    def capabilities(self) -> Capabilities:
+        """Return what the server can do: its primitives, transforms, limits and versions.
+
+        Raises:
+            UnreachableError: no server answers.
+        """
+        return self._backend.drive(self._backend.session.capabilities())  # type: ignore[no-any-return]
+
+    def register(self, program: Program) -> str:
+        """Store a program at the server and return its name, `programs/` and the digest. Doing so again changes nothing.
+
+        Raises:
+            UnreachableError: no server answers.
+        """
+        return self._backend.drive(self._backend.session.register(program))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._backend.close()
+
+    def _perform(self, task: Task) -> Any:
+        return self._backend.drive(self._backend.session.run(task))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, place: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._backend.session.target}>"
+
+
+def connect(target: str, **settings: Any) -> Client:
+    """Return a client of a server; close it, or use it in a `with` block.
+
+    Args:
+        target: the address of the server, `host:port`.
+        settings: fields of `ClientConfig` that differ from what the environment says.
+
+    Raises:
+        ArgumentError: a setting is unknown or malformed.
+
+    Example:
+        >>> import gradwire as gw
+        >>> with gw.connect("localhost:50051", timeout_s=5.0) as client:
+        ...     slope = client.grad(lambda x: x**2)
+    """
+    return Client(target, ClientConfig.from_environ(**settings))

@@ -1,0 +1,91 @@
+"""How a client behaves: one frozen record. The only module of the SDK that reads the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradwire_core.errors import ArgumentError
+
+PREFIX = "GRADWIRE_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """The settings of a client.
+
+    Attributes:
+        timeout_s: seconds that a call may take, its retries included; a call past them raises DeadlineError.
+        unreachable_s: seconds after which a target that does not answer at all raises UnreachableError.
+        retry_count: how often one call is repeated while the server is overloaded or draining.
+        retry_first_s: seconds before the first repetition; each further one waits twice as long, up to 2 s, with jitter.
+        message_max_bytes: the largest message sent or received, in bytes.
+        inline_max_bytes: programs of at most this many bytes travel with their first request; larger ones are first asked
+            for by name.
+        reproducible: whether every call asks for answers that repeat to the last bit, whatever else the server does.
+
+    Example:
+        >>> ClientConfig(timeout_s=5.0).timeout_s
+        5.0
+        >>> ClientConfig.from_environ({"GRADWIRE_TIMEOUT_S": "2.5"}).timeout_s
+        2.5
+    """
+
+    timeout_s: float = 60.0
+    unreachable_s: float = 3.0
+    retry_count: int = 6
+    retry_first_s: float = 0.05
+    message_max_bytes: int = 64 * 2**20
+    inline_max_bytes: int = 64 * 2**10
+    reproducible: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "reproducible" and not value > 0 and not (field.name in _MAY_BE_ZERO and value == 0):
+                text = f"ClientConfig.{field.name}: needed a positive number, got {value!r}; correct the setting"
+                raise ArgumentError(text, field=field.name, given=value)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None, **given: Any) -> ClientConfig:
+        """Return the settings that the environment gives: GRADWIRE_TIMEOUT_S and so on, a variable a field.
+
+        Args:
+            environ: the environment; the process's own by default.
+            given: settings that take precedence over it.
+
+        Raises:
+            ArgumentError: a given setting is unknown, or one is malformed; the text names it.
+        """
+        environ = os.environ if environ is None else environ
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in given:
+            if name not in fields:
+                raise ArgumentError(
+                    f"connect: needed a setting among {', '.join(fields)}, got {name}; correct its name", given=name
+                )
+        settings = {
+            name: _parse(name, environ[PREFIX + name.upper()], field.default)
+            for name, field in fields.items()
+            if PREFIX + name.upper() in environ
+        }
+        return cls(**{**settings, **given})
+
+
+_MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes"})
+_TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    kind = type(default)
+    try:
+        return _TRUTHS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        variable = PREFIX + name.upper()
+        raise ArgumentError(
+            f"{variable}: needed a {kind.__name__}, got {text!r}; correct the variable", field=name, given=text
+        ) from None

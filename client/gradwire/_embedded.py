@@ -1,0 +1,41 @@
+"""The backend in this process: the engine that a server's workers run, without a server."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from gradwire._task import Task
+from gradwire._transforms import Functions
+
+if TYPE_CHECKING:
+    from gradwire_core.engine import ExecutableCache
+
+
+class Embedded(Functions):
+    """The functions of gradwire, computed in this process."""
+
+    @cached_property
+    def _cache(self) -> ExecutableCache:
+        from gradwire_core.engine import ExecutableCache
+
+        return ExecutableCache()
+
+    def _perform(self, task: Task) -> Any:
+        executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)
+        return task.rebuild(executable.run(task.inputs, task.seeds))
+
+
+EMBEDDED = Embedded()
+evaluate = EMBEDDED.evaluate
+grad = EMBEDDED.grad
+value_and_grad = EMBEDDED.value_and_grad
+jacobian = EMBEDDED.jacobian
+hessian = EMBEDDED.hessian
+jvp = EMBEDDED.jvp
+vjp = EMBEDDED.vjp
+hvp = EMBEDDED.hvp
+jacobian_det = EMBEDDED.jacobian_det
+jacobian_slogdet = EMBEDDED.jacobian_slogdet
+vmap = EMBEDDED.vmap
+trace = EMBEDDED.trace
