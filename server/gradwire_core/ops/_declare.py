@@ -20,6 +20,7 @@ from gradwire_core.program import Constant, Derivative, Linear, Param, Primitive
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 PRIMITIVES: dict[str, Primitive] = {}
+NO_PARAMS: dict[str, Param] = {}
 Interval = tuple[float, float]
 
 
@@ -99,13 +100,24 @@ class Elementwise:
         self.__name__ = primitive.name
         self.__doc__ = primitive.doc
         self._loop = loop
+        self._direct: set[Dtype] = set()
 
     def __call__(self, *operands: Any) -> Any:
+        first = operands[0]
+        if type(first) is Value and self._are_alike(first, operands):
+            return first.builder.emit(self.primitive, operands, NO_PARAMS)[0]
         builder = builder_of(operands)
         if builder is None:
             eager = Builder(folds=True)
             return _number(self._emit(eager, operands))
         return self._emit(builder, operands)
+
+    def _are_alike(self, first: Value, operands: Sequence[Any]) -> bool:
+        """Whether operands need neither promotion nor broadcasting: the common case, met once for each equation."""
+        alike = len(operands) == self.primitive.arity
+        for item in operands[1:]:
+            alike = alike and type(item) is Value and item.builder is first.builder and item.type == first.type
+        return alike and first.type.dtype in self._direct
 
     def _emit(self, builder: Builder, operands: Sequence[Any]) -> Value:
         if len(operands) != self.primitive.arity:
@@ -114,11 +126,13 @@ class Elementwise:
         values = [item if scalar else builder.lift(item) for item, scalar in zip(operands, scalars, strict=True)]
         given = tuple(item if scalar else item.dtype for item, scalar in zip(values, scalars, strict=True))
         needed = self._input_dtypes(given)
+        if needed == given and len(set(needed)) == 1:
+            self._direct.add(Dtype.of(needed[0]))
         lifted = [
             builder.literal(np.asarray(item, dtype)) if scalar else (item if item.dtype == dtype else convert(item, dtype))
             for item, scalar, dtype in zip(values, scalars, needed, strict=True)
         ]
-        return builder.emit(self.primitive, broadcast_values(self.__name__, lifted), {})[0]
+        return builder.emit(self.primitive, broadcast_values(self.__name__, lifted), NO_PARAMS)[0]
 
     def _input_dtypes(self, given: tuple[Any, ...]) -> tuple[np.dtype[Any], ...]:
         return resolve_loop(self._loop, tuple(_weak(item) if is_scalar(item) else item for item in given))
