@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator, MutableMapping
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from gradwire_core.errors import ArgumentError
-from gradwire_proto.v1 import program_pb2
+from gradwire_proto.v1 import program_pb2, tensor_pb2
 
 
 def check_known(request: Message) -> None:
     """Check that a request holds no field, at any depth, that this version does not know.
 
-    Takes a microsecond or so a message within; the data of tensors are not touched.
+    Takes two microseconds or so a message within; the data of tensors are not touched.
 
     Raises:
         ArgumentError: it holds one; the text names the message and the number of the field.
@@ -28,42 +27,37 @@ def check_known(request: Message) -> None:
 
 
 def unknown_field(message: Message, where: str) -> tuple[str, int] | None:
-    """Return where the first unknown field was found and its number, or None."""
+    """Return where an unknown field was found and its number, or None."""
     stack = [(where, message)]
     while stack:
         where, message = stack.pop()
-        if isinstance(message, program_pb2.Program) and _is_known(message):
+        kind = type(message)
+        if kind is program_pb2.Program and _is_known(message):
             continue
         unknown = UnknownFieldSet(message)
         if len(unknown):
             return where, unknown[0].field_number
-        for name, is_map in _children(message.DESCRIPTOR):
-            child = getattr(message, name)
-            if is_map:
-                stack.extend((f"{where}.{name}[{key!r}]", child[key]) for key in child)
-            elif not isinstance(child, Message):
-                stack.extend((f"{where}.{name}[{index}]", item) for index, item in enumerate(child))
-            elif message.HasField(name):
-                stack.append((f"{where}.{name}", child))
+        if kind is not tensor_pb2.Tensor:  # which holds no messages; to list its fields would copy its data
+            stack.extend((where + step, child) for step, child in _children(message))
     return None
 
 
 def _is_known(message: Message) -> bool:
-    """Whether a message holds no unknown field, at any depth: its bytes without them are as many as with them."""
+    """Whether a message holds no unknown field, at any depth: its bytes without them are as many as with them. All in C."""
     copy = type(message)()
     copy.CopyFrom(message)
     copy.DiscardUnknownFields()
     return copy.ByteSize() == message.ByteSize()
 
 
-@functools.cache
-def _children(descriptor: Descriptor) -> tuple[tuple[str, bool], ...]:
-    """Return the fields that hold messages, and whether each is a map."""
-    found = []
-    for field in descriptor.fields:
-        kind = field.message_type
-        if kind is not None:
-            is_map = kind.GetOptions().map_entry
-            if not is_map or kind.fields_by_name["value"].message_type is not None:
-                found.append((field.name, is_map))
-    return tuple(found)
+def _children(message: Message) -> Iterator[tuple[str, Message]]:
+    """Yield the messages that a message holds, each with the step that leads to it."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if isinstance(value, Message):
+            yield f".{field.name}", value
+        elif isinstance(value, MutableMapping):
+            yield from ((f".{field.name}[{key!r}]", value[key]) for key in value if isinstance(value[key], Message))
+        else:
+            yield from ((f".{field.name}[{index}]", item) for index, item in enumerate(value))
