@@ -127,8 +127,15 @@ def _find_request_id(context: _Context) -> str:
 
 def _as_gradwire_error(error: Exception, rpc: str, request_id: str) -> GradwireError:
     if isinstance(error, GradwireError):
-        _LOGGER.info(
-            "refused rpc=%s code=%s reason=%s request_id=%s message=%r", rpc, error.code, error.reason, request_id, error.message
+        level = logging.DEBUG if error.reason in _PUSHBACK_MS else logging.INFO  # many at a time, and counted
+        _LOGGER.log(
+            level,
+            "refused rpc=%s code=%s reason=%s request_id=%s message=%r",
+            rpc,
+            error.code,
+            error.reason,
+            request_id,
+            error.message,
         )
         return error
     _LOGGER.error("failed rpc=%s request_id=%s", rpc, request_id, exc_info=error)

@@ -126,6 +126,8 @@ class WorkerPool:
         """
         started = await asyncio.gather(*(self._try_spawn() for _ in range(self._config.workers)))
         ready = [worker for worker in started if worker is not None]
+        for worker in ready:
+            self._admit(worker)
         self._keepers = [asyncio.create_task(self._keep(worker)) for worker in ready]
         if len(ready) < len(started):
             await self.close()
@@ -233,12 +235,16 @@ class WorkerPool:
             delay_s = min(max(2 * delay_s, _FIRST_BACKOFF_S), _LAST_BACKOFF_S) if is_to_blame else 0.0
             await asyncio.sleep(delay_s)
             worker = await self._try_spawn()
+            if worker is not None:
+                self._admit(worker)
 
-    async def _attend(self, worker: Worker) -> bool:
-        """Let a worker work until it ends; tell whether it ended early and by itself."""
-        ready_at = time.monotonic()
+    def _admit(self, worker: Worker) -> None:
         self._workers.add(worker)
         self._release(worker)
+
+    async def _attend(self, worker: Worker) -> bool:
+        """Wait until a worker ends; tell whether it ended early and by itself."""
+        ready_at = time.monotonic()
         code = await worker.process.wait()
         self._workers.discard(worker)
         if worker in self._idle:
@@ -257,15 +263,13 @@ class WorkerPool:
 
     async def _spawn(self) -> Worker:
         ours, theirs = socket.socketpair()
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", _WORKER_MODULE, str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                env=worker_environ(self._config),
-                pass_fds=(theirs.fileno(),),
-            )
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
+        try:
+            with theirs:
+                process = await self._start_process(theirs.fileno())
+        except BaseException:
+            writer.close()
+            raise
         worker = Worker(process, reader, writer)
         try:
             await worker.exchange(Frame(Kind.CONFIGURE, (self._config.to_json(),)))
@@ -275,6 +279,15 @@ class WorkerPool:
             raise
         self._metrics.count_worker_start()
         return worker
+
+    async def _start_process(self, connection: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", _WORKER_MODULE, str(connection)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            env=worker_environ(self._config),
+            pass_fds=(connection,),
+        )
 
 
 def _settle(place: asyncio.Future[Worker], worker: Worker | None) -> bool:

@@ -88,10 +88,10 @@ class Worker:
 
     def _create_program(self, message: bytes) -> Frame:
         request = parse_request(pb.CreateProgramRequest, message)
-        if not request.HasField("program"):
-            raise ArgumentError("CreateProgramRequest: needed a program, got none; set `program`")
         self._limits.check_program(request.program)
         check_known(request)
+        if not request.HasField("program"):
+            raise ArgumentError("CreateProgramRequest: needed a program, got none; set `program`")
         source = self._decode(request.program)
         return _result(source, pb.CreateProgramResponse(name=program_name(source.digest)).SerializeToString())
 

@@ -1,0 +1,161 @@
+"""The command as operators see it: what it prints, how it stops, how it refuses to start."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import urllib.request
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.server.processes import READY, is_alive, run, serving, start, wait_until_busy
+from tests.server.requests import FOREVER, PATIENCE_S, quick, slow, value, wait_until
+
+ALONE = ("--workers", "1", "--queue-count", "0", "--max-peak-bytes", str(2**50))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_stops_it_cleanly_and_leaves_nothing_behind(number):
+    with serving("--workers", "1") as server:
+        pids = server.worker_pids
+        with server.connected() as stub:
+            stub.Evaluate(quick(), timeout=PATIENCE_S)
+            assert server.stop(number) == 0
+        assert len(pids) == 1
+        assert not any(map(is_alive, pids))
+        assert "Traceback" not in server.complaints.read_text()
+
+
+def test_it_drains_under_load():
+    with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        running = stub.Evaluate.future(slow(200), timeout=PATIENCE_S)
+        wait_until_busy(stub)
+        server.popen.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        wait_until(lambda: refused_as(stub) == "DRAINING")
+        assert not running.done()
+        assert np.isfinite(value(running.result())).all()
+        assert server.popen.wait(PATIENCE_S) == 0
+
+
+def refused_as(stub) -> str:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Evaluate(quick(), timeout=PATIENCE_S)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    return "DRAINING" if "stopping" in caught.value.details() else "OVERLOADED"
+
+
+def test_past_the_grace_time_running_calls_are_ended():
+    with serving(*ALONE, "--grace-s", "0.1") as server, server.connected() as stub:
+        pids = server.worker_pids
+        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
+        wait_until_busy(stub)
+        assert server.stop() == 0
+        assert running.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+        assert not any(map(is_alive, pids))
+
+
+def test_a_deadline_and_a_cancel_stop_the_work():
+    with serving(*ALONE) as server, server.connected() as stub:
+        for timeout_s in (0.3, PATIENCE_S):
+            pids = server.worker_pids
+            running = stub.Evaluate.future(slow(FOREVER), timeout=timeout_s)
+            if timeout_s == PATIENCE_S:
+                wait_until_busy(stub)
+                running.cancel()
+            wait_until(lambda pids=pids: not pids & server.worker_pids)
+            wait_until(lambda: server.worker_pids)
+            expected = grpc.StatusCode.CANCELLED if timeout_s == PATIENCE_S else grpc.StatusCode.DEADLINE_EXCEEDED
+            assert running.code() is expected
+            wait_until(lambda: answers(stub))
+
+
+def answers(stub) -> bool:
+    try:
+        stub.Evaluate(quick(), timeout=PATIENCE_S)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_a_killed_server_takes_its_workers_along():
+    with serving(*ALONE) as server, server.connected() as stub:
+        pids = server.worker_pids
+        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
+        wait_until_busy(stub)
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        wait_until(lambda: not any(map(is_alive, pids)))
+        assert running.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_probe_tells_whether_a_server_serves(server):
+    assert run("--probe", server.address) == (0, "", "")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    code, _, complaint = run("--probe", address)
+    assert code == 1
+    assert complaint == f"gradwire serve: probe: needed a server at {address}, got UNAVAILABLE\n"
+
+
+def test_a_port_in_use_is_refused(server):
+    code, out, complaint = run("--listen", server.address, "--log-level", "error")
+    assert (code, out) == (2, "")
+    assert complaint.count("\n") == 1
+    assert f"got {server.address}: Address already in use" in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--listen", "0.0.0.0:0"], "--insecure-listen-anywhere"),
+        (["--workers", "none"], "invalid int value"),
+        (["--listen", "192.0.2.1:0", "--insecure-listen-anywhere"], "Cannot assign requested address"),
+    ],
+)
+def test_a_bad_configuration_is_one_clear_line(arguments, text):
+    code, out, complaint = run(*arguments, "--log-level", "error")
+    assert (code, out) == (2, "")
+    assert text in complaint
+    assert complaint.startswith("gradwire serve: ")
+    assert complaint.count("\n") == 1
+
+
+def test_the_environment_configures_it_and_the_settings_are_logged():
+    with start(GRADWIRE_LISTEN="127.0.0.1:0", GRADWIRE_WORKERS="1") as popen:
+        assert popen.stdout.readline().startswith(READY + "127.0.0.1:")
+        popen.terminate()
+        _, complaint = popen.communicate(timeout=PATIENCE_S)
+        assert popen.returncode == 0
+        assert "workers=1 " in complaint
+
+
+def test_metrics_are_served_on_their_own_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with serving("--workers", "1", "--metrics-listen", address) as server, server.connected() as stub:
+        stub.Evaluate(quick(), timeout=PATIENCE_S)
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as response:
+            text = response.read().decode()
+    assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
+    assert "gradwire_worker_starts_total 1.0" in text
+    assert "gradwire_stored_programs 1.0" in text
+
+
+def test_health_answers_while_every_worker_is_busy():
+    with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
+        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
+        wait_until_busy(stub)
+        health = health_pb2_grpc.HealthStub(channel)
+        done = threading.Event()
+        health.Check.future(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).add_done_callback(lambda _: done.set())
+        assert done.wait(PATIENCE_S)
+        assert not running.done()
+        running.cancel()

@@ -1,0 +1,108 @@
+"""What a worker answers, without a process around it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from google.rpc.status_pb2 import Status
+
+from gradwire_core import engine, errors
+from gradwire_proto.program import encode_program
+from gradwire_proto.status import decode_status
+from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind
+from gradwire_server.worker import Worker
+from tests.server.requests import X, product, quick, value
+
+
+@pytest.fixture
+def worker():
+    return Worker(ServerConfig())
+
+
+def ask(worker: Worker, request, *stored: bytes, kind: Kind = Kind.EVALUATE) -> Frame:
+    return worker.answer(Frame(kind, (b"id", request.SerializeToString(), *stored)))
+
+
+def failure(answer: Frame) -> errors.GradwireError:
+    assert answer.kind is Kind.ERROR
+    return decode_status(Status.FromString(answer.parts[0]))
+
+
+def named(**fields) -> pb.EvaluateRequest:
+    name = "programs/" + product().digest
+    return pb.EvaluateRequest(program_name=name, inputs=[encode_tensor(X)], outputs=[pb.Output()], **fields)
+
+
+def test_importing_it_imports_no_grpc():
+    code = "import sys, gradwire_server.worker; print([m for m in sys.modules if m.startswith('grpc')])"
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
+def test_an_inline_program_comes_back_to_be_stored(worker):
+    name, response, stored, summary = ask(worker, quick()).parts
+    assert name.decode() == "programs/" + product().digest
+    np.testing.assert_allclose(value(pb.EvaluateResponse.FromString(response)), np.sin(X) * X, rtol=1e-15)
+    assert pb.GetProgramResponse.FromString(stored).program == encode_program(product())
+    assert pb.ProgramSummary.FromString(summary).equation_count == 2
+
+
+def test_a_missing_program_is_asked_for_once():
+    keeper, worker = Worker(ServerConfig()), Worker(ServerConfig())
+    stored = ask(keeper, quick()).parts[2]
+    missing = ask(worker, named())
+    assert missing == Frame(Kind.MISSING, (("programs/" + product().digest).encode(),))
+    first = ask(worker, named(), stored)
+    assert first.kind is Kind.RESULT
+    assert len(first.parts) == 2
+    assert ask(worker, named()) == first
+
+
+def test_an_executable_answers_without_its_program():
+    worker = Worker(ServerConfig(program_cache_bytes=0))
+    first = ask(worker, quick())
+    assert ask(worker, named()).parts == first.parts[:2]
+    assert ask(worker, named(reproducible=True)).kind is Kind.MISSING
+
+
+def test_a_defect_is_internal_and_leaves_no_trace(worker, monkeypatch, caplog):
+    def run(self, inputs, seeds):
+        raise ZeroDivisionError("in /secret/path.py")
+
+    monkeypatch.setattr(engine.Executable, "run", run)
+    found = failure(ask(worker, quick()))
+    assert isinstance(found, errors.InternalError)
+    assert "secret" not in str(found) + str(found.metadata)
+    monkeypatch.undo()
+    assert ask(worker, quick()).kind is Kind.RESULT
+
+
+def test_a_lack_of_memory_is_the_request_s_limit(worker, monkeypatch):
+    def run(self, inputs, seeds):
+        raise MemoryError
+
+    monkeypatch.setattr(engine.Executable, "run", run)
+    assert isinstance(failure(ask(worker, quick())), errors.LimitError)
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [("max_peak_bytes", "peak_bytes"), ("max_flop_count", "flop_count"), ("max_message_bytes", "message_bytes")],
+)
+def test_predicted_cost_and_size_of_the_answer_are_limited(setting, limit):
+    found = failure(ask(Worker(ServerConfig(**{setting: 1})), quick()))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == limit
+
+
+@pytest.mark.parametrize("kind", [Kind.CREATE_PROGRAM, Kind.EVALUATE, Kind.DIFFERENTIATE])
+def test_an_empty_request_is_refused(worker, kind):
+    found = failure(worker.answer(Frame(kind, (b"id", b""))))
+    assert isinstance(found, errors.ArgumentError)
+    assert "needed a program" in found.message
