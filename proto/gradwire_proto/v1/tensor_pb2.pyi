@@ -47,7 +47,7 @@ class _DtypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumType
     """One byte an element: 0 for false, 1 for true. Any other byte is refused with INVALID_ARGUMENT."""
 
 class Dtype(_Dtype, metaclass=_DtypeEnumTypeWrapper):
-    """The element type of a tensor. Derivatives are taken in inputs of floating point types; int64, int32 and bool serve as
+    """The element type of a tensor. Derivatives are taken in inputs of floating point and complex types; int64, int32 and bool serve as
     indices and masks.
     """
 

@@ -109,7 +109,7 @@ class Grad(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Jacobian(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class Hessian(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Jvp(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs that carry tangents: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs that carry tangents: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Vjp(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs whose cotangents are wanted: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs whose cotangents are wanted: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class Hvp(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -252,7 +252,7 @@ class JacobianDet(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class JacobianSlogdet(google.protobuf.message.Message):
     ARGNUMS_FIELD_NUMBER: builtins.int
     @property
     def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Inputs to differentiate in: distinct, of a floating point dtype. Default (empty): input 0."""
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
 
     def __init__(
         self,
