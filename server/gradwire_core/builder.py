@@ -116,9 +116,8 @@ class Builder:
 
     def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         types = primitive.infer(*[operand.type for operand in operands], **params)
-        if operands and all(isinstance(operand, Literal) for operand in operands):
-            if self._folds or all(type.size <= self._fold_limit(operands) for type in types):
-                return self._fold(primitive, operands, params)
+        if operands and self._is_foldable(operands, types):
+            return self._fold(primitive, operands, params)
         results = tuple(map(Var, types))
         equation = Equation(primitive, operands, params, results)
         self.equations.append(equation)
@@ -126,9 +125,13 @@ class Builder:
             self._producers[var] = equation
         return tuple(Value(self, var) for var in results)
 
-    def _fold_limit(self, operands: tuple[Operand, ...]) -> int:
-        """What repeats its operands stays an equation: it takes no memory until it is needed."""
-        return min(FOLD_ELEMENTS, max(operand.type.size for operand in operands))
+    def _is_foldable(self, operands: tuple[Operand, ...], types: tuple[TensorType, ...]) -> bool:
+        """Whether an equation is computed at once: over literals, and small; what repeats its operands takes no memory unbuilt."""
+        for operand in operands:
+            if isinstance(operand, Var):
+                return False
+        limit = min(FOLD_ELEMENTS, max(operand.type.size for operand in operands))
+        return self._folds or all(type.size <= limit for type in types)
 
     def _fold(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         with np.errstate(all="ignore"):

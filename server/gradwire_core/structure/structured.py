@@ -1,8 +1,8 @@
 """A Jacobian as numbers with structure: a sum of terms, each dense factors whose axes carry labels.
 
 What a label means follows from where it stands: on factors and on neither side, it is summed; on both sides, it is a Kronecker
-delta; on the output side alone with no factor, a broadcast; on the input side alone with no factor, a sum. An axis is a
-run of labels, row-major, whose sizes multiply to its length. This module holds the records and their dense value, with NumPy.
+delta; on the output side alone with no factor, a broadcast; on the input side alone with no factor, a sum; nowhere, a
+multiplication by its size. An axis is a run of labels, row-major, whose sizes multiply to its length. This module holds the records and their dense value, with NumPy.
 """
 
 from __future__ import annotations
@@ -149,18 +149,20 @@ def diagonal_view(array: Array, labels: Labels) -> Array:
 
 def _contract(pattern: Pattern, factors: tuple[Array, ...]) -> Array:
     """Return the product of the factors, summed over the inner labels, with axes that broadcast to `pattern.core`."""
-    present = {label for labels in pattern.factors for label in labels}
+    named = [tuple(dict.fromkeys(labels)) for labels in pattern.factors]
+    arrays = [diagonal_view(array, labels) for array, labels in zip(factors, pattern.factors, strict=True)]
+    present = {label for labels in named for label in labels}
     kept = [label for label in pattern.core if label in present]
-    if len(factors) == 1 and set(pattern.factors[0]) == set(kept):
-        product = np.transpose(factors[0], [pattern.factors[0].index(label) for label in kept])
-    elif not factors:
+    if not arrays:
         product = np.ones(())
+    elif len(arrays) == 1 and len(named[0]) == len(kept):
+        product = np.transpose(arrays[0], [named[0].index(label) for label in kept])
     else:
         from opt_einsum import contract
 
-        operands = [part for pair in zip(factors, pattern.factors, strict=True) for part in pair]
-        product = contract(*operands, tuple(kept))
-    return product.reshape([pattern.sizes[label] if label in present else 1 for label in pattern.core])
+        product = contract(*[part for pair in zip(arrays, named, strict=True) for part in pair], tuple(kept))
+    nowhere = [size for label, size in enumerate(pattern.sizes) if label not in present and label not in pattern.core]
+    return product.reshape([pattern.sizes[label] if label in present else 1 for label in pattern.core]) * math.prod(nowhere)
 
 
 def _names(labels: Labels) -> str:

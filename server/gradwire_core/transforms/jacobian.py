@@ -93,9 +93,9 @@ def jacobian_terms(
             raise NotDifferentiableError(text, given=output.type, output=index)
     wide = sum(value.size for value in linear.tangents)
     tall = sum(value.size for value in linear.outputs)
-    if wide == 1 < tall:
+    if wide == 1:
         return linear, _forward(linear)
-    if tall == 1 < wide:
+    if tall == 1:
         return linear, _reverse(linear)
     candidates = [_forward(linear), _reverse(linear)]
     costs = [predict(linear.builder.build(outputs_of(linear, terms))).seconds for terms in candidates]
