@@ -1,0 +1,310 @@
+"""The engine: what the SDK and a worker call. A program and the derivatives asked of it become an executable, once.
+
+All outputs of a request are derived, joined into one program in which equal equations are one (so that value, gradient and
+Hessian share their forward pass), simplified, planned and compiled. That is pure and worth keeping: `ExecutableCache`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
+from gradwire_core.executor import Executor
+from gradwire_core.passes import run_passes
+from gradwire_core.planner import Plan, plan
+from gradwire_core.program import Program
+from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
+from gradwire_core.transforms import STRUCTURED, Transform, apply
+from gradwire_core.types import Array, TensorType
+
+LAYOUTS = ("dense", "structured")
+# What an equation costs a cache, apart from its literals: records, kernels and code, measured on long programs.
+EQUATION_BYTES = 3000
+EXECUTABLE_BYTES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One thing to compute of a program.
+
+    Attributes:
+        transforms: the chain of transforms, applied in order; none for the value.
+        layout: "dense", or "structured" for Jacobians as sums of terms, where the chain ends in jacobian or hessian.
+    """
+
+    transforms: tuple[Transform, ...] = ()
+    layout: str = "dense"
+
+
+Result = Array | StructuredJacobian
+
+
+def derive(program: Program, transforms: Sequence[Transform]) -> Program:
+    """Return the program that a chain of transforms makes of a program; its results are dense.
+
+    Raises:
+        ArgumentError, ShapeError, NotDifferentiableError: a transform does not fit.
+    """
+    for transform in transforms:
+        program = apply(program, transform)
+    return program
+
+
+class _Part(NamedTuple):
+    """What one Output contributes: its program, and how to read structured results."""
+
+    program: Program
+    specs: tuple[JacobianSpec, ...] | None
+
+
+def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool = False) -> Executable:
+    """Return the executable of the outputs of a program: expensive, and pure.
+
+    Args:
+        program: what the outputs are of; it is not checked.
+        outputs: what to compute.
+        reproducible: whether every run must give the same bits.
+
+    Raises:
+        ArgumentError: a transform or layout does not fit, or outputs need inputs of different dtypes.
+        ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
+        NotDifferentiableError: a derivative of or in integers.
+    """
+    parts = [_derive_part(program, output) for output in outputs]
+    joint, kept, shareable = _join(program, parts)
+    found = plan(run_passes(joint), reproducible=reproducible, shareable=shareable)
+    return Executable(found, len(program.inputs), kept)
+
+
+def _derive_part(program: Program, output: Output) -> _Part:
+    if output.layout not in LAYOUTS:
+        text = f"output: needed a layout of {', '.join(LAYOUTS)}, got {output.layout!r}; choose one"
+        raise ArgumentError(text, given=output.layout)
+    if output.layout == "dense":
+        return _Part(derive(program, output.transforms), None)
+    chain = output.transforms
+    last = chain[-1] if chain else None
+    if last is None or last.name not in STRUCTURED:
+        given = " of ".join(transform.name for transform in reversed(chain)) or "the value"
+        text = f"output: needed a chain that ends in jacobian or hessian for a structured layout, got {given}; ask for it dense"
+        raise ArgumentError(text, given=given)
+    return _Part(*STRUCTURED[last.name](derive(program, chain[:-1]), last.argnums))
+
+
+class _Reading(NamedTuple):
+    """How the flat results are read: for one Output, how many seeds it takes, where its results stand, what they mean."""
+
+    seed_count: int
+    start: int
+    stop: int
+    specs: tuple[JacobianSpec, ...] | None
+
+
+def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...], list[int]]:
+    """Return one program for all parts: inputs, then the seeds of each part; also the numbers of outputs that are factors."""
+    builder = Builder()
+    count = len(program.inputs)
+    inputs = [builder.input(type) for type in _input_types(program, parts)]
+    flat: list[Value] = []
+    readings: list[_Reading] = []
+    shareable: list[int] = []
+    for part in parts:
+        seeds = [builder.input(type) for type in part.program.input_types[count:]]
+        start = len(flat)
+        flat += builder.inline(part.program, [*inputs, *seeds])
+        readings.append(_Reading(len(seeds), start, len(flat), part.specs))
+        shareable += [] if part.specs is None else range(start, len(flat))
+    return builder.build(flat), tuple(readings), shareable
+
+
+def _input_types(program: Program, parts: Sequence[_Part]) -> Sequence[TensorType]:
+    """Return the types of the inputs, which a vmap may have changed."""
+    count = len(program.inputs)
+    found = parts[0].program.input_types[:count] if parts else program.input_types
+    for number, part in enumerate(parts):
+        for index, (one, other) in enumerate(zip(found, part.program.input_types[:count], strict=True)):
+            if one != other:
+                text = f"output {number}: needed input {index} of {one} as output 0, got {other}; batch both alike or ask apart"
+                raise ShapeError(text, output=number, input=index, needed=one, given=other)
+    return found
+
+
+class Executable:
+    """A program with the derivatives asked of it, ready to run; threads may share it.
+
+    Attributes:
+        plan: how it runs; `plan.flops` and `plan.peak_bytes` are known beforehand, and printing it gives a report.
+        program: the joint program of all outputs.
+        input_types: the types of the inputs.
+        seed_types: for each output, the types of its tangents or cotangents.
+        nbytes: an estimate of the memory that keeping it takes.
+    """
+
+    def __init__(self, plan: Plan, input_count: int, readings: tuple[_Reading, ...]) -> None:
+        self.plan = plan
+        self.program = plan.program
+        types = self.program.input_types
+        self.input_types = types[:input_count]
+        seeds = iter(types[input_count:])
+        self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
+        self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes
+        self._readings = readings
+        self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
+        self._execute = Executor(plan)
+
+    def run(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = ()) -> list[list[Result]]:
+        """Return the results of each output.
+
+        Args:
+            inputs: the inputs of the program, batched as the vmaps of the outputs say.
+            seeds: for each output the tangents or cotangents that its chain added; may be left out where there are none.
+
+        Raises:
+            ShapeError, DtypeError: an array is not of the type it was compiled for.
+            ArgumentError: the number of arrays is wrong, or an index is out of range.
+        """
+        arrays = list(inputs)
+        if seeds:
+            arrays += [seed for group in seeds for seed in group]
+        arrays = self._check(arrays, inputs, seeds)
+        flat = self._execute(*arrays)
+        return [
+            list(flat[start:stop]) if specs is None else _fill(specs, flat[start:stop]) for _, start, stop, specs in self._readings
+        ]
+
+    def _check(self, arrays: list[Array], inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> list[Array]:
+        """Return the arrays as NumPy arrays in native byte order, if they are of the right types."""
+        expected = self._expected
+        if len(arrays) != len(expected) or len(inputs) != len(self.input_types):
+            self._refuse_count(inputs, seeds)
+        for index, (dtype, shape) in enumerate(expected):
+            array = arrays[index]
+            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                arrays[index] = self._convert(array, index)
+        if seeds and [*map(len, seeds)] != [*map(len, self.seed_types)]:
+            self._refuse_count(inputs, seeds)
+        return arrays
+
+    def _refuse_count(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> None:
+        needed = f"{len(self.input_types)} inputs and {[*map(len, self.seed_types)]} seeds"
+        given = f"{len(inputs)} and {[*map(len, seeds)]}"
+        raise ArgumentError(f"run: needed {needed}, got {given}; pass exactly those", needed=needed, given=given)
+
+    def _convert(self, given: Array, index: int) -> Array:
+        array = np.asarray(given)
+        found, needed = TensorType.of(array), self.program.input_types[index]
+        if found != needed:
+            what = f"input {index}" if index < len(self.input_types) else f"seed {index - len(self.input_types)}"
+            kind = ShapeError if found.shape != needed.shape else DtypeError
+            raise kind(f"{what}: needed {needed}, got {found}; pass an array of that type", needed=needed, given=found)
+        return array.astype(needed.dtype.numpy, copy=False)
+
+
+def _fill(specs: tuple[JacobianSpec, ...], factors: Sequence[Array]) -> list[Result]:
+    results: list[Result] = []
+    start = 0
+    for spec in specs:
+        results.append(spec.fill(factors[start : start + spec.factor_count]))
+        start += spec.factor_count
+    return results
+
+
+_Key = tuple[str, tuple[Output, ...], bool]
+
+
+class ExecutableCache:
+    """Executables by program digest, outputs and reproducibility; the least recently used leave first. Threads may share it.
+
+    Two threads that ask for the same executable compile it once.
+
+    Args:
+        max_executables: how many it keeps.
+        max_bytes: how many bytes they may take, by their own estimate; the last one asked for stays in any case.
+
+    Attributes:
+        hits: how often an executable was there, or on its way.
+        misses: how often one had to be compiled, or `find` found none.
+    """
+
+    def __init__(self, max_executables: int = 1024, max_bytes: int = 512 * 2**20) -> None:
+        self.max_executables = max_executables
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[_Key, Executable] = OrderedDict()
+        self._coming: dict[_Key, Future[Executable]] = {}
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """The estimated bytes of what is kept."""
+        return self._nbytes
+
+    def find(self, digest: str, outputs: Sequence[Output], reproducible: bool = False) -> Executable | None:
+        """Return the executable of a program known by its digest alone, if it is kept."""
+        with self._lock:
+            return self._find((digest, tuple(outputs), reproducible))
+
+    def get(self, program: Program, outputs: Sequence[Output], reproducible: bool = False) -> Executable:
+        """Return the executable of a program, compiled if it is not kept.
+
+        Raises:
+            ArgumentError, ShapeError, NotDifferentiableError: as `compile`.
+        """
+        key = (program.digest, tuple(outputs), reproducible)
+        with self._lock:
+            coming = self._coming.get(key)
+            if coming is not None:
+                self.hits += 1
+            else:
+                found = self._find(key)
+                if found is not None:
+                    return found
+                mine: Future[Executable] = Future()
+                self._coming[key] = mine
+        if coming is not None:
+            return coming.result()
+        return self._compile(key, program, mine)
+
+    def _find(self, key: _Key) -> Executable | None:
+        found = self._kept.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._kept.move_to_end(key)
+        return found
+
+    def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
+        try:
+            made = compile(program, key[1], reproducible=key[2])
+        except BaseException as error:
+            with self._lock:
+                del self._coming[key]
+            promise.set_exception(error)
+            raise
+        with self._lock:
+            del self._coming[key]
+            self._keep(key, made)
+        promise.set_result(made)
+        return made
+
+    def _keep(self, key: _Key, made: Executable) -> None:
+        self._kept[key] = made
+        self._nbytes += made.nbytes
+        while len(self._kept) > 1 and (len(self._kept) > self.max_executables or self._nbytes > self.max_bytes):
+            _, dropped = self._kept.popitem(last=False)
+            self._nbytes -= dropped.nbytes

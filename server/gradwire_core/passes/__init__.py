@@ -1,0 +1,24 @@
+"""Passes: Program -> Program, with the meaning kept to the bit, on NaN, inf and -0.0 too.
+
+`PIPELINE` holds them in the order in which the engine runs them. What would change a value (`x / x -> 1`) is no pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradwire_core.passes.prune import prune
+from gradwire_core.passes.simplify import simplify
+from gradwire_core.program import Program
+
+PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify)
+
+
+def run_passes(program: Program) -> Program:
+    """Return the program after every pass of the pipeline."""
+    for one in PIPELINE:
+        program = one(program)
+    return program
+
+
+__all__ = ["PIPELINE", "prune", "run_passes", "simplify"]

@@ -1,0 +1,50 @@
+"""The driver of the rules: it re-emits a program, so that equal equations become one and constants are folded as well."""
+
+from __future__ import annotations
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.passes.rules import RULES
+from gradwire_core.program import Equation, Operand, Program
+
+
+def simplify(program: Program) -> Program:
+    """Return the program rewritten by `RULES` until none applies; itself where none does."""
+    if not _is_reducible(program):
+        return program
+    builder = Builder()
+    known: dict[Operand, Value] = {var: builder.input(var.type) for var in program.inputs}
+    made: dict[Operand, Equation] = {}
+    for equation in program.equations:
+        operands = [builder.resolve(operand, known) for operand in equation.operands]
+        results = _rewrite(builder, equation, operands, made)
+        known.update(zip(equation.results, results, strict=True))
+        if builder.equations:
+            last = builder.equations[-1]
+            made[last.results[0]] = last
+    return builder.build([builder.resolve(operand, known) for operand in program.outputs])
+
+
+def _is_reducible(program: Program) -> bool:
+    """Whether a rule applies anywhere."""
+    made: dict[Operand, Equation] = {}
+    for equation in program.equations:
+        rule = RULES.get(equation.primitive.name)
+        if rule is not None:
+            if rule(equation.operands, equation.params, made) is not None:
+                return True
+            made[equation.results[0]] = equation
+    return False
+
+
+def _rewrite(builder: Builder, equation: Equation, operands: list[Value], made: dict[Operand, Equation]) -> tuple[Value, ...]:
+    """Return the results of an equation on other operands, after the rules for its primitive."""
+    primitive, params = equation.primitive, equation.params
+    rule = RULES.get(primitive.name)
+    while rule is not None:
+        found = rule(tuple(value.operand for value in operands), params, made)
+        if found is None:
+            break
+        if not isinstance(found, tuple):
+            return (Value(builder, found),)
+        operands, params = [Value(builder, operand) for operand in found[0]], found[1]
+    return builder.emit(primitive, operands, params)
