@@ -91,6 +91,18 @@ power = elementwise(
     flops=20,
 )
 
+FIXED_POWERS = {2: square, 1: lambda x: x, -1: reciprocal}
+
+
+@implements(np.power)
+def raise_to(x: Any, exponent: Any) -> Any:
+    """Return x^y; a plain 2, 1 or -1 is a square, x itself or a reciprocal, as NumPy's operator computes them."""
+    fixed = FIXED_POWERS.get(exponent) if is_scalar(exponent) and not isinstance(exponent, complex) else None
+    if fixed is not None and Dtype.of(x.dtype).is_inexact:
+        return fixed(x)
+    return power(x, exponent)
+
+
 # -- exponentials and roots ------------------------------------------------------------------------------------------------
 
 exp = elementwise(np.exp, Tangent(lambda t, y, x: t * y), doc="Exponential e^x.", flops=10)
