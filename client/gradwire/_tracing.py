@@ -28,7 +28,7 @@ VERSION_LIMIT = 4  # traces kept of one function and argument types, as what it 
 WEIGHT_LIMIT_BYTES = 512 * 2**20  # estimated memory of all kept traces
 EQUATION_BYTES = 500
 
-_NATIVE = frozenset(item.numpy for item in Dtype)
+NATIVE = frozenset(item.numpy for item in Dtype)
 _OWN_PACKAGES = frozenset({"gradwire", "gradwire_core"})
 
 
@@ -118,7 +118,7 @@ def to_array(leaf: Any, where: str) -> Array:
         DtypeError: it has a dtype that gradwire does not have.
     """
     kind = type(leaf)
-    if kind is np.ndarray and leaf.dtype in _NATIVE:
+    if kind is np.ndarray and leaf.dtype in NATIVE:
         return leaf  # type: ignore[no-any-return]
     if kind is float or kind is int:
         return np.array(leaf, np.float64)
@@ -130,7 +130,7 @@ def to_array(leaf: Any, where: str) -> Array:
         )
     array = np.asarray(leaf)
     try:
-        return array if array.dtype in _NATIVE else array.astype(Dtype.of(array.dtype).numpy)
+        return array if array.dtype in NATIVE else array.astype(Dtype.of(array.dtype).numpy)
     except DtypeError as error:
         raise DtypeError(f"{where}: {error.message.removeprefix('dtype: ')}", **error.metadata) from None
 

@@ -16,7 +16,7 @@ import numpy as np
 from gradwire._nest import Branch, flatten_call, positional
 from gradwire._program import Program, derive, derive_program
 from gradwire._task import Argnums, Form, Task, prepare
-from gradwire._tracing import TRACES, Trace, name_of, to_array
+from gradwire._tracing import NATIVE, TRACES, Trace, name_of, to_array
 from gradwire_core.builder import Builder, Value, builder_of, check_operands
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.types import Array, Dtype, TensorType
@@ -353,7 +353,7 @@ class Functions(abc.ABC):
         prepared = prepare(trace, form)
         inputs = [*call.leaves, *trace.captures] if trace.captures else call.leaves
         rebuild = prepared.rebuild if finish is None else _then(prepared.rebuild, finish)
-        builder = builder_of(inputs) or (builder_of(seeds) if seeds else None)
+        builder = builder_of([*inputs, *seeds] if seeds else inputs)
         if builder is not None:
             return rebuild(_inline(builder, trace, form, [*inputs, *seeds]))
         given = [*[()] * (len(prepared.outputs) - 1), seeds]
@@ -426,7 +426,7 @@ class _Seeds(NamedTuple):
 def _bind(f: Any, leaves: list[Any], arguments: Branch, axes: tuple[int | None, ...] | None = None) -> _Call:
     """Return the call of a function: its trace for these arguments, and their leaves as arrays."""
     for number, leaf in enumerate(leaves):
-        if type(leaf) is not Value:
+        if (type(leaf) is not np.ndarray or leaf.dtype not in NATIVE) and type(leaf) is not Value:
             leaves[number] = to_array(leaf, f"{name_of(f)}: argument {number}")
     if axes is None:
         types = tuple([(leaf.dtype, leaf.shape) for leaf in leaves])
