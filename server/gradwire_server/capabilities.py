@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from gradwire_core import transforms
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Primitive
-from gradwire_core.transforms import TRANSFORMS
 from gradwire_core.types import Dtype
 from gradwire_proto import API_VERSION
 from gradwire_proto.tensor import encode_dtype
@@ -24,7 +24,7 @@ def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
         api_version=API_VERSION,
         canonical_version=CANONICAL_VERSION,
         primitives=[_describe(PRIMITIVES[name]) for name in sorted(PRIMITIVES)],
-        transforms=sorted(TRANSFORMS),
+        transforms=sorted(transforms.NAMES),
         dtypes=map(encode_dtype, Dtype),
         limits=Limits.from_config(config).as_dict(),
         worker_count=config.workers,

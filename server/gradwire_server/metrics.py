@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gradwire_server.config import ConfigError, ServerConfig, split_address
-
 
 class Metrics(Protocol):
     """What the server tells about itself."""
@@ -57,12 +55,18 @@ class NoMetrics:
 class PrometheusMetrics:
     """Metrics that Prometheus reads over HTTP, on a port of their own.
 
+    Args:
+        host: address to serve on.
+        port: port to serve on; 0 takes a free one, which `port` then tells.
+
     Raises:
-        ConfigError: prometheus-client is not installed, or the address cannot be served on.
+        ImportError: prometheus-client is not installed.
+        OSError: the address cannot be served on.
     """
 
-    def __init__(self, address: str) -> None:
-        client = _import_client()
+    def __init__(self, host: str, port: int) -> None:
+        import prometheus_client as client
+
         registry = client.CollectorRegistry()
         self._seconds = client.Histogram(
             "gradwire_call_seconds", "Seconds from the arrival of a call to its answer.", ["rpc", "code"], registry=registry
@@ -73,11 +77,7 @@ class PrometheusMetrics:
         self._programs = client.Gauge("gradwire_stored_programs", "Programs stored.", registry=registry)
         self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
         self._children: dict[tuple[str, str], Any] = {}
-        host, port = split_address("metrics_listen", address)
-        try:
-            self._server, _ = client.start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigError(f"metrics_listen: needed a free address, got {address}: {error.strerror}; choose another") from error
+        self._server, _ = client.start_http_server(port, host, registry)
         self.port: int = self._server.server_port
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
@@ -108,22 +108,3 @@ class PrometheusMetrics:
         """Stop serving the metrics."""
         self._server.shutdown()
         self._server.server_close()
-
-
-def make_metrics(config: ServerConfig) -> Metrics:
-    """Return the metrics that a configuration asks for.
-
-    Raises:
-        ConfigError: they cannot be served.
-    """
-    return PrometheusMetrics(config.metrics_listen) if config.metrics_listen else NoMetrics()
-
-
-def _import_client() -> Any:
-    try:
-        import prometheus_client
-    except ImportError:
-        raise ConfigError(
-            'metrics_listen: needed prometheus-client, got no such package; pip install "gradwire[server]", or leave it empty'
-        ) from None
-    return prometheus_client

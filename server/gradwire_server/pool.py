@@ -16,79 +16,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import struct
-import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
-from gradwire_server.config import ConfigError, ServerConfig, worker_environ
-from gradwire_server.frames import Frame, Kind, read_frame
+from gradwire_server.config import ConfigError, ServerConfig
+from gradwire_server.frames import Frame
 from gradwire_server.metrics import Metrics
+from gradwire_server.process import WorkerDiedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 5.0
-_EXIT_TIMEOUT_S = 2.0
 _STABLE_S = 1.0
-_BUFFER_BYTES = 2**20
-_WORKER_MODULE = "gradwire_server.worker"
-
-
-class WorkerDiedError(Exception):
-    """Raised when the process of a worker ended, or no longer speaks frames."""
-
-
-@dataclass(eq=False)
-class Worker:
-    """One worker process and the connection to it."""
-
-    process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    was_stopped: bool = False
-
-    @property
-    def pid(self) -> int:
-        """The id of the process."""
-        return self.process.pid
-
-    async def exchange(self, task: Frame) -> Frame:
-        """Send a frame and return the answer.
-
-        Raises:
-            WorkerDiedError: the worker died before its answer was complete.
-        """
-        try:
-            self.writer.writelines(task.encode())
-            await self.writer.drain()
-            return await read_frame(self.reader)
-        except (OSError, EOFError, ValueError, struct.error) as error:
-            self.kill()
-            raise WorkerDiedError from error
-
-    def stop(self) -> None:
-        """End the process at once, on purpose: it is not to blame for it."""
-        self.was_stopped = True
-        self.kill()
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self.writer.close()
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-
-    async def close(self) -> None:
-        """End the process by hanging up, or by force if that does not help."""
-        self.writer.close()
-        try:
-            async with asyncio.timeout(_EXIT_TIMEOUT_S):
-                await self.process.wait()
-        except TimeoutError:
-            self.kill()
-            await self.process.wait()
 
 
 class WorkerPool:
@@ -102,9 +42,9 @@ class WorkerPool:
     def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
         self._config = config
         self._metrics = metrics
-        self._workers: set[Worker] = set()
-        self._idle: list[Worker] = []
-        self._queue: deque[asyncio.Future[Worker]] = deque()
+        self._workers: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess] = []
+        self._queue: deque[asyncio.Future[WorkerProcess]] = deque()
         self._keepers: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -185,13 +125,13 @@ class WorkerPool:
         self._release(worker)
         return answer
 
-    async def _acquire(self) -> Worker:
+    async def _acquire(self) -> WorkerProcess:
         while self._idle:
             worker = self._idle.pop()
             if not worker.reader.at_eof():
                 return worker
         self._check_room()
-        place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
         self._queue.append(place)
         self._metrics.set_queue_length(len(self._queue))
         try:
@@ -208,7 +148,7 @@ class WorkerPool:
                 f"queue: needed a free place, got {len(self._queue)} tasks waiting; retry after a moment", waiting=len(self._queue)
             )
 
-    def _leave_queue(self, place: asyncio.Future[Worker]) -> None:
+    def _leave_queue(self, place: asyncio.Future[WorkerProcess]) -> None:
         if place.done() and not place.cancelled() and place.exception() is None:
             self._release(place.result())
         else:
@@ -216,7 +156,7 @@ class WorkerPool:
                 self._queue.remove(place)
         self._metrics.set_queue_length(len(self._queue))
 
-    def _release(self, worker: Worker) -> None:
+    def _release(self, worker: WorkerProcess) -> None:
         """Give a ready worker to the first task that waits, else call it idle; the last to become idle has the warmest caches."""
         while self._queue:
             place = self._queue.popleft()
@@ -225,7 +165,7 @@ class WorkerPool:
                 return
         self._idle.append(worker)
 
-    async def _keep(self, worker: Worker | None) -> None:
+    async def _keep(self, worker: WorkerProcess | None) -> None:
         """Keep one place of the pool filled: wait for the end of its worker, then start another."""
         delay_s = 0.0
         while True:
@@ -238,11 +178,11 @@ class WorkerPool:
             if worker is not None:
                 self._admit(worker)
 
-    def _admit(self, worker: Worker) -> None:
+    def _admit(self, worker: WorkerProcess) -> None:
         self._workers.add(worker)
         self._release(worker)
 
-    async def _attend(self, worker: Worker) -> bool:
+    async def _attend(self, worker: WorkerProcess) -> bool:
         """Wait until a worker ends; tell whether it ended early and by itself."""
         ready_at = time.monotonic()
         code = await worker.process.wait()
@@ -253,44 +193,18 @@ class WorkerPool:
         _LOGGER.warning("worker ended pid=%d exit_code=%d stopped=%s", worker.pid, code, worker.was_stopped)
         return not worker.was_stopped and time.monotonic() - ready_at < _STABLE_S
 
-    async def _try_spawn(self) -> Worker | None:
+    async def _try_spawn(self) -> WorkerProcess | None:
         try:
             async with asyncio.timeout(self._config.worker_start_timeout_s):
-                return await self._spawn()
-        except (OSError, EOFError, TimeoutError, WorkerDiedError) as error:
+                worker = await WorkerProcess.start(self._config)
+        except (OSError, TimeoutError, WorkerDiedError) as error:
             _LOGGER.error("worker did not start: %s", str(error) or type(error).__name__)  # noqa: TRY400  # its own trace stands above
             return None
-
-    async def _spawn(self) -> Worker:
-        ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
-        try:
-            with theirs:
-                process = await self._start_process(theirs.fileno())
-        except BaseException:
-            writer.close()
-            raise
-        worker = Worker(process, reader, writer)
-        try:
-            await worker.exchange(Frame(Kind.CONFIGURE, (self._config.to_json(),)))
-        except BaseException:
-            worker.kill()
-            await process.wait()
-            raise
         self._metrics.count_worker_start()
         return worker
 
-    async def _start_process(self, connection: int) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", _WORKER_MODULE, str(connection)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            env=worker_environ(self._config),
-            pass_fds=(connection,),
-        )
 
-
-def _settle(place: asyncio.Future[Worker], worker: Worker | None) -> bool:
+def _settle(place: asyncio.Future[WorkerProcess], worker: WorkerProcess | None) -> bool:
     """Give a place in the queue its worker, or an error for None; tell whether it still wanted one."""
     if place.done():
         return False

@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from gradwire_server.capabilities import describe_capabilities
 from gradwire_server.config import ConfigError, ServerConfig, split_address
 from gradwire_server.interceptors import CallInterceptor, Gate
-from gradwire_server.metrics import make_metrics
+from gradwire_server.metrics import Metrics, NoMetrics, PrometheusMetrics
 from gradwire_server.pool import WorkerPool
 from gradwire_server.service import SERVICE, DifferentiationService
 
@@ -43,7 +43,7 @@ class Server:
         self._gate = Gate()
         self._health = health.aio.HealthServicer()
         self._stack = AsyncExitStack()
-        self.metrics = make_metrics(config)
+        self.metrics = make_metrics(config.metrics_listen)
         self.pool = WorkerPool(config, self.metrics)
 
     @property
@@ -85,7 +85,7 @@ class Server:
         try:
             self._port = server.add_insecure_port(self.address)
         except RuntimeError as error:
-            raise _cannot_listen(self._config.listen, "it cannot be bound") from error
+            raise _cannot_listen("listen", self._config.listen, error) from error
         await server.start()
         return server
 
@@ -95,6 +95,23 @@ class Server:
         all_finished = await self._gate.drain(self._config.grace_s)
         _LOGGER.info("drained all_finished=%s", all_finished)
         await server.stop(_LAST_WORDS_S if all_finished else None)
+
+
+def make_metrics(listen: str) -> Metrics:
+    """Return the metrics served on HOST:PORT, or none for an empty text.
+
+    Raises:
+        ConfigError: they cannot be served.
+    """
+    if not listen:
+        return NoMetrics()
+    try:
+        return PrometheusMetrics(*split_address("metrics_listen", listen))
+    except ImportError as error:
+        text = f'metrics_listen: needed its package, got no {error.name}; pip install "gradwire[server]", or leave it empty'
+        raise ConfigError(text) from error
+    except OSError as error:
+        raise _cannot_listen("metrics_listen", listen, error) from error
 
 
 def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
@@ -116,8 +133,9 @@ def _check_free(host: str, port: int, listen: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise _cannot_listen(listen, error.strerror or str(error)) from error
+        raise _cannot_listen("listen", listen, error) from error
 
 
-def _cannot_listen(listen: str, why: str) -> ConfigError:
-    return ConfigError(f"listen: needed an address that is free, got {listen}: {why}; choose another, or port 0 for any free one")
+def _cannot_listen(name: str, address: str, error: Exception) -> ConfigError:
+    why = getattr(error, "strerror", None) or str(error)
+    return ConfigError(f"{name}: needed an address that is free, got {address}: {why}; choose another, or port 0 for any free one")

@@ -19,7 +19,6 @@ import numpy as np
 from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError
 from gradwire_core.program import Program
-from gradwire_core.types import Array
 from gradwire_proto import evaluation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
@@ -143,7 +142,7 @@ class Worker:
         found = self._executables.find(source.digest, outputs, reproducible)
         return found or self._executables.get(_held(source), outputs, reproducible)
 
-    def _encode_results(self, source: Source, results: Sequence[Sequence[Array | engine.StructuredJacobian]]) -> bytes:
+    def _encode_results(self, source: Source, results: Sequence[Sequence[engine.Result]]) -> bytes:
         response = pb.EvaluateResponse(program_name=program_name(source.digest))
         for output in results:
             response.results.add(results=map(evaluation.encode_result, output))

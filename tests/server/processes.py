@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import grpc
 
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import differentiation_service_pb2_grpc as pb_grpc
-from tests.server.requests import PATIENCE_S, quick, wait_until
+from tests.server.requests import PATIENCE_S, quick
 
 READY = "listening on "
 
@@ -77,18 +78,23 @@ def serving(*arguments: str) -> Iterator[Process]:
             popen.communicate(timeout=PATIENCE_S)
 
 
-def wait_until_busy(stub: pb_grpc.DifferentiationServiceStub) -> None:
-    """Wait until the only worker of a server without a queue is taken: then another request is refused."""
+def occupy(stub: pb_grpc.DifferentiationServiceStub, request: pb.EvaluateRequest, timeout_s: float = PATIENCE_S) -> Any:
+    """Start a call that takes the only worker of a server without a queue, and return it once it has: others are refused."""
+    while True:
+        running = stub.Evaluate.future(request, timeout=timeout_s)
+        while not running.done():
+            if not is_answered(stub):
+                return running
+        assert running.code() is grpc.StatusCode.UNAVAILABLE, running  # refused itself, since a probe was in its way
 
-    def is_refused() -> bool:
-        try:
-            stub.Evaluate(quick(), timeout=PATIENCE_S)
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
-            return True
+
+def is_answered(stub: pb_grpc.DifferentiationServiceStub) -> bool:
+    """Whether a small request is answered, and not refused."""
+    try:
+        stub.Evaluate(quick(), timeout=PATIENCE_S)
+    except grpc.RpcError:
         return False
-
-    wait_until(is_refused)
+    return True
 
 
 def is_alive(pid: int) -> bool:

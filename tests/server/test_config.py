@@ -77,7 +77,7 @@ class SecretConfig(ServerConfig):
 
 
 def test_secrets_are_neither_printed_nor_handed_to_workers():
-    config = SecretConfig(token="hunter2", workers=7)
+    config = SecretConfig(token="hunter2", workers=7)  # noqa: S106  # a secret of this test
     assert "workers=7" in str(config)
     assert "token=***" in str(config)
     assert "hunter2" not in str(config) + config.to_json().decode()

@@ -3,12 +3,13 @@ import sys
 import pytest
 
 from gradwire_server import metrics
-from gradwire_server.config import ConfigError, ServerConfig
+from gradwire_server.config import ConfigError
+from gradwire_server.server import make_metrics
 
 
 def test_without_an_address_nothing_is_counted_or_needed(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    assert isinstance(metrics.make_metrics(ServerConfig()), metrics.NoMetrics)
+    assert isinstance(make_metrics(""), metrics.NoMetrics)
 
 
 def test_what_counts_has_the_methods_of_what_does_not():
@@ -20,13 +21,13 @@ def test_what_counts_has_the_methods_of_what_does_not():
 def test_metrics_need_their_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(ConfigError, match="pip install"):
-        metrics.make_metrics(ServerConfig(metrics_listen="127.0.0.1:0"))
+        make_metrics("127.0.0.1:0")
 
 
 def test_an_address_in_use_is_refused():
-    served = metrics.make_metrics(ServerConfig(metrics_listen="127.0.0.1:0"))
+    served = make_metrics("127.0.0.1:0")
     try:
         with pytest.raises(ConfigError, match="Address already in use"):
-            metrics.make_metrics(ServerConfig(metrics_listen=f"127.0.0.1:{served.port}"))
+            make_metrics(f"127.0.0.1:{served.port}")
     finally:
         served.close()

@@ -86,11 +86,12 @@ async def test_a_killed_worker_is_replaced_and_its_task_runs_again(pool):
 @with_pool(workers=2)
 async def test_a_task_that_ends_two_workers_fails_alone(pool):
     task = asyncio.create_task(pool.run(ENDLESS, PATIENCE_S))
-    killed = []
-    while len(killed) < 2:
-        await until(lambda: set(busy(pool)) - set(killed))
-        killed += set(busy(pool)) - set(killed)
-        os.kill(killed[-1], signal.SIGKILL)
+    await until(lambda: busy(pool))
+    first = busy(pool)[0]
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: set(busy(pool)) - {first})
+    (second,) = set(busy(pool)) - {first}
+    os.kill(second, signal.SIGKILL)
     with pytest.raises(PoisonedTaskError, match="needed a worker that survives it, got 2 that died"):
         await task
     await assert_works(pool)
@@ -109,7 +110,7 @@ async def test_a_worker_killed_while_idle_costs_nobody_anything(pool):
 @with_pool(workers=1)
 async def test_a_deadline_stops_a_running_task(pool):
     before = pool.pids
-    with pytest.raises(DeadlineError, match="needed an answer within 0.3 s"):
+    with pytest.raises(DeadlineError, match="needed an answer within"):
         await pool.run(ENDLESS, 0.3)
     await until(lambda: pool.pids and pool.pids != before)
     await assert_works(pool)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.server.processes import READY, is_alive, run, serving, start, wait_until_busy
+from tests.server.processes import READY, is_alive, is_answered, occupy, run, serving, start
 from tests.server.requests import FOREVER, PATIENCE_S, quick, slow, value, wait_until
 
 ALONE = ("--workers", "1", "--queue-count", "0", "--max-peak-bytes", str(2**50))
@@ -34,8 +34,7 @@ def test_it_drains_under_load():
     with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        running = stub.Evaluate.future(slow(200), timeout=PATIENCE_S)
-        wait_until_busy(stub)
+        running = occupy(stub, slow(200))
         server.popen.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         wait_until(lambda: refused_as(stub) == "DRAINING")
@@ -54,8 +53,7 @@ def refused_as(stub) -> str:
 def test_past_the_grace_time_running_calls_are_ended():
     with serving(*ALONE, "--grace-s", "0.1") as server, server.connected() as stub:
         pids = server.worker_pids
-        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
-        wait_until_busy(stub)
+        running = occupy(stub, slow(FOREVER))
         assert server.stop() == 0
         assert running.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
         assert not any(map(is_alive, pids))
@@ -63,32 +61,21 @@ def test_past_the_grace_time_running_calls_are_ended():
 
 def test_a_deadline_and_a_cancel_stop_the_work():
     with serving(*ALONE) as server, server.connected() as stub:
-        for timeout_s in (0.3, PATIENCE_S):
+        for timeout_s, code in ((2.0, grpc.StatusCode.DEADLINE_EXCEEDED), (PATIENCE_S, grpc.StatusCode.CANCELLED)):
             pids = server.worker_pids
-            running = stub.Evaluate.future(slow(FOREVER), timeout=timeout_s)
-            if timeout_s == PATIENCE_S:
-                wait_until_busy(stub)
+            running = occupy(stub, slow(FOREVER), timeout_s)
+            if code is grpc.StatusCode.CANCELLED:
                 running.cancel()
-            wait_until(lambda pids=pids: not pids & server.worker_pids)
-            wait_until(lambda: server.worker_pids)
-            expected = grpc.StatusCode.CANCELLED if timeout_s == PATIENCE_S else grpc.StatusCode.DEADLINE_EXCEEDED
-            assert running.code() is expected
-            wait_until(lambda: answers(stub))
-
-
-def answers(stub) -> bool:
-    try:
-        stub.Evaluate(quick(), timeout=PATIENCE_S)
-    except grpc.RpcError:
-        return False
-    return True
+            wait_until(lambda pids=pids: server.worker_pids - pids)
+            assert not pids & server.worker_pids
+            assert running.code() is code
+            wait_until(lambda: is_answered(stub))
 
 
 def test_a_killed_server_takes_its_workers_along():
     with serving(*ALONE) as server, server.connected() as stub:
         pids = server.worker_pids
-        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
-        wait_until_busy(stub)
+        running = occupy(stub, slow(FOREVER))
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         wait_until(lambda: not any(map(is_alive, pids)))
         assert running.code() is grpc.StatusCode.UNAVAILABLE
@@ -151,8 +138,7 @@ def test_metrics_are_served_on_their_own_port():
 
 def test_health_answers_while_every_worker_is_busy():
     with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
-        running = stub.Evaluate.future(slow(FOREVER), timeout=PATIENCE_S)
-        wait_until_busy(stub)
+        running = occupy(stub, slow(FOREVER))
         health = health_pb2_grpc.HealthStub(channel)
         done = threading.Event()
         health.Check.future(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).add_done_callback(lambda _: done.set())
