@@ -231,7 +231,7 @@ def elementwise(
             params=(),
             doc=doc,
             samples=samples,
-            flops=lambda *types: flops * types[0].size,
+            flops=lambda *types: float(flops * types[0].size),
             is_elementwise=True,
         )
     )

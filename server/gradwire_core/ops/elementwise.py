@@ -127,8 +127,9 @@ logistic = elementwise(
 
 
 def _sech_squared(x: Any) -> Any:
-    small = exp(-2 * absolute(x))
-    return 4 * small / square(1 + small)
+    # 1 - tanh^2 would lose all digits in the tails, and 1 / cosh^2 its own derivatives there, as inf times 0.
+    twice = 2 * x
+    return 4 * (logistic(twice) * logistic(negative(twice)))
 
 
 sin = elementwise(np.sin, Tangent(lambda t, y, x: t * cos(x)), doc="Sine of x radians.", flops=15)
@@ -143,15 +144,30 @@ arccos = elementwise(
 arctan = elementwise(np.arctan, Tangent(lambda t, y, x: t / (1 + square(x))), doc="Inverse tangent, in radians.", flops=15)
 
 
-def _square_radius(y: Any, x: Any) -> Any:
-    return square(y) + square(x)
+def _over_radius(part: Any, z: Any) -> Any:
+    return part / where(equal(z, 0), 1.0, z)
+
+
+hypot = elementwise(
+    np.hypot,
+    Tangent(lambda t, z, x, y: t * _over_radius(x, z)),
+    Tangent(lambda t, z, x, y: t * _over_radius(y, z)),
+    doc="Length sqrt(x^2 + y^2) of the vector (x, y), without overflow; the derivative at (0, 0) is 0.",
+    domain=[(-3.0, 3.0), POSITIVE],
+    flops=5,
+)
+
+
+def _over_square_radius(part: Any, y: Any, x: Any) -> Any:
+    radius = hypot(x, y)
+    return part / radius / radius
 
 
 arctan2 = elementwise(
     np.arctan2,
-    Tangent(lambda t, z, y, x: t * (x / _square_radius(y, x))),
-    Tangent(lambda t, z, y, x: t * negative(y / _square_radius(y, x))),
-    doc="Angle of the point (x, y) in radians, between -pi and pi; operands are y, then x.",
+    Tangent(lambda t, z, y, x: t * _over_square_radius(x, y, x)),
+    Tangent(lambda t, z, y, x: t * negative(_over_square_radius(y, y, x))),
+    doc="Angle of the point (x, y) in radians, between -pi and pi; operands are y, then x; the derivative at (0, 0) is NaN.",
     domain=[(-3.0, 3.0), POSITIVE],
     flops=20,
 )
