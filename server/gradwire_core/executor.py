@@ -106,6 +106,13 @@ SCALAR_OPERATORS: Mapping[str, tuple[Kernel, str]] = {
 }
 
 
+# These two ufuncs take the memory of their result by keyword only.
+KEYWORD_OUT: Mapping[Kernel, Kernel] = {
+    np.maximum: lambda x, y, out: np.maximum(x, y, out=out),
+    np.minimum: lambda x, y, out: np.minimum(x, y, out=out),
+}
+
+
 def bind(equation: Equation) -> Kernel:
     """Return the kernel of an equation as a function of its operands alone."""
     primitive, params = equation.primitive, equation.params
@@ -137,8 +144,9 @@ class _Kernels:
         self.bound: list[Kernel] = []
         self._numbers: dict[Any, int] = {}
 
-    def number(self, equation: Equation) -> int:
-        """Return the number of the kernel of an equation."""
+    def number(self, step: Step) -> int:
+        """Return the number of the kernel of a step."""
+        equation = step.equation
         primitive, params = equation.primitive, equation.params
         key: Any = primitive
         if params:
@@ -146,10 +154,12 @@ class _Kernels:
             key = (primitive, tuple(params.items()), shapes)
         elif _is_scalar(equation):
             key = primitive.name
+        elif step.target >= 0 and primitive.kernel in KEYWORD_OUT:
+            key = KEYWORD_OUT[primitive.kernel]
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self.bound)
-            self.bound.append(bind(equation))
+            self.bound.append(key if callable(key) else bind(equation))
         return found
 
 
@@ -166,7 +176,7 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels)
         else:
             if step.target >= 0:
                 operands.append(operands[step.target])
-            right = f"k{kernels.number(step.equation)}({', '.join(operands)})"
+            right = f"k{kernels.number(step)}({', '.join(operands)})"
         left = ", ".join([name(slot) for slot in step.results])
         lines.append(f"{left} = {right}")
         if step.frees:
@@ -248,7 +258,7 @@ class _Chunks:
         bound, number, place = self._kernels.bound, self._kernels.number, self._place
         rows = []
         for step in steps:
-            index = number(step.equation)
+            index = number(step)
             operands = [place(slot) for slot in step.operands]
             if step.target >= 0:
                 operands.append(operands[step.target])
@@ -295,18 +305,17 @@ def _kept(array: Array) -> Array:
 FINISHES: Mapping[str, Callable[[Any], Array]] = {"array": np.asarray, "copy": _copied, "keep": _kept, "order": _ordered}
 
 
+HANDOVERS: Mapping[Handover, str] = {
+    Handover.KEEP: "keep",
+    Handover.ORDER: "order",
+    Handover.COPY: "copy",
+    Handover.SHARE: "array",
+}
+
+
 def _finishes(plan: Plan) -> list[tuple[int, str]]:
     """Return, for each output, where it stands and the name of what hands it over."""
-    found = []
-    for (slot, how), type in zip(plan.outputs, plan.program.output_types, strict=True):
-        if how is Handover.COPY:
-            finish = "copy"
-        elif how is Handover.SHARE or not type.shape:
-            finish = "array"
-        else:
-            finish = "keep" if how is Handover.KEEP else "order"
-        found.append((slot, finish))
-    return found
+    return [(slot, HANDOVERS[how]) for slot, how in plan.outputs]
 
 
 def _handed_over(name: str, finish: str) -> str:

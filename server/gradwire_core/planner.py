@@ -266,7 +266,7 @@ class _Planning:
         unused = [result for result in equation.results if result not in self.last_use]
         self.free += [homes[result].slot for result in unused]
         kept = results if not unused else [homes[result].slot for result in equation.results if result not in unused]
-        freed = [self._leave(operand) for operand in (*dying, *unused)]
+        freed = dict.fromkeys([self._leave(operand) for operand in (*dying, *unused)])
         return Step(equation, slots, results, -1, tuple([slot for slot in freed if slot not in kept]), nbytes, flops)
 
     def _count_flops(self, equation: Equation) -> float:
@@ -336,13 +336,13 @@ class _Planning:
         name, (result,) = equation.primitive.name, equation.results
         if first is None:
             self._settle(result, _Buffer(0, is_private=False, is_exclusive=False), is_writable=False, is_row_major=False)
-        elif name == "reshape" and not first.is_row_major:
+        elif first.buffer is self.numbers or (name == "reshape" and not first.is_row_major):
             # NumPy may have to copy: both are counted, and neither is written to.
             first.buffer.is_exclusive = False
             buffer = _Buffer(result.type.nbytes, first.buffer.is_private, is_exclusive=False, source=first.buffer)
             self._settle(result, buffer, is_writable=False, is_row_major=True)
         else:
-            is_row_major = first.is_row_major and name == "reshape"
+            is_row_major = first.is_row_major and (name == "reshape" or _is_leading_window(equation))
             self._settle(result, first.buffer, is_writable=first.is_writable and name != "broadcast_to", is_row_major=is_row_major)
 
     def _distrust(self, operands: tuple[Operand, ...]) -> None:
@@ -375,6 +375,17 @@ class _Planning:
         return tuple(outputs)
 
 
+def _is_leading_window(equation: Equation) -> bool:
+    """Whether an equation takes neighbouring elements along the first axis alone, so that they stay row-major."""
+    if equation.primitive.name != "slice":
+        return False
+    starts, stops, steps = (equation.params[key] for key in ("starts", "stops", "steps"))
+    assert isinstance(starts, tuple)
+    assert isinstance(stops, tuple)
+    assert isinstance(steps, tuple)
+    return not any(starts[1:]) and stops[1:] == equation.operands[0].type.shape[1:] and set(steps) <= {1}
+
+
 def _is_view(equation: Equation) -> bool:
     name = equation.primitive.name
     if name == "einsum":
@@ -394,9 +405,7 @@ def _scratch_bytes(equation: Equation, nbytes: int) -> int:
 def _handover(type: TensorType, home: _Home | None, taken: Collection[int]) -> Handover:
     if home is None or not home.buffer.is_private:
         return Handover.COPY
-    if not home.buffer.nbytes:
-        return Handover.KEEP
-    if id(home.buffer.root) in taken:
+    if id(home.buffer.root) in taken or not type.shape:
         return Handover.COPY
     if home.buffer.source is not None:
         return Handover.ORDER
@@ -504,7 +513,11 @@ def _differentials(equation: Equation, names: dict[Operand, str], varying: Colle
         if operand in varying and operand.type.dtype.is_inexact:
             for part, text in zip(parts, _partial(equation, position, names), strict=True):
                 part.extend([text] if text else [])
-    return [f"d{names[result]} = {' + '.join(part)}" for result, part in zip(equation.results, parts, strict=True) if part]
+    return [f"d{names[result]} = {_sum_text(part)}" for result, part in zip(equation.results, parts, strict=True) if part]
+
+
+def _sum_text(parts: Sequence[str]) -> str:
+    return parts[0] + "".join([f" - {part[1:]}" if part.startswith("-") else f" + {part}" for part in parts[1:]])
 
 
 def _partial(equation: Equation, position: int, names: dict[Operand, str]) -> list[str]:

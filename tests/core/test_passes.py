@@ -1,0 +1,113 @@
+"""The passes: each rule fires, keeps every bit, and leaves a program that the checker takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.check import check_program
+from gradwire_core.executor import Executor
+from gradwire_core.ops import PRIMITIVES
+from gradwire_core.passes import PIPELINE, prune, run_passes, simplify
+from gradwire_core.passes.rules import RULES
+from gradwire_core.planner import plan
+from gradwire_core.program import Equation, Program, Var
+from gradwire_core.types import Dtype, TensorType
+
+HARD = np.array([[0.0, -0.0, np.inf], [-np.inf, np.nan, -np.nan], [5e-324, -5e-324, 1.5]])
+
+
+def trace(function) -> Program:
+    builder = Builder()
+    found = function(builder.input(TensorType(Dtype.FLOAT64, HARD.shape)))
+    return builder.build(found if isinstance(found, tuple) else (found,))
+
+
+def emit(name: str, *operands: Value, **params) -> Value:
+    return operands[0].builder.emit(PRIMITIVES[name], operands, params)[0]
+
+
+def ones(x: Value) -> Value:
+    return emit("broadcast_to", x.builder.literal(np.float64(1)), shape=x.shape)
+
+
+# Each row: what is written, and how many equations are left.
+REWRITES = {
+    "transpose twice": (lambda x: x.T.T, 0),
+    "transpose, composed": (lambda x: np.transpose(np.transpose(np.reshape(x, (3, 1, 3)), (1, 2, 0)), (1, 2, 0)), 2),
+    "transpose, identity": (lambda x: emit("transpose", x, axes=(0, 1)), 0),
+    "reshape twice": (lambda x: np.reshape(np.reshape(x, (9,)), (1, 9)), 1),
+    "reshape and back": (lambda x: np.reshape(np.reshape(np.reshape(x, (9,)), (1, 9)), (3, 3)), 0),
+    "reshape, identity": (lambda x: emit("reshape", x, shape=(3, 3)), 0),
+    "broadcast twice": (lambda x: np.broadcast_to(np.broadcast_to(x, (2, 3, 3)), (5, 2, 3, 3)), 1),
+    "broadcast, identity": (lambda x: emit("broadcast_to", x, shape=(3, 3)), 0),
+    "convert, identity": (lambda x: emit("convert", x, dtype=Dtype.FLOAT64), 0),
+    "negative twice": (lambda x: np.negative(-x), 0),
+    "negative three times": (lambda x: np.negative(np.negative(-x)), 1),
+    "times one": (lambda x: emit("multiply", x, ones(x)), 0),
+    "one times": (lambda x: emit("multiply", ones(x), x), 0),
+    "times ones": (lambda x: x * np.ones(3), 0),
+    "over one": (lambda x: x / 1.0, 0),
+    "one over": (lambda x: 1.0 / x, 2),
+    "plus zero": (lambda x: x + 0.0, 2),
+    "equal after a rewrite": (lambda x: np.sin(x.T.T) + np.sin(x), 2),
+    "two outputs": (lambda x: (x.T.T, x, np.negative(-x).T), 1),
+}  # fmt: skip
+
+
+def bits(program: Program, *arrays: np.ndarray) -> list[bytes]:
+    return [array.tobytes() for array in Executor(plan(program))(*arrays)]
+
+
+@pytest.mark.parametrize("name", REWRITES)
+def test_a_rewrite_shortens_and_keeps_every_bit(name: str) -> None:
+    function, count = REWRITES[name]
+    program = trace(function)
+    after = run_passes(program)
+    check_program(after)
+    assert len(after.equations) == count
+    assert bits(after, HARD) == bits(program, HARD)
+
+
+def test_every_rule_is_tried() -> None:
+    fired = set()
+    for function, count in REWRITES.values():
+        program = trace(function)
+        if count < len(program.equations):
+            fired |= {equation.primitive.name for equation in program.equations}
+    assert set(RULES) <= fired
+
+
+@pytest.mark.parametrize("dtype", [Dtype.COMPLEX128, Dtype.INT64])
+def test_a_product_with_one_stays_where_it_is_not_exact_or_not_float(dtype: Dtype) -> None:
+    builder = Builder()
+    x = builder.input(TensorType(dtype, (3,)))
+    program = builder.build([x * builder.literal(np.ones(3, dtype.numpy))])
+    assert len(run_passes(program).equations) == 1
+
+
+@pytest.mark.parametrize("one", PIPELINE)
+def test_a_pass_that_finds_nothing_returns_the_program_itself(one) -> None:
+    program = trace(lambda x: np.sin(x) @ x)
+    assert one(program) is program
+
+
+def test_prune_keeps_an_equation_of_which_one_result_is_needed() -> None:
+    x = Var(TensorType(Dtype.FLOAT64, (3, 3)))
+    number = TensorType(Dtype.FLOAT64, ())
+    sign, log = Var(number), Var(number)
+    dead = Var(x.type)
+    sine, slogdet = PRIMITIVES["sin"], PRIMITIVES["slogdet"]
+    program = Program((x,), (Equation(slogdet, (x,), {}, (sign, log)), Equation(sine, (x,), {}, (dead,))), (log,))
+    after = prune(program)
+    assert [equation.primitive for equation in after.equations] == [slogdet]
+    assert after.inputs == (x,)
+
+
+def test_a_pass_folds_what_became_constant() -> None:
+    def function(x: Value) -> Value:
+        large = x.builder.literal(np.ones((3, 3)))
+        return x * emit("transpose", emit("transpose", large, axes=(1, 0)), axes=(1, 0))
+
+    assert len(simplify(trace(function)).equations) == 0
