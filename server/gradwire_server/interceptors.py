@@ -58,9 +58,12 @@ class Gate:
         if self._is_draining and not self._running_count:
             self._empty.set()
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Refuse new calls and wait for those that run; tell whether all of them finished in time."""
+    def close(self) -> None:
+        """Refuse new calls from now on."""
         self._is_draining = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the calls that run, once the gate is closed; tell whether all of them finished in time."""
         if self._running_count:
             try:
                 await asyncio.wait_for(self._empty.wait(), timeout_s)

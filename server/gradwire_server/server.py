@@ -91,6 +91,7 @@ class Server:
 
     async def _stop(self, server: grpc.aio.Server) -> None:
         """Refuse new calls, give those that run the grace time, then a moment to send what they have."""
+        self._gate.close()
         await self._health.enter_graceful_shutdown()
         all_finished = await self._gate.drain(self._config.grace_s)
         _LOGGER.info("drained all_finished=%s", all_finished)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import grpc
 import pytest
 
-from gradwire_proto.v1 import differentiation_service_pb2_grpc as pb_grpc
 from tests.server.processes import serving
 
 
@@ -17,10 +15,9 @@ def server():
 
 @pytest.fixture(scope="session")
 def channel(server):
-    with grpc.insecure_channel(server.address) as channel:
-        yield channel
+    return server.channel
 
 
 @pytest.fixture(scope="session")
-def stub(channel):
-    return pb_grpc.DifferentiationServiceStub(channel)
+def stub(server):
+    return server.stub

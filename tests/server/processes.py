@@ -17,9 +17,10 @@ import grpc
 
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import differentiation_service_pb2_grpc as pb_grpc
-from tests.server.requests import PATIENCE_S, quick
+from tests.server.requests import PATIENCE_S, wait_until
 
 READY = "listening on "
+_BUSY_TICKS = 10
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Process:
 
     popen: subprocess.Popen[str]
     address: str
+    channel: grpc.Channel
     complaints: Path
 
     @property
@@ -41,10 +43,9 @@ class Process:
         self.popen.send_signal(number)
         return self.popen.wait(PATIENCE_S)
 
-    @contextmanager
-    def connected(self) -> Iterator[pb_grpc.DifferentiationServiceStub]:
-        with grpc.insecure_channel(self.address) as channel:
-            yield pb_grpc.DifferentiationServiceStub(channel)
+    @property
+    def stub(self) -> pb_grpc.DifferentiationServiceStub:
+        return pb_grpc.DifferentiationServiceStub(self.channel)
 
 
 def start(*arguments: str, stderr: IO[str] | int = subprocess.PIPE, **environ: str) -> subprocess.Popen[str]:
@@ -70,31 +71,33 @@ def serving(*arguments: str) -> Iterator[Process]:
         path = Path(complaints.name)
         try:
             line = popen.stdout.readline()
-            assert line.startswith(READY), path.read_text()
-            yield Process(popen, line.removeprefix(READY).strip(), path)
+            assert line.startswith(READY), "the server did not start"
+            address = line.removeprefix(READY).strip()
+            with grpc.insecure_channel(address) as channel:
+                yield Process(popen, address, channel, path)
+        except BaseException:
+            print(path.read_text())
+            raise
         finally:
             if popen.poll() is None:
                 popen.terminate()
             popen.communicate(timeout=PATIENCE_S)
 
 
-def occupy(stub: pb_grpc.DifferentiationServiceStub, request: pb.EvaluateRequest, timeout_s: float = PATIENCE_S) -> Any:
-    """Start a call that takes the only worker of a server without a queue, and return it once it has: others are refused."""
-    while True:
-        running = stub.Evaluate.future(request, timeout=timeout_s)
-        while not running.done():
-            if not is_answered(stub):
-                return running
-        assert running.code() is grpc.StatusCode.UNAVAILABLE, running  # refused itself, since a probe was in its way
+def occupy(server: Process, request: pb.EvaluateRequest, timeout_s: float = PATIENCE_S) -> Any:
+    """Start a call of the only worker of a server, and return it once the worker is at it."""
+    (pid,) = server.worker_pids
+    before = cpu_ticks(pid)
+    running = server.stub.Evaluate.future(request, timeout=timeout_s)
+    wait_until(lambda: cpu_ticks(pid) > before + _BUSY_TICKS)
+    assert not running.done()
+    return running
 
 
-def is_answered(stub: pb_grpc.DifferentiationServiceStub) -> bool:
-    """Whether a small request is answered, and not refused."""
-    try:
-        stub.Evaluate(quick(), timeout=PATIENCE_S)
-    except grpc.RpcError:
-        return False
-    return True
+def cpu_ticks(pid: int) -> int:
+    """The time a process has computed, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def is_alive(pid: int) -> bool:

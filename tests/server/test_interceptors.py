@@ -9,6 +9,7 @@ from gradwire_server.interceptors import Gate
 def test_a_gate_without_calls_drains_at_once_and_refuses_from_then_on():
     async def scenario() -> None:
         gate = Gate()
+        gate.close()
         assert await gate.drain(0.0)
         with pytest.raises(DrainingError), gate:
             raise AssertionError
@@ -21,6 +22,7 @@ def test_a_gate_drains_when_the_last_call_is_out():
         gate = Gate()
         with gate:
             with gate:
+                gate.close()
                 draining = asyncio.create_task(gate.drain(30.0))
                 await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -34,6 +36,7 @@ def test_a_gate_gives_up_after_its_time():
     async def scenario() -> None:
         gate = Gate()
         with gate:
+            gate.close()
             assert not await gate.drain(0.01)
 
     asyncio.run(scenario())

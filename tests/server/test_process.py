@@ -12,70 +12,64 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.server.processes import READY, is_alive, is_answered, occupy, run, serving, start
+from tests.server.processes import READY, is_alive, occupy, run, serving, start
 from tests.server.requests import FOREVER, PATIENCE_S, quick, slow, value, wait_until
 
-ALONE = ("--workers", "1", "--queue-count", "0", "--max-peak-bytes", str(2**50))
+ALONE = ("--workers", "1", "--max-peak-bytes", str(2**50))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_stops_it_cleanly_and_leaves_nothing_behind(number):
     with serving("--workers", "1") as server:
         pids = server.worker_pids
-        with server.connected() as stub:
-            stub.Evaluate(quick(), timeout=PATIENCE_S)
-            assert server.stop(number) == 0
+        server.stub.Evaluate(quick(), timeout=PATIENCE_S)
+        assert server.stop(number) == 0
         assert len(pids) == 1
         assert not any(map(is_alive, pids))
         assert "Traceback" not in server.complaints.read_text()
 
 
 def test_it_drains_under_load():
-    with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
+    with serving(*ALONE) as server:
+        watch = health_pb2_grpc.HealthStub(server.channel).Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        running = occupy(stub, slow(200))
+        running = occupy(server, slow(200))
         server.popen.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        wait_until(lambda: refused_as(stub) == "DRAINING")
+        with pytest.raises(grpc.RpcError, match="one that is stopping") as refused:
+            server.stub.Evaluate(quick(), timeout=PATIENCE_S)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not running.done()
         assert np.isfinite(value(running.result())).all()
         assert server.popen.wait(PATIENCE_S) == 0
 
 
-def refused_as(stub) -> str:
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Evaluate(quick(), timeout=PATIENCE_S)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    return "DRAINING" if "stopping" in caught.value.details() else "OVERLOADED"
-
-
 def test_past_the_grace_time_running_calls_are_ended():
-    with serving(*ALONE, "--grace-s", "0.1") as server, server.connected() as stub:
+    with serving(*ALONE, "--grace-s", "0.1") as server:
         pids = server.worker_pids
-        running = occupy(stub, slow(FOREVER))
+        running = occupy(server, slow(FOREVER))
         assert server.stop() == 0
         assert running.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
         assert not any(map(is_alive, pids))
 
 
 def test_a_deadline_and_a_cancel_stop_the_work():
-    with serving(*ALONE) as server, server.connected() as stub:
+    with serving(*ALONE) as server:
         for timeout_s, code in ((2.0, grpc.StatusCode.DEADLINE_EXCEEDED), (PATIENCE_S, grpc.StatusCode.CANCELLED)):
             pids = server.worker_pids
-            running = occupy(stub, slow(FOREVER), timeout_s)
+            running = occupy(server, slow(FOREVER), timeout_s)
             if code is grpc.StatusCode.CANCELLED:
                 running.cancel()
             wait_until(lambda pids=pids: server.worker_pids - pids)
             assert not pids & server.worker_pids
             assert running.code() is code
-            wait_until(lambda: is_answered(stub))
+            server.stub.Evaluate(quick(), timeout=PATIENCE_S)
 
 
 def test_a_killed_server_takes_its_workers_along():
-    with serving(*ALONE) as server, server.connected() as stub:
+    with serving(*ALONE) as server:
         pids = server.worker_pids
-        running = occupy(stub, slow(FOREVER))
+        running = occupy(server, slow(FOREVER))
         assert server.stop(signal.SIGKILL) == -signal.SIGKILL
         wait_until(lambda: not any(map(is_alive, pids)))
         assert running.code() is grpc.StatusCode.UNAVAILABLE
@@ -127,8 +121,8 @@ def test_metrics_are_served_on_their_own_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with serving("--workers", "1", "--metrics-listen", address) as server, server.connected() as stub:
-        stub.Evaluate(quick(), timeout=PATIENCE_S)
+    with serving("--workers", "1", "--metrics-listen", address) as server:
+        server.stub.Evaluate(quick(), timeout=PATIENCE_S)
         with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as response:
             text = response.read().decode()
     assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
@@ -137,9 +131,9 @@ def test_metrics_are_served_on_their_own_port():
 
 
 def test_health_answers_while_every_worker_is_busy():
-    with serving(*ALONE) as server, server.connected() as stub, grpc.insecure_channel(server.address) as channel:
-        running = occupy(stub, slow(FOREVER))
-        health = health_pb2_grpc.HealthStub(channel)
+    with serving(*ALONE) as server:
+        running = occupy(server, slow(FOREVER))
+        health = health_pb2_grpc.HealthStub(server.channel)
         done = threading.Event()
         health.Check.future(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S).add_done_callback(lambda _: done.set())
         assert done.wait(PATIENCE_S)
