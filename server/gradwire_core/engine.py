@@ -159,6 +159,7 @@ class Executable:
         self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
+        self._takes_any_order = not plan.reproducible
         self._execute = Executor(plan)
 
     def run(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = ()) -> list[list[Result]]:
@@ -183,13 +184,15 @@ class Executable:
 
     def _check(self, arrays: list[Array], inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> list[Array]:
         """Return the arrays as NumPy arrays in native byte order, if they are of the right types."""
-        expected = self._expected
+        expected, any_order = self._expected, self._takes_any_order
         if len(arrays) != len(expected) or len(inputs) != len(self.input_types):
             self._refuse_count(inputs, seeds)
         for index, (dtype, shape) in enumerate(expected):
             array = arrays[index]
             if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
-                arrays[index] = self._convert(array, index)
+                array = arrays[index] = self._convert(array, index)
+            if not (any_order or array.flags.c_contiguous):
+                arrays[index] = array.copy()  # the order of axes in memory is an order of summation
         if seeds and [*map(len, seeds)] != [*map(len, self.seed_types)]:
             self._refuse_count(inputs, seeds)
         return arrays

@@ -155,6 +155,14 @@ def test_any_memory_and_byte_order_is_taken(program: Program, array) -> None:
     assert found.dtype.isnative
 
 
+def test_memory_order_does_not_show_in_a_reproducible_answer() -> None:
+    program = trace(lambda x: (np.sum(x), np.sum(x, axis=0), x @ x.T), floats(67, 45))
+    made = engine.compile(program, [VALUE], reproducible=True)
+    x = np.random.default_rng(0).normal(size=(67, 45))
+    for one, other in zip(made.run([x])[0], made.run([np.asfortranarray(x)])[0], strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
 # -- structured layouts ----------------------------------------------------------------------------------------------------------
 
 

@@ -74,10 +74,12 @@ def combine(source: random.Random, x: Value, values: list[Value]) -> Value:
 
 def reduce_axis(source: random.Random, x: Value, _: list[Value]) -> Value:
     axis = source.randrange(x.ndim)
-    return np.sum(x, axis=axis, keepdims=True) * x if source.random() < 0.5 else np.sum(x, axis=axis)
+    total = np.sum(np.sign(x), axis=axis, keepdims=True)
+    return total * x if source.random() < 0.5 else np.sum(total, axis=axis)
 
 
-# What a value may become: where that is possible, and how.
+# What a value may become: where that is possible, and how. Only integers are summed: their order, and so the order of axes in
+# memory, does not count.
 MOVES = (
     *[(lambda x: True, lambda source, x, values: source.choice(UNARY)(x))] * 3,
     *[(lambda x: True, combine)] * 3,
@@ -85,9 +87,9 @@ MOVES = (
     (lambda x: True, lambda source, x, values: np.reshape(x, source.choice(RESHAPES)(x.shape))),
     (lambda x: x.ndim > 0, reduce_axis),
     (lambda x: x.ndim > 0, lambda source, x, values: x[::-1] if source.random() < 0.5 else x[1:]),
-    (lambda x: True, lambda source, x, values: np.where(x > 0, x, np.sum(x))),
+    (lambda x: True, lambda source, x, values: np.where(x > 0, x, np.sum(np.sign(x)))),
     (lambda x: x.ndim == 2 and len(x) > 0, lambda source, x, values: np.broadcast_to(x[0] + 1.0, x.shape)),
-    (lambda x: x.ndim == 2, lambda source, x, values: x @ x.T),
+    (lambda x: x.ndim == 2, lambda source, x, values: np.sign(x) @ np.sign(x).T),
     (lambda x: True, lambda source, x, values: x * 2.0),
 )
 
