@@ -245,13 +245,14 @@ class _Planning:
             dying = list(dict.fromkeys(dying))
         slots = tuple([homes[operand].slot if type(operand) is Var else self._locate(operand) for operand in operands])
         flops = self._count_flops(equation)
-        target = self._find_target(equation, operands, dying) if dying else -1
-        if target < 0:
+        heir = self._find_heir(equation, dying) if dying else None
+        if heir is None:
             return self._allocating_step(equation, operands, slots, dying, flops)
-        homes[equation.results[0]] = homes.pop(operands[target])
-        frees = tuple([self._leave(operand) for operand in dying if operand is not operands[target]])
+        place = operands.index(heir)
+        homes[equation.results[0]] = homes.pop(heir)
+        frees = tuple([self._leave(operand) for operand in dying if operand is not heir])
         self.free += frees
-        return Step(equation, slots, (slots[target],), target, frees, 0, flops)
+        return Step(equation, slots, (slots[place],), place if heir.type.shape else -1, frees, 0, flops)
 
     def _allocating_step(
         self, equation: Equation, operands: tuple[Operand, ...], slots: tuple[int, ...], dying: list[Operand], flops: float
@@ -286,17 +287,17 @@ class _Planning:
             return ~self.literals.setdefault(operand, len(self.literals))
         return self.homes[operand].slot
 
-    def _find_target(self, equation: Equation, operands: tuple[Operand, ...], dying: list[Operand]) -> int:
-        """Return the position of an operand whose memory the result can take over, or -1."""
+    def _find_heir(self, equation: Equation, dying: list[Operand]) -> Operand | None:
+        """Return a dying operand whose home the result can take over; of numbers that is the slot alone."""
         type = equation.results[0].type
-        if not type.shape or not isinstance(equation.primitive.kernel, np.ufunc) or len(equation.results) > 1:
-            return -1
+        if not isinstance(equation.primitive.kernel, np.ufunc) or len(equation.results) > 1:
+            return None
         for operand in dying:
             if operand.type is type or operand.type == type:
                 home = self.homes[operand]
-                if home.is_writable and home.buffer.is_exclusive and home.buffer.users == 1:
-                    return operands.index(operand)
-        return -1
+                if home.buffer is self.numbers or (home.is_writable and home.buffer.is_exclusive and home.buffer.users == 1):
+                    return operand
+        return None
 
     def _settle(self, var: Var, buffer: _Buffer, *, is_writable: bool, is_row_major: bool) -> None:
         """Give a value a slot and its share of a buffer."""
