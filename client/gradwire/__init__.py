@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         vmap,
     )
     from gradwire._program import Program
-    from gradwire._remote import Capabilities
+    from gradwire._session import Capabilities
     from gradwire_core.errors import (
         ArgumentError,
         CancelledError,
@@ -59,7 +59,7 @@ _HOMES = {
         "vjp", "vmap",
     ],
     "gradwire._program": ["Program"],
-    "gradwire._remote": ["Capabilities"],
+    "gradwire._session": ["Capabilities"],
     "gradwire_core.errors": [
         "ArgumentError", "CancelledError", "DeadlineError", "DrainingError", "DtypeError", "GradwireError", "InternalError",
         "LimitError", "NotDifferentiableError", "NotFoundError", "OverloadedError", "PermissionDeniedError", "PoisonedTaskError",

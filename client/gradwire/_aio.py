@@ -6,7 +6,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from gradwire._config import ClientConfig
-from gradwire._remote import AsyncBackend, Capabilities
+from gradwire._remote import AsyncBackend
+from gradwire._session import Capabilities
 from gradwire._task import Task
 from gradwire._transforms import Functions
 from gradwire_core.program import Program

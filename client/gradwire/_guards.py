@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from gradwire._watch import ABSENT, SCALARS, Slot, Watch, contents
+
 VISIT_LIMIT = 20_000  # objects walked; what reaches more is traced at every call
 COPY_LIMIT_BYTES = 64 * 2**20  # arrays watched by one function; beyond, it is traced at every call
 
@@ -37,85 +39,19 @@ _FIXED_ROOTS = (frozenset(sys.stdlib_module_names) - _VOLATILE_MODULES) | {
     "gradwire_core",
     "gradwire_proto",
 }
-_SCALARS = (
-    int,
-    float,
-    complex,
-    bool,
-    str,
-    bytes,
-    type(None),
-    type(Ellipsis),
-    type(NotImplemented),
-    range,
-    slice,
-    np.generic,
-    np.dtype,
-)
-_FIXED = (*_SCALARS, enum.Enum, re.Pattern, types.CodeType)
+_FIXED = (*SCALARS, enum.Enum, re.Pattern, types.CodeType)
 _BUILTIN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
+_CACHED = type(functools.cache(len))
 _DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType)
 _CLASS_NOISE = frozenset({
     "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__", "__dataclass_fields__",
     "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__", "__module__", "__orig_bases__",
     "__parameters__", "__qualname__", "__static_attributes__", "__type_params__", "__weakref__", "_abc_impl",
 })  # fmt: skip
-_ABSENT: Any = object()
 
 
 class UnverifiableError(Exception):
     """Raised within the walk when a function reaches something whose state cannot be compared."""
-
-
-class Watch:
-    """What a function saw. `holds` tells whether it would see the same now."""
-
-    __slots__ = ("_arrays", "_cells", "_dicts", "_functions", "_names", "_root", "_sequences", "copied_bytes")
-
-    def __init__(self) -> None:
-        self._root: tuple[Any, Any, Any] | None = None
-        self._functions: list[tuple[Any, Any, Any, Any]] = []
-        self._cells: list[tuple[Any, Any]] = []
-        self._names: list[tuple[dict[str, Any], str, Any]] = []
-        self._sequences: list[tuple[Any, tuple[Any, ...]]] = []
-        self._dicts: list[tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = []
-        self._arrays: list[tuple[Any, Any, Any, bytearray]] = []
-        self.copied_bytes = 0
-
-    def holds(self, root: Any) -> bool:
-        """Whether everything that was seen is still so; the function itself is given, for the watch does not keep it alive."""
-        if self._root is not None:
-            function = getattr(root, "__func__", root)
-            code, defaults, keywords = self._root
-            if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords:
-                return False
-        for function, code, defaults, keywords in self._functions:
-            if function.__code__ is not code or function.__defaults__ is not defaults or function.__kwdefaults__ is not keywords:
-                return False
-        for scope, name, seen in self._names:
-            now = scope.get(name, _ABSENT)
-            if now is not seen and not _is_same(now, seen):
-                return False
-        for cell, seen in self._cells:
-            now = _contents(cell)
-            if now is not seen and not _is_same(now, seen):
-                return False
-        return (not self._sequences or self._sequences_hold()) and (not self._dicts or self._dicts_hold()) and self._arrays_hold()
-
-    def _sequences_hold(self) -> bool:
-        return all(len(items) == len(seen) and all(map(_is_same, items, seen)) for items, seen in self._sequences)
-
-    def _dicts_hold(self) -> bool:
-        return all(
-            len(items) == len(keys) and all(map(_is_same, items, keys)) and all(map(_is_same, items.values(), seen))
-            for items, keys, seen in self._dicts
-        )
-
-    def _arrays_hold(self) -> bool:
-        for array, shape, dtype, seen in self._arrays:
-            if array.shape != shape or array.dtype != dtype or not _has_bytes(array, seen):
-                return False
-        return True
 
 
 def watch(function: Callable[..., Any]) -> Watch | None:
@@ -142,7 +78,7 @@ class _Walk:
             function = function.__func__
         if isinstance(function, types.FunctionType):
             self._seen[id(function)] = function
-            self.watch._root = (function.__code__, function.__defaults__, function.__kwdefaults__)  # noqa: SLF001
+            self.watch.see_root(function)
             self._inside(function)
         else:
             self._stack.append(function)
@@ -164,11 +100,11 @@ class _Walk:
 
     # -- functions -------------------------------------------------------------------------------------------------------
 
-    def _visit_function(self, function: types.FunctionType) -> None:
+    def see_function(self, function: types.FunctionType) -> None:
         if _is_fixed(function.__module__):
             self._closure(function)
         else:
-            self.watch._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))  # noqa: SLF001
+            self.watch.see_function(function)
             self._inside(function)
 
     def _inside(self, function: types.FunctionType) -> None:
@@ -184,24 +120,23 @@ class _Walk:
             elif scope == "import":
                 self._imported(name)
             elif name in cells:
-                self._follow(_contents(cells[name]), attributes)
+                self._follow(contents(cells[name]), attributes)
 
     def _closure(self, function: types.FunctionType) -> dict[str, Any]:
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         for cell in cells.values():
-            self._cell(cell)
+            self.see_cell(cell)
         return cells
 
-    def _cell(self, cell: types.CellType) -> None:
-        seen = _contents(cell)
-        self.watch._cells.append((cell, seen))  # noqa: SLF001
-        if seen is not _ABSENT and not isinstance(seen, types.ModuleType):
+    def see_cell(self, cell: types.CellType) -> None:
+        seen = self.watch.see_cell(cell)
+        if seen is not ABSENT and not isinstance(seen, types.ModuleType):
             self._stack.append(seen)
 
     def _global(self, scope: dict[str, Any], name: str, attributes: tuple[str, ...]) -> None:
-        seen = scope.get(name, _ABSENT)
-        self.watch._names.append((scope, name, seen))  # noqa: SLF001
-        if seen is _ABSENT:
+        seen = scope.get(name, ABSENT)
+        self.watch.see_name(scope, name, seen)
+        if seen is ABSENT:
             if name in _VOLATILE_BUILTINS:
                 raise UnverifiableError
             seen = getattr(builtins, name, None)
@@ -213,10 +148,10 @@ class _Walk:
             if not isinstance(seen, types.ModuleType):
                 break
             scope = vars(seen)
-            found = scope.get(attribute, _ABSENT)
+            found = scope.get(attribute, ABSENT)
             if not _is_fixed(seen.__name__):
-                self.watch._names.append((scope, attribute, found))  # noqa: SLF001
-            seen = getattr(seen, attribute, None) if found is _ABSENT else found
+                self.watch.see_name(scope, attribute, found)
+            seen = getattr(seen, attribute, None) if found is ABSENT else found
         self._stack.append(seen)
 
     def _imported(self, name: str) -> None:
@@ -225,71 +160,65 @@ class _Walk:
 
     # -- everything else -------------------------------------------------------------------------------------------------
 
-    def _module(self, module: types.ModuleType) -> None:
+    def see_module(self, module: types.ModuleType) -> None:
         if not _is_fixed(module.__name__):
             raise UnverifiableError
 
-    def _nothing(self, item: Any) -> None:
+    def see_nothing(self, item: Any) -> None:
         """Visit what cannot change."""
 
-    def _builtin(self, function: Any) -> None:
+    def see_builtin(self, function: Any) -> None:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, types.ModuleType):
-            self._module(owner)
+            self.see_module(owner)
         elif not isinstance(owner, type):
             self._stack.append(owner)
 
-    def _partial(self, partial: functools.partial[Any]) -> None:
+    def see_partial(self, partial: functools.partial[Any]) -> None:
         self._stack += [partial.func, *partial.args, *partial.keywords.values()]
 
-    def _method(self, method: types.MethodType) -> None:
+    def see_method(self, method: types.MethodType) -> None:
         self._stack += [method.__func__, method.__self__]
 
-    def _wrapper(self, wrapper: Any) -> None:
+    def see_wrapper(self, wrapper: Any) -> None:
         self._stack.append(wrapper.__wrapped__ if hasattr(wrapper, "__wrapped__") else wrapper.__func__)
 
-    def _property(self, item: property) -> None:
+    def see_property(self, item: property) -> None:
         self._stack += [item.fget, item.fset]
 
-    def _array(self, array: np.ndarray[Any, Any]) -> None:
+    def see_array(self, array: np.ndarray[Any, Any]) -> None:
         if array.dtype.hasobject:
             raise UnverifiableError
         if type(array) is not np.ndarray:
             self._object(array)
         if not array.flags.writeable and array.base is None:
             return
-        self.watch.copied_bytes += array.nbytes
-        if self.watch.copied_bytes > COPY_LIMIT_BYTES:
+        if self.watch.copied_bytes + array.nbytes > COPY_LIMIT_BYTES:
             raise UnverifiableError
-        self.watch._arrays.append((array, array.shape, array.dtype, bytearray(array.tobytes(order="A"))))  # noqa: SLF001
+        self.watch.see_array(array)
 
-    def _immutable(self, items: Iterable[Any]) -> None:
+    def see_items(self, items: Iterable[Any]) -> None:
         self._stack.extend(items)
         if type(items) not in (tuple, frozenset):
             self._object(items)
 
-    def _sequence(self, items: Any) -> None:
-        seen = tuple(items)
-        self.watch._sequences.append((items, seen))  # noqa: SLF001
-        self._stack.extend(seen)
+    def see_sequence(self, items: Any) -> None:
+        self._stack.extend(self.watch.see_sequence(items))
         if type(items) not in (list, set, collections.deque):
             self._object(items)
 
-    def _dict(self, items: Any) -> None:
-        keys, seen = tuple(items), tuple(items.values())
-        self.watch._dicts.append((items, keys, seen))  # noqa: SLF001
-        self._stack.extend(keys)
-        self._stack.extend(seen)
+    def see_dict(self, items: Any) -> None:
+        self._stack.extend(self.watch.see_dict(items))
         if type(items) not in (dict, types.MappingProxyType, collections.OrderedDict):
             self._object(items)
 
-    def _class(self, kind: type) -> None:
+    def see_class(self, kind: type) -> None:
         if _is_fixed(kind.__module__):
             return
         namespace = vars(kind)
         for name, seen in namespace.items():
             if name not in _CLASS_NOISE:
-                self.watch._names.append((namespace, name, seen))  # type: ignore[arg-type]  # noqa: SLF001  # a proxy reads as a dict
+                self.watch.see_name(namespace, name, seen)
                 self._stack.append(seen)
         self._stack.extend(kind.__bases__)
 
@@ -306,74 +235,30 @@ class _Walk:
             raise UnverifiableError
         if hasattr(item, "__dict__"):
             self._seen.setdefault(id(item.__dict__), item.__dict__)
-            self._dict(item.__dict__)
+            self.see_dict(item.__dict__)
         for name in _slots(kind):
-            seen = getattr(item, name, _ABSENT)
-            self.watch._cells.append((_Slot(item, name), seen))  # noqa: SLF001
-            if seen is not _ABSENT:
+            seen = self.watch.see_cell(Slot(item, name))
+            if seen is not ABSENT:
                 self._stack.append(seen)
         self._stack.append(kind)
 
 
 _VISITS: tuple[tuple[Any, Callable[[_Walk, Any], None]], ...] = (
-    (types.FunctionType, _Walk._visit_function),  # noqa: SLF001
-    (types.ModuleType, _Walk._module),  # noqa: SLF001
-    (np.ndarray, _Walk._array),  # noqa: SLF001
-    ((list, set, collections.deque), _Walk._sequence),  # noqa: SLF001
-    ((tuple, frozenset), _Walk._immutable),  # noqa: SLF001
-    ((dict, types.MappingProxyType), _Walk._dict),  # noqa: SLF001
-    (types.MethodType, _Walk._method),  # noqa: SLF001
-    (functools.partial, _Walk._partial),  # noqa: SLF001
-    ((staticmethod, classmethod, functools._lru_cache_wrapper), _Walk._wrapper),  # noqa: SLF001
-    (property, _Walk._property),  # noqa: SLF001
-    (types.CellType, _Walk._cell),  # noqa: SLF001
-    (_BUILTIN, _Walk._builtin),  # noqa: SLF001
-    (type, _Walk._class),  # noqa: SLF001
-    ((*_DESCRIPTORS, np.ufunc, type(np.sum)), _Walk._nothing),  # noqa: SLF001
+    (types.FunctionType, _Walk.see_function),
+    (types.ModuleType, _Walk.see_module),
+    (np.ndarray, _Walk.see_array),
+    ((list, set, collections.deque), _Walk.see_sequence),
+    ((tuple, frozenset), _Walk.see_items),
+    ((dict, types.MappingProxyType), _Walk.see_dict),
+    (types.MethodType, _Walk.see_method),
+    (functools.partial, _Walk.see_partial),
+    ((staticmethod, classmethod, _CACHED), _Walk.see_wrapper),
+    (property, _Walk.see_property),
+    (types.CellType, _Walk.see_cell),
+    (_BUILTIN, _Walk.see_builtin),
+    (type, _Walk.see_class),
+    ((*_DESCRIPTORS, np.ufunc, type(np.sum)), _Walk.see_nothing),
 )
-
-
-class _Slot:
-    """A slot of an object, read as a cell is."""
-
-    __slots__ = ("_item", "_name")
-
-    def __init__(self, item: Any, name: str) -> None:
-        self._item = item
-        self._name = name
-
-    @property
-    def cell_contents(self) -> Any:
-        """What the slot holds."""
-        return getattr(self._item, self._name, _ABSENT)
-
-
-def _contents(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _ABSENT
-
-
-def _is_same(now: Any, seen: Any) -> bool:
-    """Whether two objects are one, or scalars of one type and value (-0.0 differs from 0.0, and NaN from nothing)."""
-    if now is seen:
-        return True
-    kind = type(now)
-    if kind is not type(seen) or not isinstance(now, _SCALARS):
-        return False
-    if kind in (int, str, bool, bytes):
-        return bool(now == seen)
-    return repr(now) == repr(seen) if not isinstance(now, np.generic) else now.tobytes() == seen.tobytes()
-
-
-def _has_bytes(array: np.ndarray[Any, Any], seen: bytearray) -> bool:
-    # A bytearray compares with a contiguous buffer in place, at the speed of memory.
-    if array.flags.c_contiguous:
-        return seen.__eq__(array) is True
-    if array.flags.f_contiguous:
-        return seen.__eq__(array.T) is True
-    return seen == array.tobytes(order="A")
 
 
 def _is_fixed(module: str | None) -> bool:

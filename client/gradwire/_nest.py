@@ -29,9 +29,9 @@ class Structure:
 
     def unflatten(self, leaves: Sequence[Any]) -> Any:
         """Return the nested value that has these leaves, in order."""
-        return self._take(iter(leaves))
+        return self.take(iter(leaves))
 
-    def _take(self, leaves: Iterator[Any]) -> Any:
+    def take(self, leaves: Iterator[Any]) -> Any:
         return next(leaves)
 
     def collect(self, tree: Any, leaves: list[Any], where: str) -> None:
@@ -59,7 +59,7 @@ class Static(Structure):
         super().__init__(0)
         self.value = value
 
-    def _take(self, leaves: Iterator[Any]) -> Any:
+    def take(self, leaves: Iterator[Any]) -> Any:
         del leaves
         return self.value
 
@@ -91,8 +91,8 @@ class Branch(Structure):
         self.children = children
         self._hash = hash((kind, keys, children))
 
-    def _take(self, leaves: Iterator[Any]) -> Any:
-        items = [child._take(leaves) for child in self.children]  # noqa: SLF001  # a structure of the same tree
+    def take(self, leaves: Iterator[Any]) -> Any:
+        items = [child.take(leaves) for child in self.children]
         return _rebuild(self.kind, self.keys, items)
 
     def collect(self, tree: Any, leaves: list[Any], where: str) -> None:

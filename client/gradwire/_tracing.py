@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from gradwire import numpy as _compositions  # noqa: F401  # registers them under NumPy's functions
-from gradwire._guards import Watch, watch
+from gradwire._guards import watch
 from gradwire._nest import Branch, Structure, flatten, unflatten_call
+from gradwire._watch import Watch
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, DtypeError, GradwireError
 from gradwire_core.program import Program
@@ -42,6 +43,8 @@ class Trace:
         captures: the captured arrays (or Values of an outer trace), in the order of their inputs.
         arguments: the structure of the call.
         results: the structure of what the function returned.
+        watch: what the function saw; None where that could not be verified.
+        weight_bytes: the estimated memory of the trace.
         prepared: what is derived of this trace, by what was asked.
     """
 
@@ -51,18 +54,13 @@ class Trace:
     arguments: Branch
     results: Structure
     watch: Watch | None = None
+    weight_bytes: int = 0
     prepared: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def argument_types(self) -> tuple[TensorType, ...]:
         """The types of the leaves of the arguments."""
         return self.program.input_types[: self.arguments.count]
-
-    @property
-    def weight_bytes(self) -> int:
-        """The estimated memory of the trace."""
-        copied = self.watch.copied_bytes if self.watch else 0
-        return copied + EQUATION_BYTES * (10 + len(self.program.equations))
 
 
 def name_of(function: Any) -> str:
@@ -171,6 +169,7 @@ class TraceCache:
         made = trace(function, arguments, input_types())
         if seen is not None and not any(isinstance(item, Value) for item in made.captures):
             made.watch = seen
+            made.weight_bytes = seen.copied_bytes + EQUATION_BYTES * (10 + len(made.program.equations))
             self._keep(key, function, made)
         return made
 

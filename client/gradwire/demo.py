@@ -6,6 +6,7 @@ Every result comes from the server and is printed beside its closed form, comput
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import subprocess
 import sys
@@ -91,9 +92,8 @@ def main() -> int:
         code = server.stop()
     count = sum(len(stop.checks) for stop in TOUR)
     print()
-    print(
-        f"{count} results in {time.perf_counter() - began_s:.1f} s. The largest relative error is {worst:.1e}, of {TOLERANCE:.0e} allowed."
-    )
+    elapsed_s = time.perf_counter() - began_s
+    print(f"{count} results in {elapsed_s:.1f} s. The largest relative error is {worst:.1e}, of {TOLERANCE:.0e} allowed.")
     print(f"The server stopped with exit code {code}.")
     return 0 if worst <= TOLERANCE and code == 0 else 1
 
@@ -106,7 +106,7 @@ def tour(client: Client) -> float:
         for check in stop.checks:
             result = check.finish(check.ask(client))
             error = check.error(result)
-            worst = max(worst, error) if error == error else float("inf")  # noqa: PLR0124  # NaN is no agreement
+            worst = max(worst, math.inf if math.isnan(error) else error)
             print("\n".join(show(check, result, error)))
     return worst
 

@@ -211,10 +211,19 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
     return np.take(a, np.repeat(np.arange(shape(a)[axis]), repeats), axis)
 
 
-@implements(np.split, np.array_split)
+@implements(np.split)
 def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
-    """Return the parts of an array along an axis."""
-    places = np.split(np.arange(shape(ary)[axis]), indices_or_sections)
+    """Return the parts of an array along an axis, equally long or between given places."""
+    return _parts(ary, np.split(np.arange(shape(ary)[axis]), indices_or_sections), axis)
+
+
+@implements(np.array_split)
+def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
+    """Return the parts of an array along an axis, as equally long as can be."""
+    return _parts(ary, np.array_split(np.arange(shape(ary)[axis]), indices_or_sections), axis)
+
+
+def _parts(ary: Any, places: Sequence[Any], axis: int) -> list[Any]:
     whole: list[Any] = [slice(None)] * ndim(ary)
     parts = []
     for place in places:

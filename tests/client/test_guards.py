@@ -80,7 +80,15 @@ def test_a_variable_bound_to_an_equal_scalar_is_not(value):
 
 
 def test_an_array_changed_in_place_is_noticed():
-    for array in (np.zeros(3), np.zeros((3, 2)).T, np.zeros((4, 4))[::2, 1:], np.zeros(()), np.zeros(5000), np.zeros((100, 90)).T, np.zeros(2, bool)):
+    for array in (
+        np.zeros(3),
+        np.zeros((3, 2)).T,
+        np.zeros((4, 4))[::2, 1:],
+        np.zeros(()),
+        np.zeros(5000),
+        np.zeros((100, 90)).T,
+        np.zeros(2, bool),
+    ):
         function, _ = closure_over(array)
         assert holds_after(function, lambda: None)
         assert not holds_after(function, lambda array=array: array.__setitem__(..., 1))
@@ -98,18 +106,9 @@ def test_a_reshaped_array_is_noticed():
     function, _ = closure_over(array)
 
     def reshape():
-        array.shape = (3, 2)
+        array.resize((3, 2), refcheck=False)
 
-    with pytest.warns(DeprecationWarning) if np.lib.NumpyVersion(np.__version__) >= "2.5.0" else _nothing():
-        assert not holds_after(function, reshape)
-
-
-class _nothing:  # noqa: N801
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *details):
-        return False
+    assert not holds_after(function, reshape)
 
 
 def test_containers_are_compared_item_by_item():
@@ -144,7 +143,7 @@ def test_globals_are_watched_where_they_are_named(monkeypatch):
         return x * SCALE
 
     def nested(x):
-        return [item * SCALE for item in x][0]
+        return sum(item * SCALE for item in x)
 
     def through_a_function(x):
         return direct(x)
@@ -155,7 +154,7 @@ def test_globals_are_watched_where_they_are_named(monkeypatch):
     def through_a_container(x):
         return x * TABLE["rate"]
 
-    for function in (direct, nested, through_a_function, by_default, lambda x: direct(x)):
+    for function in (direct, nested, through_a_function, by_default, functools.partial(direct)):
         seen = watch(function)
         with monkeypatch.context() as patch:
             patch.setitem(globals(), "SCALE", 3.0)
@@ -227,16 +226,13 @@ def test_methods_see_their_object_and_its_class(monkeypatch):
 
 @pytest.mark.parametrize(
     "hidden",
-    [np.random.default_rng(0), np.random.default_rng(0).normal, iter([1.0]), (item for item in [1.0]), itertools.count(), open(__file__).read,
+    [np.random.default_rng(0), np.random.default_rng(0).normal, iter([1.0]), (item for item in [1.0]), itertools.count(), sys.stdin,
      memoryview(b"ab"), np.array([None])],
     ids=str,
 )  # fmt: skip
 def test_what_cannot_be_verified_is_not_trusted(hidden):
     function, _ = closure_over(hidden)
     assert watch(function) is None
-    close = getattr(getattr(hidden, "__self__", None), "close", None)
-    if close is not None:
-        close()
 
 
 def test_sources_of_chance_and_time_are_not_trusted():
@@ -244,7 +240,7 @@ def test_sources_of_chance_and_time_are_not_trusted():
     import time
 
     functions = (
-        lambda x: x * np.random.normal(),
+        lambda x: x * np.random.normal(),  # noqa: NPY002  # it is what is tested
         lambda x: x * random.random(),
         lambda x: x * time.time(),
         lambda x: eval("x"),  # noqa: S307

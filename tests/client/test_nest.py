@@ -1,7 +1,8 @@
 """Nested values come apart and together again, and what must be nested alike is."""
 
 import dataclasses
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from gradwire._nest import LEAF, Static, flatten, flatten_call, positional, unflatten_call
 from gradwire_core.errors import ArgumentError
 
-Point = namedtuple("Point", "x y")
+
+class Point(NamedTuple):
+    x: float
+    y: float
 
 
 @dataclasses.dataclass(frozen=True)

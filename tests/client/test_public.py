@@ -13,7 +13,8 @@ from gradwire._embedded import EMBEDDED
 from gradwire_core import errors
 
 FUNCTIONS = {
-    "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad", "vjp", "vmap",
+    "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
+    "vjp", "vmap",
 }  # fmt: skip
 RECORDS = {"AsyncClient", "Capabilities", "Client", "ClientConfig", "Program", "StructuredJacobian"}
 ERRORS = {name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, Exception)}
