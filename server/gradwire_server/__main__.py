@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gradwire_server.config import ConfigError, ServerConfig, parse_arguments
+from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def probe(address: str) -> int:
 
 
 def _make_server(config: ServerConfig) -> Server:
+    forbid_fork_handlers()
     try:
         from gradwire_server.server import Server
     except ImportError as error:

@@ -127,6 +127,11 @@ def worker_environ(config: ServerConfig) -> dict[str, str]:
     return inherited | threads | _ALLOCATOR_VARIABLES
 
 
+def forbid_fork_handlers() -> None:
+    """Keep gRPC from stopping its threads whenever a worker is started; to be called before gRPC is imported."""
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 def split_address(name: str, address: str) -> tuple[str, int]:
     """Return host and port of `HOST:PORT` or `[IPV6]:PORT`.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 
 from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
@@ -27,8 +26,7 @@ from gradwire_server.process import WorkerDiedError, WorkerProcess
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
-_LAST_BACKOFF_S = 5.0
-_STABLE_S = 1.0
+_LAST_BACKOFF_S = 2.0
 
 
 class WorkerPool:
@@ -122,6 +120,7 @@ class WorkerPool:
         except asyncio.CancelledError:
             worker.stop()
             raise
+        worker.has_answered = True
         self._release(worker)
         return answer
 
@@ -183,15 +182,14 @@ class WorkerPool:
         self._release(worker)
 
     async def _attend(self, worker: WorkerProcess) -> bool:
-        """Wait until a worker ends; tell whether it ended early and by itself."""
-        ready_at = time.monotonic()
+        """Wait until a worker ends; tell whether it ended by itself before it answered a single task."""
         code = await worker.process.wait()
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         worker.writer.close()
         _LOGGER.warning("worker ended pid=%d exit_code=%d stopped=%s", worker.pid, code, worker.was_stopped)
-        return not worker.was_stopped and time.monotonic() - ready_at < _STABLE_S
+        return not (worker.was_stopped or worker.has_answered)
 
     async def _try_spawn(self) -> WorkerProcess | None:
         try:

@@ -29,6 +29,7 @@ class WorkerProcess:
     process: asyncio.subprocess.Process
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    has_answered: bool = False
     was_stopped: bool = False
 
     @property
