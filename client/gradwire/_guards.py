@@ -39,7 +39,8 @@ _FIXED_ROOTS = (frozenset(sys.stdlib_module_names) - _VOLATILE_MODULES) | {
     "gradwire_core",
     "gradwire_proto",
 }
-_FIXED = (*SCALARS, enum.Enum, re.Pattern, types.CodeType)
+_FIXED = (*SCALARS, enum.Enum, re.Pattern, types.CodeType, types.GenericAlias, types.UnionType)
+_FIXED_KINDS = frozenset({"logging", "typing"})  # modules of whose objects no result depends
 _BUILTIN = (types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType, types.MethodDescriptorType)
 _CACHED = type(functools.cache(len))
 _DESCRIPTORS = (types.GetSetDescriptorType, types.MemberDescriptorType, types.ClassMethodDescriptorType)
@@ -230,6 +231,8 @@ class _Walk:
             self._stack.extend(watched(item))
             return
         if _is_fixed(kind.__module__) and kind.__module__.partition(".")[0].startswith("gradwire"):
+            return
+        if kind.__module__ in _FIXED_KINDS:
             return
         if not _is_written_in_python(kind):
             raise UnverifiableError

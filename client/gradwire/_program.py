@@ -96,7 +96,7 @@ class Program(core.Program):
             >>> "b = np.sin(a)" in source
             True
         """
-        from gradwire_core.executor import numpy_source
+        from gradwire_core.source import numpy_source
 
         return numpy_source(self)
 
@@ -117,7 +117,7 @@ class Program(core.Program):
             program(a: float64[3]) {
             ...
         """
-        from gradwire_core.planner import explain
+        from gradwire_core.explain import explain
 
         if transform not in _EXPLAINED:
             text = f"explain: needed a transform among {', '.join(_EXPLAINED)}, got {transform!r}; choose one"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import numpy as np
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from gradwire._config import ClientConfig
@@ -114,19 +115,22 @@ class Session:
     def run(self, task: Task) -> Conversation:
         """Evaluate a task; the answer is its rebuilt results."""
         name = f"programs/{task.program.digest}"
-        outputs = [encode_output(item, seeds) for item, seeds in zip(task.outputs, task.seeds, strict=True)]
-        inputs = [encode_tensor(item) for item in task.inputs]
-
-        def request(program: program_pb2.Program | None) -> pb.EvaluateRequest:
-            source: dict[str, Any] = {"program_name": name} if program is None else {"program": program}
-            return pb.EvaluateRequest(**source, inputs=inputs, outputs=outputs, reproducible=task.reproducible)
-
+        request = pb.EvaluateRequest(
+            program_name=name,
+            inputs=map(encode_tensor, task.inputs),
+            outputs=map(encode_output, task.outputs, task.seeds),
+            reproducible=task.reproducible,
+        )
+        if name not in self._known:
+            small = self._small(task.program)
+            if small is not None:
+                request.program.CopyFrom(small)
         deadline_s = time.monotonic() + self.config.timeout_s
-        inline = None if name in self._known else self._small(task.program)
         try:
-            response = yield from self._repeat(EVALUATE, request(inline), deadline_s)
+            response = yield from self._repeat(EVALUATE, request, deadline_s)
         except errors.ProgramMissingError:
-            response = yield from self._repeat(EVALUATE, request(encode_program(task.program)), deadline_s)
+            request.program.CopyFrom(encode_program(task.program))
+            response = yield from self._repeat(EVALUATE, request, deadline_s)
         self._remember(name)
         return task.rebuild([list(map(_decode, item.results)) for item in response.results])
 
@@ -261,4 +265,4 @@ def _brief(details: str) -> str:
 def _decode(result: pb.Result) -> Any:
     """Return a result; an array is the caller's own, and can be written."""
     found = decode_result(result)
-    return found.copy() if hasattr(found, "copy") else found
+    return np.array(found, found.dtype.newbyteorder("=")) if isinstance(found, np.ndarray) else found

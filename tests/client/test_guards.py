@@ -4,10 +4,12 @@ import collections
 import functools
 import gc
 import itertools
+import logging
 import math
 import sys
 import types
 import weakref
+from typing import TypeVar, cast
 
 import numpy as np
 import pytest
@@ -252,6 +254,16 @@ def test_sources_of_chance_and_time_are_not_trusted():
 def test_numpy_is_taken_as_fixed():
     def function(x):
         return np.linalg.norm(np.sin(x)) + np.float64(1) + np.pi + math.pi
+
+    assert watch(function) is not None
+
+
+def test_loggers_and_types_do_not_matter():
+    logger, kind = logging.getLogger("user"), TypeVar("kind")
+
+    def function(x):
+        logger.debug("at %s", x)
+        return cast("kind", x) if isinstance(x, int | list[int].__origin__) else x
 
     assert watch(function) is not None
 
