@@ -13,6 +13,8 @@ from typing import TypeVar, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire._guards import watch
@@ -338,3 +340,42 @@ def test_the_number_of_kept_traces_is_bounded(monkeypatch):
     for length in range(1, 20):
         gw.trace(np.sin, np.ones(length))
     assert len(TRACES) == 5
+
+
+# -- whatever a function sees, a cached answer is the answer of a fresh one ---------------------------------------------------
+
+NUMBERS = st.floats(-8, 8, allow_subnormal=False)
+ITEMS = NUMBERS | st.lists(NUMBERS, max_size=3).map(np.array)
+SEEN = st.recursive(
+    ITEMS,
+    lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3),
+    max_leaves=8,
+)
+
+
+def total(seen):
+    """The sum of all numbers, whatever they are nested in."""
+    if isinstance(seen, (list, dict)):
+        return sum(total(item) for item in (seen.values() if isinstance(seen, dict) else seen))
+    return np.sum(seen)
+
+
+@given(st.data(), SEEN.filter(lambda seen: isinstance(seen, (list, dict))))
+def test_cached_answers_are_those_of_a_fresh_trace(data, seen):
+    function = lambda x: x * total(seen)
+    gradient = gw.grad(function)
+    for _ in range(4):
+        assert gradient(1.0) == pytest.approx(total(seen), rel=1e-12, abs=1e-12)
+        assert watch(function).holds(function)
+        place = seen
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = data.draw(st.sampled_from(keys))
+            inner = place[key]
+            if isinstance(inner, (list, dict)) or (isinstance(inner, np.ndarray) and inner.size and data.draw(st.booleans())):
+                place = inner
+                continue
+            place[key] = data.draw(NUMBERS if isinstance(place, np.ndarray) else ITEMS)
+            break

@@ -59,6 +59,12 @@ def test_answers_are_the_callers_own(backend):
     assert V.any()
 
 
+def test_a_structured_jacobian_travels_at_the_size_of_its_structure(backend):
+    found = backend.jacobian(np.sin, layout="structured")(np.linspace(0, 1, 1_000_000))
+    assert found.shape == (1_000_000, 1_000_000)
+    assert found.nbytes == 8_000_000
+
+
 def test_programs_and_nested_arguments_go_anywhere(backend):
     program = gw.trace(lambda p: np.sum(np.tanh(p["w"] @ p["x"])), {"w": W, "x": V})
     assert backend.evaluate(program)(W, V) == EMBEDDED.evaluate(lambda w, x: np.sum(np.tanh(w @ x)))(W, V)
