@@ -21,6 +21,8 @@ from gradwire_core.program import Equation, Literal, Operand, Params, Primitive,
 from gradwire_core.types import Array, Shape, TensorType
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
+FOREIGN: dict[str, Callable[..., Any]] = {}
+"""What computes the ufuncs of packages that are not imported here, by where they are found: `scipy.special.erf`."""
 FOLD_ELEMENTS = 1024
 Function = TypeVar("Function", bound=Callable[..., Any])
 _serials = itertools.count()
@@ -226,7 +228,7 @@ def user_line() -> str:
     frame = sys._getframe(1)
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
-        if module not in {"gradwire", "gradwire_core", "numpy", "contextlib"}:
+        if module not in {"gradwire", "gradwire_core", "numpy", "scipy", "contextlib"}:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return "traced function"
@@ -238,7 +240,7 @@ def find_function(function: Any) -> Callable[..., Any]:
     Raises:
         UnknownPrimitiveError: nothing does; the text names the nearest known function.
     """
-    found = FUNCTIONS.get(function)
+    found = FUNCTIONS.get(function) or _find_foreign(function)
     if found is None:
         name = getattr(function, "__name__", str(function))
         names = {getattr(known, "__name__", ""): known for known in FUNCTIONS}
@@ -246,6 +248,16 @@ def find_function(function: Any) -> Callable[..., Any]:
         hint = f"the nearest known one is {nearest[0]}" if nearest else "write it with known functions"
         raise UnknownPrimitiveError(f"{user_line()}: needed a function gradwire can trace, got {name}; {hint}", given=name)
     return found
+
+
+def _find_foreign(function: Any) -> Callable[..., Any] | None:
+    """Return what computes a ufunc of another package, which must be imported for the ufunc to exist; None if nothing does."""
+    if isinstance(function, np.ufunc):
+        for place, implementation in FOREIGN.items():
+            module, _, name = place.rpartition(".")
+            if name == function.__name__ and getattr(sys.modules.get(module), name, None) is function:
+                return FUNCTIONS.setdefault(function, implementation)
+    return None
 
 
 class Value:
@@ -291,6 +303,16 @@ class Value:
     def T(self) -> Any:  # noqa: N802  # NumPy's name
         """The array with its axes reversed."""
         return find_function(np.transpose)(self)
+
+    @property
+    def real(self) -> Any:
+        """The real part."""
+        return find_function(np.real)(self)
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part; zeros of a real array."""
+        return find_function(np.imag)(self)
 
     def __repr__(self) -> str:
         return f"<traced {self.type}>"
