@@ -34,6 +34,16 @@ def product(type: TensorType = VECTOR) -> Program:
     return Program((x,), (sine, times), times.results)
 
 
+def chain(count: int) -> Program:
+    """sin of sin of ... of x."""
+    x = last = Var(VECTOR)
+    equations = []
+    for _ in range(count):
+        equations.append(equation("sin", (last,), VECTOR))
+        last = equations[-1].results[0]
+    return Program((x,), tuple(equations), (last,))
+
+
 def inverses(count: int) -> Program:
     """sin(inv(x)), `count` times over: some milliseconds each."""
     x = last = Var(MATRIX)

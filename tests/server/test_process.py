@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.server.processes import READY, is_alive, occupy, run, serving, start
-from tests.server.requests import FOREVER, PATIENCE_S, quick, slow, value, wait_until
+from tests.server.requests import FOREVER, PATIENCE_S, X, chain, evaluation, quick, slow, value, wait_until
 
 ALONE = ("--workers", "1", "--max-peak-bytes", str(2**50))
 
@@ -128,6 +128,16 @@ def test_metrics_are_served_on_their_own_port():
     assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
     assert "gradwire_worker_starts_total 1.0" in text
     assert "gradwire_stored_programs 1.0" in text
+
+
+def test_what_is_too_large_is_refused_and_the_next_request_answered():
+    with serving("--workers", "1", "--max-message-bytes", "10000", "--max-equation-count", "100") as server:
+        for request, text in ((slow(1), "max"), (evaluation(chain(101), X), "needed at most 100 equations, got 101")):
+            with pytest.raises(grpc.RpcError) as refused:
+                server.stub.Evaluate(request, timeout=PATIENCE_S)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert text in refused.value.details()
+        server.stub.Evaluate(quick(), timeout=PATIENCE_S)
 
 
 def test_health_answers_while_every_worker_is_busy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
@@ -99,6 +100,21 @@ def test_predicted_cost_and_size_of_the_answer_are_limited(setting, limit):
     found = failure(ask(Worker(ServerConfig(**{setting: 1})), quick()))
     assert isinstance(found, errors.LimitError)
     assert found.metadata["limit"] == limit
+
+
+def test_mutated_requests_are_answered_or_refused_but_never_a_defect(worker):
+    rng = random.Random(0)
+    request = quick()
+    request.outputs.add().transforms.add().jacobian.argnums.append(0)
+    valid = request.SerializeToString()
+    for _ in range(3000):
+        mutated = bytearray(valid)
+        for _ in range(rng.randint(1, 3)):
+            mutated[rng.randrange(len(mutated))] = rng.randrange(256)
+        answer = worker.answer(Frame(Kind.EVALUATE, (b"id", bytes(mutated))))
+        if answer.kind is Kind.ERROR:
+            assert not isinstance(failure(answer), errors.InternalError), bytes(mutated)
+    assert ask(worker, quick()).kind is Kind.RESULT
 
 
 @pytest.mark.parametrize("kind", [Kind.CREATE_PROGRAM, Kind.EVALUATE, Kind.DIFFERENTIATE])
