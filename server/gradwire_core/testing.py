@@ -212,7 +212,7 @@ def _compare_differences(point: _Point, tangents: Sequence[Array], given: Sequen
             numbers = f"needed {float(other[place])!r} (central differences, error about {float(error[place]):.0e})"
             raise AssertionError(
                 f"{point.name}: the tangent of output {number} at {list(place)}, in {_guilty(point, by_input, number)}: {numbers}, "
-                f"got {float(one[place])!r} (jvp), relative tolerance {point.rtol:.0e}; correct a derivative, or check away from kinks"
+                f"got {float(one[place])!r} (jvp), relative tolerance {point.rtol:.0e}; correct a derivative, or avoid kinks"
             )
 
 

@@ -13,17 +13,18 @@ import numpy as np
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import NotDifferentiableError
+from gradwire_core.ops._declare import convert
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.shaping import broadcast_to
 from gradwire_core.program import Program, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.structured import JacobianSpec
-from gradwire_core.structure.terms import Term, dense, pattern_of
+from gradwire_core.structure.terms import Factor, Term, dense, pattern_of
 from gradwire_core.transforms.grad import check_scalar, grad
 from gradwire_core.transforms.linearize import Linearized, linear_equations, linearize
 from gradwire_core.transforms.transpose import transpose
-from gradwire_core.types import TensorType
+from gradwire_core.types import Dtype, TensorType
 
 Terms = list[list[list[Term]]]
 """For each output, for each chosen input, the terms of their Jacobian."""
@@ -119,7 +120,8 @@ def _reverse(linear: Linearized) -> Terms:
     backward = linear_equations(builder, seeds)
     found = accumulate(builder, backward, [_var(value) for value in seeds])
     columns = [found[_var(value)] if value is not None else {} for value in cotangents]
-    return [[[_swap(term) for term in column.get(index, [])] for column in columns] for index in range(len(seeds))]
+    dtypes = [output.type.dtype for output in linear.outputs]
+    return [[[_swap(term, dtype) for term in column.get(index, [])] for column in columns] for index, dtype in enumerate(dtypes)]
 
 
 def _var(value: Value) -> Var:
@@ -127,8 +129,10 @@ def _var(value: Value) -> Var:
     return value.operand
 
 
-def _swap(term: Term) -> Term:
-    return replace(term, out=term.into, into=term.out)
+def _swap(term: Term, dtype: Dtype) -> Term:
+    """Return a term with its sides exchanged, in the dtype of the output: backwards it came out in that of the input."""
+    factors = tuple(Factor(convert(factor.value, dtype), factor.labels) for factor in term.factors)
+    return replace(term, dtype=dtype, factors=factors, out=term.into, into=term.out)
 
 
 def _dense_outputs(linear: Linearized, terms: Terms) -> list[Value]:
