@@ -113,7 +113,8 @@ def _einsum(term: Term, position: int, operands: Operands, params: Any, result: 
             if label not in runs:
                 (runs[label],) = fresh_runs((length,))
         term = attach(term, *narrow(operands[index], [runs[label] for label in labels]))
-    return with_out(term, [runs[label] for label in output])
+    # Labels of broadcast operands may be summed and stand nowhere else: they count as well.
+    return with_out(replace(term, out=tuple(runs.values())), [runs[label] for label in output])
 
 
 def _sum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
