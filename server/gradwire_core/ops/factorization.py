@@ -1,0 +1,246 @@
+"""Factorizations into triangular matrices: cholesky, qr and lu; batched over leading axes.
+
+No kernel raises: what does not exist is inf or NaN. Derivatives solve with the factors and never invert; they are written over
+primitives, so that all orders follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.builder import implements
+from gradwire_core.errors import ArgumentError
+from gradwire_core.ops._declare import Sample, Tangent, by_position, call, constant, declare, draw
+from gradwire_core.ops.contraction import matmul
+from gradwire_core.ops.linalg import check_square, solve, swap
+from gradwire_core.ops.shaping import concatenate
+from gradwire_core.ops.triangular import (
+    check_matrices,
+    floating,
+    guarded,
+    lower_of,
+    matrix_flops,
+    solve_right,
+    symmetrized,
+    triangular_primitive,
+    triangular_solve,
+    upper_of,
+)
+from gradwire_core.program import Primitive
+from gradwire_core.types import Array, TensorType
+
+# -- cholesky ----------------------------------------------------------------------------------------------------------------
+
+
+def _cholesky(x: Array) -> Array:
+    return guarded(np.linalg.cholesky, (x + np.swapaxes(x, -1, -2)) * x.dtype.type(0.5))  # type: ignore[no-any-return]
+
+
+def _infer_square(where_: str, count: int) -> Callable[..., tuple[TensorType, ...]]:
+    def infer(x: TensorType) -> tuple[TensorType, ...]:
+        check_matrices(where_, x)
+        check_square(where_, x)
+        return (x,) * count
+
+    return infer
+
+
+def _cholesky_tangent(t: Any, y: Any, x: Any) -> Any:
+    params = {"lower": True, "transpose": False, "unit_diagonal": False}
+    inner = call(triangular_primitive, y, swap(call(triangular_primitive, y, symmetrized(t), **params)), **params)
+    half = np.tri(x.shape[-1], dtype=x.dtype) - np.eye(x.shape[-1], dtype=x.dtype) / 2
+    return matmul(y, lower_of(inner * constant(x, half)))
+
+
+def _definite(rng: np.random.Generator, *shape: int, dtype: str = "float64") -> Array:
+    x = draw(rng, *shape, shape[-1], low=-1, high=1)
+    return np.asarray(x @ np.swapaxes(x, -1, -2) + 2 * np.eye(shape[-1])).astype(dtype)
+
+
+cholesky_primitive: Primitive = declare(
+    Primitive(
+        name="cholesky",
+        kernel=_cholesky,
+        infer=_infer_square("cholesky", 1),
+        derivative=by_position(Tangent(_cholesky_tangent)),
+        batch=lambda batched, operands, params: call(cholesky_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="The lower triangular y with y y^T = (x + x^T) / 2; NaN where that is not positive definite.",
+        samples=lambda rng: [
+            Sample((_definite(rng, 3),)),
+            Sample((_definite(rng, 2, 3),)),
+            Sample((_definite(rng, 1),)),
+            Sample((_definite(rng, 3, dtype="float32"),)),
+        ],
+        flops=matrix_flops(1 / 3),
+    )
+)
+
+
+@implements(np.linalg.cholesky)
+def cholesky(a: Any, *, upper: bool = False) -> Any:
+    """Return the Cholesky factor of the symmetric part of positive definite matrices, lower or upper triangular."""
+    (a,) = floating("cholesky", a)
+    found = call(cholesky_primitive, a)
+    return swap(found) if upper else found
+
+
+def cho_solve(factor: Any, b: Any, *, lower: bool = True) -> Any:
+    """Return the solution y of a y = b for the Cholesky factor of a: two triangular solves."""
+    first = triangular_solve(factor, b, lower=lower, transpose=not lower)
+    return triangular_solve(factor, first, lower=lower, transpose=lower)
+
+
+# -- qr ----------------------------------------------------------------------------------------------------------------------
+
+
+def _qr(x: Array) -> tuple[Array, Array]:
+    q, r = np.linalg.qr(x)
+    return q, r
+
+
+def _infer_qr(x: TensorType) -> tuple[TensorType, ...]:
+    check_matrices("qr", x)
+    *lead, m, n = x.shape
+    return x.with_shape((*lead, m, min(m, n))), x.with_shape((*lead, min(m, n), n))
+
+
+def _qr_tangent(t: Any, y: Any, x: Any) -> Any:
+    q, r = y
+    m, n = x.shape[-2:]
+    k = min(m, n)
+    quotient = solve_right(t[..., :k], r[..., :k], lower=False)
+    inner = matmul(swap(q), quotient)
+    low = lower_of(inner, -1)
+    turn = low - swap(low)
+    dq = matmul(q, turn) if m <= n else matmul(q, turn - inner) + quotient
+    return dq, upper_of(matmul(swap(q), t) - matmul(turn, r))
+
+
+qr_primitive: Primitive = declare(
+    Primitive(
+        name="qr",
+        kernel=_qr,
+        infer=_infer_qr,
+        derivative=by_position(Tangent(_qr_tangent)),
+        batch=lambda batched, operands, params: call(qr_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="The reduced q and r of x = q r, orthonormal and upper triangular; the derivative is inf or NaN where r is singular.",
+        samples=lambda rng: [
+            Sample((draw(rng, 3, 3) + 2 * np.eye(3),)),
+            Sample((draw(rng, 2, 4, 2) + 2 * np.eye(4, 2),)),
+            Sample((draw(rng, 2, 4) + 2 * np.eye(2, 4),)),
+            Sample(((draw(rng, 3, 2) + 2 * np.eye(3, 2)).astype(np.float32),)),
+        ],
+        flops=matrix_flops(4),
+    )
+)
+QRResult: Any = type(np.linalg.qr(np.ones((1, 1))))
+
+
+@implements(np.linalg.qr)
+def qr(a: Any, mode: str = "reduced") -> Any:
+    """Return q and r of a = q r, or r alone; complete where q is to be square.
+
+    Raises:
+        ArgumentError: the mode is "raw".
+    """
+    if mode not in ("reduced", "complete", "r"):
+        raise ArgumentError(f"qr: needed mode 'reduced', 'complete' or 'r', got {mode!r}; choose one of those", given=mode)
+    (a,) = floating("qr", a)
+    q, r = call(qr_primitive, a)
+    if mode == "r":
+        return r
+    m, k = q.shape[-2:]
+    if mode == "complete" and m > k:
+        q = concatenate([q, complement(q)], -1)
+        zeros = np.zeros((*r.shape[:-2], m - k, r.shape[-1]), r.dtype)
+        r = concatenate([r, constant(r, zeros)], -2)
+    return QRResult(q, r)
+
+
+def complement(q: Any) -> Any:
+    """Return orthonormal columns that complete those of a qr to a square matrix.
+
+    The square matrix is a product of reflections, 1 - v w v^T with v unit lower triangular, hence a rational function of its
+    first columns: with these (q_1; q_2), the others are e_2 + (e_1 - q) (1 - q_1)^-T q_2^T. LAPACK's signs keep 1 - q_1 from
+    being singular.
+    """
+    m, k = q.shape[-2:]
+    first, last = np.eye(m, k, dtype=q.dtype), np.eye(m, m - k, -k, dtype=q.dtype)
+    moved = constant(q, first) - q
+    return constant(q, last) + matmul(moved, solve(swap(moved[..., :k, :]), swap(q[..., k:, :])))
+
+
+# -- lu ----------------------------------------------------------------------------------------------------------------------
+
+
+def _lu(x: Array) -> tuple[Array, Array, Array]:
+    from scipy.linalg import get_lapack_funcs
+
+    *lead, m, n = x.shape
+    k = min(m, n)
+    p, packed = np.zeros((*lead, m, m), x.dtype), x.copy()
+    getrf = get_lapack_funcs("getrf", (x,))
+    for index in np.ndindex(*lead):
+        rows = np.arange(m)
+        if k:
+            packed[index], pivots, _ = getrf(x[index])  # type: ignore[operator]  # one name gives one function
+            for row, other in enumerate(pivots):
+                rows[[row, other]] = rows[[other, row]]
+        p[(*index, rows, np.arange(m))] = 1
+    return p, np.tril(packed[..., :k], -1) + np.eye(m, k, dtype=x.dtype), np.triu(packed[..., :k, :])
+
+
+def _infer_lu(x: TensorType) -> tuple[TensorType, ...]:
+    check_matrices("lu", x)
+    *lead, m, n = x.shape
+    k = min(m, n)
+    return x.with_shape((*lead, m, m)), x.with_shape((*lead, m, k)), x.with_shape((*lead, k, n))
+
+
+def _lu_tangent(t: Any, y: Any, x: Any) -> Any:
+    p, l, u = y  # noqa: E741  # as the factors are called
+    m, n = x.shape[-2:]
+    k = min(m, n)
+    moved = matmul(swap(p), t)
+    corner, unit = l[..., :k, :], {"lower": True, "transpose": False, "unit_diagonal": True}
+    inner = solve_right(call(triangular_primitive, corner, moved[..., :k, :k], **unit), u[..., :k], lower=False)
+    dl, du = matmul(corner, lower_of(inner, -1)), matmul(upper_of(inner), u[..., :k])
+    if m > n:
+        dl = concatenate([dl, solve_right(moved[..., k:, :] - matmul(l[..., k:, :], du), u, lower=False)], -2)
+    if m < n:
+        du = concatenate([du, call(triangular_primitive, l, moved[..., k:] - matmul(dl, u[..., k:]), **unit)], -1)
+    return None, dl, du
+
+
+lu_primitive: Primitive = declare(
+    Primitive(
+        name="lu",
+        kernel=_lu,
+        infer=_infer_lu,
+        derivative=by_position(Tangent(_lu_tangent)),
+        batch=lambda batched, operands, params: call(lu_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="The p, l, u of x = p l u, rows permuted by p; the derivative of p is 0, that of l inf or NaN where u is singular.",
+        samples=lambda rng: [
+            Sample((draw(rng, 3, 3) + 4 * np.eye(3)[[2, 0, 1]],)),
+            Sample((draw(rng, 2, 3, 2) + 4 * np.eye(3, 2),)),
+            Sample((draw(rng, 2, 4) + 4 * np.eye(2, 4),)),
+            Sample(((draw(rng, 2, 2) + 4 * np.eye(2)).astype(np.float32),)),
+        ],
+        flops=matrix_flops(2 / 3),
+    )
+)
+
+
+def lu(a: Any) -> Any:
+    """Return p, l and u of a = p l u, with rows exchanged for the largest pivots."""
+    (a,) = floating("lu", a)
+    return call(lu_primitive, a)
