@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradwire_core.errors import ArgumentError, ProgramError, ShapeError, TracingError, UnknownPrimitiveError
-from gradwire_core.program import Equation, Literal, Operand, Params, Primitive, Program, Var
+from gradwire_core.program import Equation, Literal, Operand, Param, Params, Primitive, Program, Var
 from gradwire_core.types import Array, Shape, TensorType
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {}
@@ -60,7 +61,7 @@ class Builder:
         self._producers: dict[Operand, Equation] = {}
         self._captures_arrays = captures_arrays
         self._folds = folds
-        self._is_open = True
+        self.is_open = True
 
     def input(self, type: TensorType) -> Value:
         """Add an input of the given type."""
@@ -90,8 +91,10 @@ class Builder:
                 return item
             if isinstance(item.operand, Literal):
                 return self.literal(item.operand.value)
-            if not item.builder._is_open or item.builder.serial > self.serial:
-                raise TracingError(f"{user_line()}: needed a value of this trace, got one kept from another; return it instead of storing it")
+            if not item.builder.is_open or item.builder.serial > self.serial:
+                raise TracingError(
+                    f"{user_line()}: needed a value of this trace, got one kept from another; return it instead of storing it"
+                )
             return self._capture(item.operand, item, item.type)
         array = np.asarray(item)
         if self._captures_arrays and array.ndim > 0:
@@ -110,7 +113,7 @@ class Builder:
     def emit(self, primitive: Primitive, operands: Sequence[Value], params: Params) -> tuple[Value, ...]:
         """Add an equation and return its results; an equal equation is returned instead of repeated."""
         inner = tuple(value.operand for value in operands)
-        key = (primitive, inner, tuple(params.items()) if params else ())
+        key = (primitive, inner, tuple([(name, _identity(value)) for name, value in params.items()]) if params else ())
         found = self._shared.get(key)
         if found is None:
             found = self._shared[key] = self._emit_new(primitive, inner, params)
@@ -194,7 +197,12 @@ class Builder:
         try:
             yield self
         finally:
-            self._is_open = False
+            self.is_open = False
+
+
+def _identity(param: Param) -> Param:
+    """Return what tells params apart: equal sub-programs are one."""
+    return param.digest if isinstance(param, Program) else param
 
 
 def check_operands(needed: Sequence[TensorType], given: Sequence[TensorType], what: str = "input") -> None:
@@ -207,7 +215,9 @@ def check_operands(needed: Sequence[TensorType], given: Sequence[TensorType], wh
     from gradwire_core.errors import DtypeError
 
     if len(needed) != len(given):
-        raise ProgramError(f"{what}s: needed {len(needed)}, got {len(given)}; pass exactly those", needed=len(needed), given=len(given))
+        raise ProgramError(
+            f"{what}s: needed {len(needed)}, got {len(given)}; pass exactly those", needed=len(needed), given=len(given)
+        )
     for index, (one, other) in enumerate(zip(needed, given, strict=True)):
         if one != other:
             kind = ShapeError if one.shape != other.shape else DtypeError
@@ -225,7 +235,7 @@ def builder_of(items: Sequence[Any]) -> Builder | None:
 
 def user_line() -> str:
     """Return `file:line` of the innermost frame outside gradwire and NumPy: the user's own code."""
-    frame = sys._getframe(1)
+    frame: Any = inspect.currentframe()
     while frame.f_back is not None:
         module = frame.f_globals.get("__name__", "").partition(".")[0]
         if module not in {"gradwire", "gradwire_core", "numpy", "scipy", "contextlib"}:
@@ -327,15 +337,22 @@ class Value:
             raise TypeError("iteration over a traced 0-d array")
         return (self[index] for index in range(self.shape[0]))
 
+    @property
+    def at(self) -> Any:
+        """Updates of some elements: `x.at[index].set(value)` is a new array, as are add, multiply, min and others."""
+        return find_function(Value.at)(self)
+
     def __getitem__(self, index: Any) -> Any:
         return find_function(Value.__getitem__)(self, index)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._refuse("an array that is not assigned to in place", "an assignment", "build it with np.where, np.stack or np.concatenate")
+        self._refuse("an array that is not assigned to in place", "an assignment", "write x = x.at[index].set(value)")
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "reduce":
             return find_function(_reduction(ufunc))(*inputs, **kwargs)
+        if method == "accumulate":
+            return find_function(ufunc.accumulate)(*inputs, **kwargs)
         if method == "outer":
             return find_function(ufunc)(_outer_left(*inputs), inputs[1])
         if method != "__call__" or kwargs:
@@ -347,7 +364,11 @@ class Value:
         return find_function(function)(*args, **kwargs)
 
     def __array__(self, *args: Any, **kwargs: Any) -> Array:
-        self._refuse("code that works on traced arrays", "a conversion to a NumPy array", "keep it traced, or compute it outside the function")
+        self._refuse(
+            "code that works on traced arrays",
+            "a conversion to a NumPy array",
+            "keep it traced, or compute it outside the function",
+        )
         raise AssertionError
 
     def __bool__(self) -> bool:
@@ -370,7 +391,14 @@ class Value:
 
 
 def _reduction(ufunc: Any) -> Any:
-    names = {np.add: np.sum, np.multiply: np.prod, np.maximum: np.max, np.minimum: np.min, np.logical_and: np.all, np.logical_or: np.any}
+    names = {
+        np.add: np.sum,
+        np.multiply: np.prod,
+        np.maximum: np.max,
+        np.minimum: np.min,
+        np.logical_and: np.all,
+        np.logical_or: np.any,
+    }
     return names.get(ufunc, ufunc)
 
 
@@ -416,7 +444,7 @@ def _variadic(function: Any, what: str) -> Callable[..., Any]:
     return call
 
 
-def _astype(self: Value, dtype: Any, **kwargs: Any) -> Any:
+def _astype(self: Value, dtype: Any) -> Any:
     """Convert the elements to another dtype."""
     return find_function(np.ndarray.astype)(self, dtype)
 
@@ -424,7 +452,8 @@ def _astype(self: Value, dtype: Any, **kwargs: Any) -> Any:
 def _install() -> None:
     binary = {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
-        "mod": np.remainder, "pow": np.power, "matmul": np.matmul, "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor,
+        "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
+        "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor,
     }  # fmt: skip
     for name, ufunc in binary.items():
         forward, reflected = _operator(ufunc)
@@ -438,7 +467,8 @@ def _install() -> None:
         setattr(Value, f"__{name}__", _unary(ufunc))
     methods = (
         np.all, np.any, np.argmax, np.argmin, np.argsort, np.clip, np.conjugate, np.cumprod, np.cumsum, np.diagonal, np.dot, np.max,
-        np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes, np.take, np.trace, np.var,
+        np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes, np.take, np.trace,
+        np.var,
     )  # fmt: skip
     for function in methods:
         setattr(Value, function.__name__, _method(function))

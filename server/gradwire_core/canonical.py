@@ -1,9 +1,9 @@
-"""The canonical encoding of a program, version 1: the bytes whose SHA-256 names it.
+r"""The canonical encoding of a program, version 1: the bytes whose SHA-256 names it.
 
 Protobuf bytes are not canonical, so the name of a program is defined here and never changes within a version. Integers are
 8 bytes, two's complement, little-endian; text is its length in bytes, then UTF-8; a list is its length, then its items.
 
-    encoding  ::= "gradwire-program-1\\n" program
+    encoding  ::= "gradwire-program-1\n" program
     program   ::= inputs: list of type, equations: list of equation, outputs: list of operand
     type      ::= dtype: text ("float64"), dims: list of integer
     equation  ::= primitive: text, operands: list of operand, params: list of (name: text, param), results: list of type
@@ -71,7 +71,7 @@ def _literal(literal: Literal, known: dict[TensorType, bytes]) -> bytes:
     return b"\x01" + _type(literal.type, known) + little_endian(literal.value).tobytes()
 
 
-def _param(value: Param, name: str) -> bytes:
+def _param(value: Param, name: str) -> bytes:  # noqa: PLR0911  # one return a kind
     if isinstance(value, bool):
         return b"b" + _pack_integer(value)
     if isinstance(value, int):

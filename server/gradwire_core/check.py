@@ -36,7 +36,9 @@ def _assign(known: set[Var], variables: Iterable[Var], where: str) -> None:
 def _check_operands(known: set[Var], operands: Iterable[Operand], where: str) -> None:
     for operand in operands:
         if not isinstance(operand, Literal) and operand not in known:
-            raise ProgramError(f"{where}: needed values assigned before their use, got a later or unknown one; reorder", where=where)
+            raise ProgramError(
+                f"{where}: needed values assigned before their use, got a later or unknown one; reorder", where=where
+            )
 
 
 def _check_equation(known: set[Var], equation: Equation, number: int) -> None:
@@ -44,6 +46,9 @@ def _check_equation(known: set[Var], equation: Equation, number: int) -> None:
     where = f"equation {number} ({primitive.name})"
     _check_operands(known, equation.operands, where)
     check_call(primitive, len(equation.operands), equation.params, where)
+    for param in equation.params.values():
+        if isinstance(param, Program):
+            check_program(param)
     inferred = primitive.infer(*(operand.type for operand in equation.operands), **equation.params)
     given = tuple(var.type for var in equation.results)
     if inferred != given:

@@ -189,7 +189,7 @@ class Executable:
             self._refuse_count(inputs, seeds)
         for index, (dtype, shape) in enumerate(expected):
             array = arrays[index]
-            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
                 array = arrays[index] = self._convert(array, index)
             if not (any_order or array.flags.c_contiguous):
                 arrays[index] = array.copy()  # the order of axes in memory is an order of summation

@@ -92,7 +92,21 @@ class Constant:
     """The derivative of a primitive in an operand it does not vary with, or varies with by jumps only: zero."""
 
 
-Derivative: TypeAlias = Tangent | Linear | Constant
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The derivative of a primitive that runs sub-programs: in all its operands at once.
+
+    `linearize(operands, tangents, params)` adds equations for the results and returns them with their tangents; absent tangents
+    are None. What it adds for the tangents is linear in them, and is transposed by
+    `transpose(cotangents, operands, params)`: linear operands are passed as their types, absent cotangents as None;
+    it returns the cotangent of each operand, None where it is zero or the operand is not linear.
+    """
+
+    linearize: Callable[..., Any]
+    transpose: Callable[..., Any]
+
+
+Derivative: TypeAlias = Tangent | Linear | Constant | Whole
 
 
 @dataclass(frozen=True, slots=True)

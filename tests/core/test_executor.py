@@ -18,11 +18,12 @@ import pytest
 from gradwire_core import executor
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError
-from gradwire_core.executor import Executor, numpy_source
+from gradwire_core.executor import Executor
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import plan
 from gradwire_core.program import Equation, Literal, Primitive, Program, Var
+from gradwire_core.source import numpy_source
 from gradwire_core.types import Dtype, TensorType
 
 SPECIAL = (np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, 1.0, -1.0)

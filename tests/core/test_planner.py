@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gradwire_core.builder import Builder, Value
+from gradwire_core.explain import explain
 from gradwire_core.ops import PRIMITIVES
-from gradwire_core.planner import OWNERS, SCRATCH, VIEWS, Handover, Plan, explain, plan, show_bytes
+from gradwire_core.planner import OWNERS, SCRATCH, VIEWS, Handover, Plan, plan, show_bytes
 from gradwire_core.program import Literal, Program
 from gradwire_core.types import Dtype, TensorType
 

@@ -1,7 +1,9 @@
 """The operations of gradwire, each declared once; importing this package fills the registry `PRIMITIVES`."""
 
 from gradwire_core.ops import (
+    complex,
     contraction,
+    control,
     cumulative,
     eigen,
     elementwise,
@@ -10,16 +12,20 @@ from gradwire_core.ops import (
     indexing,
     linalg,
     reduction,
+    rounding,
     selection,
     shaping,
     singular,
+    transcendental,
     triangular,
 )
 from gradwire_core.ops._declare import PRIMITIVES, find_primitive
 
 __all__ = [
     "PRIMITIVES",
+    "complex",
     "contraction",
+    "control",
     "cumulative",
     "eigen",
     "elementwise",
@@ -29,8 +35,10 @@ __all__ = [
     "indexing",
     "linalg",
     "reduction",
+    "rounding",
     "selection",
     "shaping",
     "singular",
+    "transcendental",
     "triangular",
 ]

@@ -154,7 +154,9 @@ def resolve_loop(loop: np.ufunc, given: tuple[Any, ...]) -> tuple[np.dtype[Any],
         found = loop.resolve_dtypes((*given, *[None] * loop.nout))[: loop.nin]
     except TypeError:
         names = ", ".join(getattr(item, "name", getattr(item, "__name__", str(item))) for item in given)
-        raise DtypeError(f"{loop.__name__}: needed dtypes it is defined for, got {names}; convert with astype", given=names) from None
+        raise DtypeError(
+            f"{loop.__name__}: needed dtypes it is defined for, got {names}; convert with astype", given=names
+        ) from None
     return tuple(Dtype.of(dtype).numpy for dtype in found)
 
 
@@ -193,6 +195,7 @@ def elementwise(
     result: Dtype | None = None,
     flops: float = 1.0,
     dtypes: tuple[Dtype, ...] = (Dtype.FLOAT64, Dtype.FLOAT32),
+    is_real: bool = False,
 ) -> Elementwise:
     """Declare an elementwise primitive, named as its kernel, of as many operands as it has derivatives.
 
@@ -205,14 +208,17 @@ def elementwise(
         result: the dtype of the result, where it is not what the ufunc gives.
         flops: predicted operations an element.
         dtypes: the dtypes tests sample.
+        is_real: whether complex operands are refused, though the ufunc takes them.
     """
     ufunc = kernel if isinstance(kernel, np.ufunc) else loop
     assert ufunc is not None
     name = kernel.__name__.lstrip("_")
     arity = len(derivatives)
-    intervals = [domain] * arity if isinstance(domain[0], float) else list(domain)
+    intervals: list[Any] = [domain] * arity if isinstance(domain[0], float) else list(domain)
 
     def infer(*types: TensorType) -> tuple[TensorType, ...]:
+        if is_real and any(type.dtype.numpy.kind == "c" for type in types):
+            raise DtypeError(f"{name}: needed real operands, got {', '.join(map(str, types))}; take their parts", given=types)
         return (_infer_elementwise(name, ufunc, result, types),)
 
     def samples(rng: np.random.Generator) -> Iterable[Sample]:
@@ -279,17 +285,25 @@ def _infer_convert(x: TensorType, *, dtype: Dtype) -> tuple[TensorType, ...]:
     return (x.with_dtype(dtype),)
 
 
-_convert_primitive = declare(
+def _convert_back(ct: Any, x: TensorType, *, dtype: Dtype) -> Any:
+    is_widened = ct.dtype.kind == "c" and x.dtype.numpy.kind != "c"
+    return convert(call(PRIMITIVES["real"], ct) if is_widened else ct, x.dtype)
+
+
+_convert_primitive: Primitive = declare(
     Primitive(
         name="convert",
         kernel=_convert,
         infer=_infer_convert,
-        derivative=by_position(Linear(lambda ct, x, *, dtype: convert(ct, x.dtype))),
+        derivative=by_position(Linear(_convert_back)),
         batch=lambda batched, operands, params: call(_convert_primitive, *operands, **params),
         arity=1,
         params=("dtype",),
         doc="The elements of x in another dtype; its derivative is zero where the dtype is an integer or bool.",
-        samples=lambda rng: [Sample((draw(rng, 3),), {"dtype": Dtype.FLOAT32}), Sample((draw(rng, 2, dtype="float32"),), {"dtype": Dtype.FLOAT64})],
+        samples=lambda rng: [
+            Sample((draw(rng, 3),), {"dtype": Dtype.FLOAT32}),
+            Sample((draw(rng, 2, dtype="float32"),), {"dtype": Dtype.FLOAT64}),
+        ],
         flops=lambda x, *, dtype: float(x.size),
     )
 )
@@ -323,12 +337,14 @@ def normalize_axes(where: str, axis: Any, ndim: int) -> tuple[int, ...]:
     given = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     axes = tuple(int(item) + ndim if item < 0 else int(item) for item in given)
     if any(not 0 <= item < ndim for item in axes) or len(set(axes)) != len(axes):
-        raise ShapeError(f"{where}: needed distinct axes of an array of {ndim} axes, got {axis}; correct the axis", given=axis, ndim=ndim)
+        raise ShapeError(
+            f"{where}: needed distinct axes of an array of {ndim} axes, got {axis}; correct the axis", given=axis, ndim=ndim
+        )
     return tuple(sorted(axes))
 
 
 __all__ = [
-    "PRIMITIVES", "Constant", "Elementwise", "Linear", "Sample", "Tangent", "broadcast_shapes", "by_position", "call", "constant", "convert",
-    "declare", "draw", "elementwise", "filled", "find_primitive", "implements", "is_scalar", "no_flops", "normalize_axes",
-    "size_flops", "zeros_of",
+    "NO_PARAMS", "PRIMITIVES", "Constant", "Elementwise", "Linear", "Sample", "Tangent", "broadcast_shapes", "broadcast_values",
+    "by_position", "call", "constant", "convert", "declare", "draw", "elementwise", "filled", "find_primitive", "implements",
+    "is_scalar", "no_flops", "normalize_axes", "resolve_loop", "size_flops", "zeros_of",
 ]  # fmt: skip

@@ -35,14 +35,18 @@ def _infer(*operands: TensorType, subscripts: str) -> tuple[TensorType, ...]:
         raise ProgramError(f"{where}: needed explicit subscripts without repeats in one operand; rewrite them", given=subscripts)
     names = ", ".join(map(str, operands))
     if len(inputs) != len(operands) or any(len(labels) != item.ndim for labels, item in zip(inputs, operands, strict=False)):
-        raise ShapeError(f"{where}: needed one operand for each group and one axis for each label, got {names}; correct them", given=names)
+        raise ShapeError(
+            f"{where}: needed one operand for each group and one axis for each label, got {names}; correct them", given=names
+        )
     if any(item.dtype is not operands[0].dtype for item in operands):
         raise DtypeError(f"{where}: needed operands of one dtype, got {names}; convert them", given=names)
     sizes: dict[str, int] = {}
     for labels, item in zip(inputs, operands, strict=True):
         for label, length in zip(labels, item.shape, strict=True):
             if sizes.setdefault(label, length) != length:
-                raise ShapeError(f"{where}: operands disagree on the length of {label!r}, got {names}; make them agree", given=names, label=label)
+                raise ShapeError(
+                    f"{where}: operands disagree on the length of {label!r}, got {names}; make them agree", given=names, label=label
+                )
     return (operands[0].with_shape(tuple(sizes[label] for label in output)),)
 
 
@@ -69,7 +73,7 @@ def _batch(batched: Sequence[bool], operands: Sequence[Any], params: Any) -> Any
     return einsum_of(f"{','.join(groups)}->{fresh}{output}", *operands)
 
 
-_einsum = declare(
+_einsum: Primitive = declare(
     Primitive(
         name="einsum",
         kernel=contract,
@@ -109,7 +113,10 @@ def einsum(subscripts: str, *operands: Any, **kwargs: Any) -> Any:
     groups = []
     for index, labels in enumerate(inputs):
         if len(labels) != arrays[index].ndim:
-            raise ShapeError(f"einsum {subscripts}: needed {len(labels)} axes in operand {index}, got shape {list(arrays[index].shape)}", given=index)
+            raise ShapeError(
+                f"einsum {subscripts}: needed {len(labels)} axes in operand {index}, got shape {list(arrays[index].shape)}",
+                given=index,
+            )
         numbers = tuple(string.ascii_letters.index(label) for label in labels)
         arrays[index] = take_diagonal(arrays[index], numbers)
         groups.append("".join(dict.fromkeys(labels)))
@@ -135,7 +142,9 @@ def _expand(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
     left, arrow, right = subscripts.partition("->")
     groups = left.split(",")
     if len(groups) != len(ranks):
-        raise ShapeError(f"einsum {subscripts}: needed {len(groups)} operands, got {len(ranks)}; pass one for each group", given=len(ranks))
+        raise ShapeError(
+            f"einsum {subscripts}: needed {len(groups)} operands, got {len(ranks)}; pass one for each group", given=len(ranks)
+        )
     free = [label for label in string.ascii_letters if label not in subscripts]
     widths = [rank - len(group.replace("...", "")) if "..." in group else 0 for group, rank in zip(groups, ranks, strict=True)]
     run = "".join(free[: max(0, *widths)]) if widths else ""
@@ -155,7 +164,9 @@ def matmul(x: Any, y: Any) -> Any:
     x, y = promote("matmul", [x, y])
     if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         given = f"{list(x.shape)} and {list(y.shape)}"
-        raise ShapeError(f"matmul: operands must share their inner length, got shapes {given}; transpose one or reshape", given=given)
+        raise ShapeError(
+            f"matmul: operands must share their inner length, got shapes {given}; transpose one or reshape", given=given
+        )
     left = "...ij" if x.ndim > 1 else "j"
     right = "...jk" if y.ndim > 1 else "j"
     out = f"...{'i' if x.ndim > 1 else ''}{'k' if y.ndim > 1 else ''}"
@@ -221,5 +232,3 @@ def normalize_pair(axes: Sequence[int], ndim: int) -> list[int]:
     """
     normalize_axes("tensordot", tuple(axes), ndim)
     return [int(axis) % ndim for axis in axes]
-
-

@@ -6,6 +6,7 @@ convention from docs/decisions/0004-conventions.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gradwire_core.builder import Builder, builder_of, implements
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
 from gradwire_core.ops._declare import (
     Constant,
+    Elementwise,
     Linear,
     Sample,
     Tangent,
@@ -29,6 +31,7 @@ from gradwire_core.ops._declare import (
     size_flops,
     zeros_of,
 )
+from gradwire_core.ops.complex import conj, is_complex, real
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -47,31 +50,52 @@ def _difference_tangents(t: Any, u: Any) -> Any:
     return negative(u) if t is None else t if u is None else subtract(t, u)
 
 
-add = elementwise(
+add: Elementwise = elementwise(
     np.add,
     Linear(lambda ct, x, y: ct, _sum_tangents, joint=True),
     Linear(lambda ct, x, y: ct, _sum_tangents, joint=True),
     doc="Sum x + y.",
 )
-subtract = elementwise(
+subtract: Elementwise = elementwise(
     np.subtract,
     Linear(lambda ct, x, y: ct, _difference_tangents, joint=True),
     Linear(lambda ct, x, y: negative(ct), _difference_tangents, joint=True),
     doc="Difference x - y.",
 )
-multiply = elementwise(np.multiply, Linear(lambda ct, x, y: ct * y), Linear(lambda ct, x, y: x * ct), doc="Product x y.")
-divide = elementwise(
+multiply: Elementwise = elementwise(
+    np.multiply, Linear(lambda ct, x, y: ct * y), Linear(lambda ct, x, y: x * ct), doc="Product x y."
+)
+divide: Elementwise = elementwise(
     np.divide,
     Linear(lambda ct, x, y: ct / y),
     Tangent(lambda t, z, x, y: t * negative(z / y)),
     doc="Quotient x / y.",
     domain=[(-3.0, 3.0), POSITIVE],
 )
-negative = elementwise(np.negative, Linear(lambda ct, x: negative(ct)), doc="Negation -x.")
-square = elementwise(np.square, Tangent(lambda t, y, x: t * (2 * x)), doc="Square x^2.")
-reciprocal = elementwise(np.reciprocal, Tangent(lambda t, y, x: t * negative(y * y)), doc="Reciprocal 1 / x.", domain=POSITIVE)
-absolute = elementwise(np.absolute, Tangent(lambda t, y, x: t * sign(x)), doc="Absolute value |x|; the derivative at 0 is 0.", domain=POSITIVE)
-sign = elementwise(np.sign, Constant(), doc="Sign of x: -1, 0 or 1; the derivative is 0 everywhere.")
+negative: Elementwise = elementwise(np.negative, Linear(lambda ct, x: negative(ct)), doc="Negation -x.")
+square: Elementwise = elementwise(np.square, Tangent(lambda t, y, x: t * (2 * x)), doc="Square x^2.")
+reciprocal: Elementwise = elementwise(
+    np.reciprocal, Tangent(lambda t, y, x: t * negative(y * y)), doc="Reciprocal 1 / x.", domain=POSITIVE
+)
+
+
+def _absolute_tangent(t: Any, y: Any, x: Any) -> Any:
+    return real(t * (conj(x) / where(equal(y, 0), 1.0, y))) if is_complex(x) else t * sign(x)
+
+
+absolute: Elementwise = elementwise(
+    np.absolute, Tangent(_absolute_tangent), doc="Absolute value |x|; the derivative at 0 is 0.", domain=POSITIVE
+)
+sign: Elementwise = elementwise(np.sign, Constant(), doc="Sign of x: -1, 0 or 1; the derivative is 0 everywhere.", is_real=True)
+
+
+@implements(np.sign)
+def direction(x: Any) -> Any:
+    """Return the sign; of complex numbers x / |x|, 0 at 0."""
+    if not is_complex(x):
+        return sign(x)
+    size = absolute(x)
+    return x / where(equal(size, 0), 1.0, size)
 
 
 def _power_tangent_base(t: Any, z: Any, x: Any, y: Any) -> Any:
@@ -82,7 +106,7 @@ def _power_tangent_exponent(t: Any, z: Any, x: Any, y: Any) -> Any:
     return t * (log(where(equal(x, 0), 1.0, x)) * z)
 
 
-power = elementwise(
+power: Elementwise = elementwise(
     np.power,
     Tangent(_power_tangent_base),
     Tangent(_power_tangent_exponent),
@@ -91,7 +115,7 @@ power = elementwise(
     flops=20,
 )
 
-FIXED_POWERS = {2: square, 1: lambda x: x, -1: reciprocal}
+FIXED_POWERS: dict[Any, Callable[[Any], Any]] = {2: square, 1: lambda x: x, -1: reciprocal}
 
 
 @implements(np.power)
@@ -105,22 +129,28 @@ def raise_to(x: Any, exponent: Any) -> Any:
 
 # -- exponentials and roots ------------------------------------------------------------------------------------------------
 
-exp = elementwise(np.exp, Tangent(lambda t, y, x: t * y), doc="Exponential e^x.", flops=10)
-expm1 = elementwise(np.expm1, Tangent(lambda t, y, x: t * exp(x)), doc="e^x - 1, accurate near 0.", flops=15)
-log = elementwise(np.log, Tangent(lambda t, y, x: t / x), doc="Natural logarithm ln x.", domain=POSITIVE, flops=10)
-log1p = elementwise(np.log1p, Tangent(lambda t, y, x: t / (1 + x)), doc="ln(1 + x), accurate near 0.", domain=(-0.8, 3.0), flops=15)
-sqrt = elementwise(
+exp: Elementwise = elementwise(np.exp, Tangent(lambda t, y, x: t * y), doc="Exponential e^x.", flops=10)
+expm1: Elementwise = elementwise(np.expm1, Tangent(lambda t, y, x: t * exp(x)), doc="e^x - 1, accurate near 0.", flops=15)
+log: Elementwise = elementwise(np.log, Tangent(lambda t, y, x: t / x), doc="Natural logarithm ln x.", domain=POSITIVE, flops=10)
+log1p: Elementwise = elementwise(
+    np.log1p, Tangent(lambda t, y, x: t / (1 + x)), doc="ln(1 + x), accurate near 0.", domain=(-0.8, 3.0), flops=15
+)
+sqrt: Elementwise = elementwise(
     np.sqrt, Tangent(lambda t, y, x: t * (0.5 / y)), doc="Square root; the derivative at 0 is inf.", domain=POSITIVE, flops=4
 )
 
 
 def _logistic(x: Array) -> Array:
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, small) / (1 + small)
+    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
 
 
-logistic = elementwise(
-    _logistic, Tangent(lambda t, y, x: t * (y * logistic(negative(x)))), doc="Logistic function 1 / (1 + e^-x).", loop=np.exp, flops=15
+logistic: Elementwise = elementwise(
+    _logistic,
+    Tangent(lambda t, y, x: t * (y * logistic(negative(x)))),
+    doc="Logistic function 1 / (1 + e^-x).",
+    loop=np.cbrt,
+    flops=15,
 )
 
 # -- trigonometry ----------------------------------------------------------------------------------------------------------
@@ -128,27 +158,45 @@ logistic = elementwise(
 
 def _sech_squared(x: Any) -> Any:
     # 1 - tanh^2 would lose all digits in the tails, and 1 / cosh^2 its own derivatives there, as inf times 0.
+    if is_complex(x):
+        raised = exp(-2 * where(less(real(x), 0), -x, x))
+        return 4 * raised / square(1 + raised)
     twice = 2 * x
     return 4 * (logistic(twice) * logistic(negative(twice)))
 
 
-sin = elementwise(np.sin, Tangent(lambda t, y, x: t * cos(x)), doc="Sine of x radians.", flops=15)
-cos = elementwise(np.cos, Tangent(lambda t, y, x: t * negative(sin(x))), doc="Cosine of x radians.", flops=15)
-tan = elementwise(np.tan, Tangent(lambda t, y, x: t * (1 + square(y))), doc="Tangent of x radians.", domain=(-1.3, 1.3), flops=20)
-arcsin = elementwise(
+sin: Elementwise = elementwise(np.sin, Tangent(lambda t, y, x: t * cos(x)), doc="Sine of x radians.", flops=15)
+cos: Elementwise = elementwise(np.cos, Tangent(lambda t, y, x: t * negative(sin(x))), doc="Cosine of x radians.", flops=15)
+tan: Elementwise = elementwise(
+    np.tan,
+    Tangent(lambda t, y, x: t * (_sech_squared(1j * x) if is_complex(x) else 1 + square(y))),
+    doc="Tangent of x radians.",
+    domain=(-1.3, 1.3),
+    flops=20,
+)
+arcsin: Elementwise = elementwise(
     np.arcsin, Tangent(lambda t, y, x: t / sqrt((1 - x) * (1 + x))), doc="Inverse sine, in radians.", domain=(-0.9, 0.9), flops=20
 )
-arccos = elementwise(
-    np.arccos, Tangent(lambda t, y, x: t / negative(sqrt((1 - x) * (1 + x)))), doc="Inverse cosine, in radians.", domain=(-0.9, 0.9), flops=20
+arccos: Elementwise = elementwise(
+    np.arccos,
+    Tangent(lambda t, y, x: t / negative(sqrt((1 - x) * (1 + x)))),
+    doc="Inverse cosine, in radians.",
+    domain=(-0.9, 0.9),
+    flops=20,
 )
-arctan = elementwise(np.arctan, Tangent(lambda t, y, x: t / (1 + square(x))), doc="Inverse tangent, in radians.", flops=15)
+arctan: Elementwise = elementwise(
+    np.arctan,
+    Tangent(lambda t, y, x: t / ((1 + 1j * x) * (1 - 1j * x) if is_complex(x) else 1 + square(x))),
+    doc="Inverse tangent, in radians.",
+    flops=15,
+)
 
 
 def _over_radius(part: Any, z: Any) -> Any:
     return part / where(equal(z, 0), 1.0, z)
 
 
-hypot = elementwise(
+hypot: Elementwise = elementwise(
     np.hypot,
     Tangent(lambda t, z, x, y: t * _over_radius(x, z)),
     Tangent(lambda t, z, x, y: t * _over_radius(y, z)),
@@ -163,7 +211,7 @@ def _over_square_radius(part: Any, y: Any, x: Any) -> Any:
     return part / radius / radius
 
 
-arctan2 = elementwise(
+arctan2: Elementwise = elementwise(
     np.arctan2,
     Tangent(lambda t, z, y, x: t * _over_square_radius(x, y, x)),
     Tangent(lambda t, z, y, x: t * negative(_over_square_radius(y, y, x))),
@@ -171,9 +219,9 @@ arctan2 = elementwise(
     domain=[(-3.0, 3.0), POSITIVE],
     flops=20,
 )
-sinh = elementwise(np.sinh, Tangent(lambda t, y, x: t * cosh(x)), doc="Hyperbolic sine.", flops=20)
-cosh = elementwise(np.cosh, Tangent(lambda t, y, x: t * sinh(x)), doc="Hyperbolic cosine.", flops=20)
-tanh = elementwise(np.tanh, Tangent(lambda t, y, x: t * _sech_squared(x)), doc="Hyperbolic tangent.", flops=20)
+sinh: Elementwise = elementwise(np.sinh, Tangent(lambda t, y, x: t * cosh(x)), doc="Hyperbolic sine.", flops=20)
+cosh: Elementwise = elementwise(np.cosh, Tangent(lambda t, y, x: t * sinh(x)), doc="Hyperbolic cosine.", flops=20)
+tanh: Elementwise = elementwise(np.tanh, Tangent(lambda t, y, x: t * _sech_squared(x)), doc="Hyperbolic tangent.", flops=20)
 
 # -- comparison and logic: constant by parts ---------------------------------------------------------------------------------
 
@@ -188,12 +236,18 @@ less = _comparison(np.less, "x < y")
 less_equal = _comparison(np.less_equal, "x <= y")
 greater = _comparison(np.greater, "x > y")
 greater_equal = _comparison(np.greater_equal, "x >= y")
-logical_and = elementwise(np.logical_and, Constant(), Constant(), doc="Whether x and y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
-logical_or = elementwise(np.logical_or, Constant(), Constant(), doc="Whether x or y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
-logical_xor = elementwise(np.logical_xor, Constant(), Constant(), doc="Whether x or y, not both.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
-logical_not = elementwise(np.logical_not, Constant(), doc="Whether not x.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
-isfinite = elementwise(np.isfinite, Constant(), doc="Whether x is neither infinite nor NaN.", result=Dtype.BOOL)
-isnan = elementwise(np.isnan, Constant(), doc="Whether x is NaN.", result=Dtype.BOOL)
+logical_and: Elementwise = elementwise(
+    np.logical_and, Constant(), Constant(), doc="Whether x and y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,)
+)
+logical_or: Elementwise = elementwise(
+    np.logical_or, Constant(), Constant(), doc="Whether x or y.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,)
+)
+logical_xor: Elementwise = elementwise(
+    np.logical_xor, Constant(), Constant(), doc="Whether x or y, not both.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,)
+)
+logical_not: Elementwise = elementwise(np.logical_not, Constant(), doc="Whether not x.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+isfinite: Elementwise = elementwise(np.isfinite, Constant(), doc="Whether x is neither infinite nor NaN.", result=Dtype.BOOL)
+isnan: Elementwise = elementwise(np.isnan, Constant(), doc="Whether x is NaN.", result=Dtype.BOOL)
 
 # -- selection ---------------------------------------------------------------------------------------------------------------
 
@@ -214,7 +268,11 @@ def _where_tangents(condition: Any, t: Any, u: Any) -> Any:
     return call(_where, condition, zeros if t is None else t, zeros if u is None else u)
 
 
-_where = declare(
+def _batch_where(batched: Any, operands: Any, params: Any) -> Any:
+    return where(*operands)
+
+
+_where: Primitive = declare(
     Primitive(
         name="where",
         kernel=np.where,
@@ -224,7 +282,7 @@ _where = declare(
             Linear(lambda ct, c, x, y: call(_where, c, ct, zeros_of(ct.type, ct)), _where_tangents, joint=True),
             Linear(lambda ct, c, x, y: call(_where, c, zeros_of(ct.type, ct), ct), _where_tangents, joint=True),
         ),
-        batch=lambda batched, operands, params: where(*operands),
+        batch=_batch_where,
         arity=3,
         params=(),
         doc="x where the condition holds, else y; the derivative of what is not taken is 0.",
@@ -243,7 +301,9 @@ _where = declare(
 def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     """Return x where the condition holds, else y; operands are promoted and broadcast."""
     if x is None or y is None:
-        raise ArgumentError("where: needed a condition and two operands, got one; the indices of a traced mask have no static shape")
+        raise ArgumentError(
+            "where: needed a condition and two operands, got one; the indices of a traced mask have no static shape"
+        )
     builder = builder_of((condition, x, y)) or Builder(folds=True)
     scalars = [is_scalar(item) for item in (x, y)]
     lifted = [item if scalar else builder.lift(item) for item, scalar in zip((x, y), scalars, strict=True)]
@@ -259,13 +319,13 @@ def _share(wins: Any, x: Any, y: Any) -> Any:
     return where(wins, 1.0, where(equal(x, y), 0.5, 0.0)).astype(x.dtype)
 
 
-maximum = elementwise(
+maximum: Elementwise = elementwise(
     np.maximum,
     Tangent(lambda t, z, x, y: t * _share(greater(x, y), x, y)),
     Tangent(lambda t, z, x, y: t * _share(greater(y, x), x, y)),
     doc="The larger of x and y, NaN if one is; at a tie each has half of the derivative.",
 )
-minimum = elementwise(
+minimum: Elementwise = elementwise(
     np.minimum,
     Tangent(lambda t, z, x, y: t * _share(less(x, y), x, y)),
     Tangent(lambda t, z, x, y: t * _share(less(y, x), x, y)),

@@ -75,13 +75,13 @@ def _infer_matrices(where: str) -> Any:
     return infer
 
 
-det_primitive = declare(
+det_primitive: Primitive = declare(
     Primitive(
         name="det",
         kernel=np.linalg.det,
         infer=_infer_numbers("det", 1),
         derivative=by_position(Tangent(lambda t, y, x: _inner(swap(call(_adjugate_primitive, x)), t))),
-        batch=lambda batched, operands, params: det(*operands),
+        batch=lambda batched, operands, params: call(det_primitive, *operands),
         arity=1,
         params=(),
         doc="Determinant; the derivative is the adjugate, also where the matrix is singular.",
@@ -120,7 +120,7 @@ def _adjugate_tangent(t: Any, y: Any, x: Any) -> Any:
     return matmul(trace * identity - matmul(y, t), inv(x))
 
 
-_adjugate_primitive = declare(
+_adjugate_primitive: Primitive = declare(
     Primitive(
         name="adjugate",
         kernel=_adjugate,
@@ -146,16 +146,16 @@ def _slogdet(x: Array) -> tuple[Array, Array]:
     return sign, log
 
 
-slogdet_primitive = declare(
+slogdet_primitive: Primitive = declare(
     Primitive(
         name="slogdet",
         kernel=_slogdet,
         infer=_infer_numbers("slogdet", 2),
-        derivative=by_position(Tangent(lambda t, y, x: (None, _inner(swap(inv(x)), t)))),
+        derivative=by_position(Tangent(lambda t, y, x: (None, _inner(swap(call(inv_primitive, x)), t)))),
         batch=lambda batched, operands, params: call(slogdet_primitive, *operands),
         arity=1,
         params=(),
-        doc="Sign and natural logarithm of the absolute value of the determinant; (0, -inf) and a derivative of NaN where singular.",
+        doc="Sign and logarithm of the absolute value of the determinant; (0, -inf) and a derivative of NaN where singular.",
         samples=_matrices,
         flops=_cubic,
     )
@@ -180,13 +180,13 @@ def _inv(x: Array) -> Array:
         return np.stack([_inv(item) for item in x])
 
 
-inv_primitive = declare(
+inv_primitive: Primitive = declare(
     Primitive(
         name="inv",
         kernel=_inv,
         infer=_infer_matrices("inv"),
         derivative=by_position(Tangent(lambda t, y, x: negative(matmul(matmul(y, t), y)))),
-        batch=lambda batched, operands, params: inv(*operands),
+        batch=lambda batched, operands, params: call(inv_primitive, *operands),
         arity=1,
         params=(),
         doc="Inverse; NaN where the matrix is singular.",
@@ -226,7 +226,7 @@ def _batch_solve(batched: Any, operands: Any, params: Any) -> Any:
     return call(solve_primitive, a, b)
 
 
-solve_primitive = declare(
+solve_primitive: Primitive = declare(
     Primitive(
         name="solve",
         kernel=_solve,

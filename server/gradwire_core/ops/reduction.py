@@ -36,9 +36,12 @@ from gradwire_core.program import Primitive
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 Integers = tuple[int, ...]
+NO_VALUE = np._NoValue  # noqa: SLF001  # what NumPy passes for an argument left out
 
 
-def _infer(x: TensorType, *, axes: Integers, where: str, result: Dtype | None = None, needs_elements: bool = False) -> tuple[TensorType, ...]:
+def _infer(
+    x: TensorType, *, axes: Integers, where: str, result: Dtype | None = None, needs_elements: bool = False
+) -> tuple[TensorType, ...]:
     if normalize_axes(where, axes, x.ndim) != axes:
         raise ShapeError(f"{where}: needed sorted non-negative axes of {x}, got {axes}; sort them", given=axes)
     if needs_elements and builtins.any(x.shape[axis] == 0 for axis in axes):
@@ -77,7 +80,7 @@ def _sum_kernel(x: Array, *, axes: Integers) -> Any:
     return np.add.reduce(x, axis=axes, dtype=x.dtype)
 
 
-_sum = declare(
+_sum: Primitive = declare(
     Primitive(
         name="sum",
         kernel=_sum_kernel,
@@ -94,7 +97,7 @@ _sum = declare(
 
 
 @implements(np.sum)
-def sum(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:  # noqa: A001
+def sum(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
     """Return the sum of x over axes, by default all; a bool is summed as int64."""
     if dtype is None and x.dtype == np.bool_:
         dtype = Dtype.INT64
@@ -102,10 +105,12 @@ def sum(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: 
 
 
 def _reduce(primitive: Primitive, x: Any, axis: Any, keepdims: Any, out: Any, kwargs: dict[str, Any]) -> Any:
-    extra = [key for key, value in kwargs.items() if value is not None and value is not np._NoValue]
+    extra = [key for key, value in kwargs.items() if value is not None and value is not NO_VALUE]
     if out is not None or extra:
         given = ", ".join(extra) or "out"
-        raise ArgumentError(f"{primitive.name}: needed only axis, dtype and keepdims, got {given}; use np.where before it", given=given)
+        raise ArgumentError(
+            f"{primitive.name}: needed only axis, dtype and keepdims, got {given}; use np.where before it", given=given
+        )
     axes = normalize_axes(primitive.name, axis, x.ndim)
     result = call(primitive, x, axes=axes)
     return reshape(result, kept_shape(x.shape, axes)) if keepdims is True else result
@@ -158,7 +163,7 @@ def _product_tangent(t: Any, y: Any, x: Any, *, axes: Integers) -> Any:
     return call(_sum, t * transpose(others, tuple(int(axis) for axis in np.argsort(order))), axes=axes)
 
 
-_prod = declare(
+_prod: Primitive = declare(
     Primitive(
         name="prod",
         kernel=lambda x, *, axes: np.multiply.reduce(x, axis=axes, dtype=x.dtype),
@@ -214,13 +219,13 @@ _min = _extreme(np.minimum, "min", "Minimum")
 
 
 @implements(np.max)
-def max(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:  # noqa: A001
+def max(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
     """Return the maximum of x over axes, by default all."""
     return _reduce(_max, x, axis, keepdims, out, kwargs)
 
 
 @implements(np.min)
-def min(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:  # noqa: A001
+def min(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
     """Return the minimum of x over axes, by default all."""
     return _reduce(_min, x, axis, keepdims, out, kwargs)
 
@@ -257,12 +262,12 @@ _any = _logic(np.logical_or, "any", "any")
 
 
 @implements(np.all)
-def all(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:  # noqa: A001
+def all(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
     """Return whether every element of x over axes is true."""
     return _reduce(_all, convert(x, Dtype.BOOL), axis, keepdims, out, kwargs)
 
 
 @implements(np.any)
-def any(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:  # noqa: A001
+def any(x: Any, axis: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
     """Return whether any element of x over axes is true."""
     return _reduce(_any, convert(x, Dtype.BOOL), axis, keepdims, out, kwargs)

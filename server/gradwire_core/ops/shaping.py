@@ -24,12 +24,12 @@ from gradwire_core.ops._declare import (
     no_flops,
     normalize_axes,
     size_flops,
-    zeros_of,
 )
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 Integers = tuple[int, ...]
+MOST_LABELS = 52  # as many as numpy.einsum tells apart
 
 # -- reshape -----------------------------------------------------------------------------------------------------------------
 
@@ -37,7 +37,9 @@ Integers = tuple[int, ...]
 def _infer_reshape(x: TensorType, *, shape: Shape) -> tuple[TensorType, ...]:
     check_shape("reshape", shape)
     if math.prod(shape) != x.size:
-        raise ShapeError(f"reshape: needed {x.size} elements as {x} has, got shape {list(shape)}; correct the shape", given=shape, size=x.size)
+        raise ShapeError(
+            f"reshape: needed {x.size} elements as {x} has, got shape {list(shape)}; correct the shape", given=shape, size=x.size
+        )
     return (x.with_shape(shape),)
 
 
@@ -51,13 +53,13 @@ def check_shape(where: str, shape: Sequence[int]) -> None:
         raise ProgramError(f"{where}: needed a shape of non-negative integers, got {shape}; correct the param", given=shape)
 
 
-_reshape = declare(
+_reshape: Primitive = declare(
     Primitive(
         name="reshape",
         kernel=np.reshape,
         infer=_infer_reshape,
-        derivative=by_position(Linear(lambda ct, x, *, shape: reshape(ct, x.shape))),
-        batch=lambda batched, operands, params: reshape(operands[0], (operands[0].shape[0], *params["shape"])),
+        derivative=by_position(Linear(lambda ct, x, *, shape: call(_reshape, ct, shape=x.shape))),
+        batch=lambda batched, operands, params: call(_reshape, operands[0], shape=(operands[0].shape[0], *params["shape"])),
         arity=1,
         params=("shape",),
         doc="The elements of x, row-major, in another shape.",
@@ -95,13 +97,15 @@ def _infer_transpose(x: TensorType, *, axes: Integers) -> tuple[TensorType, ...]
     return (x.with_shape(tuple(x.shape[axis] for axis in axes)),)
 
 
-_transpose = declare(
+_transpose: Primitive = declare(
     Primitive(
         name="transpose",
         kernel=lambda x, *, axes: np.transpose(x, axes),
         infer=_infer_transpose,
-        derivative=by_position(Linear(lambda ct, x, *, axes: transpose(ct, tuple(int(axis) for axis in np.argsort(axes))))),
-        batch=lambda batched, operands, params: transpose(operands[0], (0, *[axis + 1 for axis in params["axes"]])),
+        derivative=by_position(
+            Linear(lambda ct, x, *, axes: call(_transpose, ct, axes=tuple(int(axis) for axis in np.argsort(axes))))
+        ),
+        batch=lambda batched, operands, params: call(_transpose, operands[0], axes=(0, *[axis + 1 for axis in params["axes"]])),
         arity=1,
         params=("axes",),
         doc="Axis k of the result is axis axes[k] of x.",
@@ -125,7 +129,9 @@ def _infer_broadcast(x: TensorType, *, shape: Shape) -> tuple[TensorType, ...]:
     check_shape("broadcast_to", shape)
     lead = len(shape) - x.ndim
     if lead < 0 or any(one not in (1, other) for one, other in zip(x.shape, shape[lead:], strict=True)):
-        raise ShapeError(f"broadcast_to: {x} does not broadcast to shape {list(shape)}; make its lengths agree or 1", given=x, shape=shape)
+        raise ShapeError(
+            f"broadcast_to: {x} does not broadcast to shape {list(shape)}; make its lengths agree or 1", given=x, shape=shape
+        )
     return (x.with_shape(shape),)
 
 
@@ -148,7 +154,7 @@ def _batch_broadcast(batched: Any, operands: Any, params: Any) -> Any:
     return broadcast_to(reshape(x, (x.shape[0], *ones, *x.shape[1:])), (x.shape[0], *shape))
 
 
-_broadcast = declare(
+_broadcast: Primitive = declare(
     Primitive(
         name="broadcast_to",
         kernel=np.broadcast_to,
@@ -169,7 +175,7 @@ _broadcast = declare(
 
 
 @implements(np.broadcast_to)
-def broadcast_to(x: Any, shape: Any, subok: bool = False) -> Any:  # noqa: FBT001, FBT002  # NumPy's signature
+def broadcast_to(x: Any, shape: Any, subok: bool = False) -> Any:  # NumPy's signature
     """Return x repeated to a shape."""
     lengths = tuple(map(int, shape)) if isinstance(shape, (tuple, list)) else (int(shape),)
     return x if lengths == x.shape else call(_broadcast, x, shape=lengths)
@@ -206,11 +212,15 @@ def _slice(x: Array, *, starts: Integers, stops: Integers, steps: Integers) -> A
 
 def _infer_slice(x: TensorType, *, starts: Integers, stops: Integers, steps: Integers) -> tuple[TensorType, ...]:
     if not len(starts) == len(stops) == len(steps) == x.ndim:
-        raise ProgramError(f"slice: needed one start, stop and step for each axis of {x}, got {len(starts)}, {len(stops)}, {len(steps)}")
+        raise ProgramError(
+            f"slice: needed one start, stop and step for each axis of {x}, got {len(starts)}, {len(stops)}, {len(steps)}"
+        )
     for start, stop, step, length in zip(starts, stops, steps, x.shape, strict=True):
         if not (0 <= start <= stop <= length and step >= 1):
             given = f"{start}:{stop}:{step}"
-            raise ShapeError(f"slice: needed 0 <= start <= stop <= {length} and step >= 1, got {given}; correct the slice", given=given)
+            raise ShapeError(
+                f"slice: needed 0 <= start <= stop <= {length} and step >= 1, got {given}; correct the slice", given=given
+            )
     return (x.with_shape(tuple(len(range(*item)) for item in zip(starts, stops, steps, strict=True))),)
 
 
@@ -225,7 +235,7 @@ def _batch_slice(batched: Any, operands: Any, params: Any) -> Any:
     return call(_slice_primitive, operands[0], **{key: (lead[key], *value) for key, value in params.items()})
 
 
-_slice_primitive = declare(
+_slice_primitive: Primitive = declare(
     Primitive(
         name="slice",
         kernel=_slice,
@@ -262,7 +272,9 @@ def _pad(x: Array, *, low: Integers, high: Integers, interior: Integers) -> Arra
 def _infer_pad(x: TensorType, *, low: Integers, high: Integers, interior: Integers) -> tuple[TensorType, ...]:
     if not len(low) == len(high) == len(interior) == x.ndim or any(item < 0 for item in (*low, *high, *interior)):
         given = f"{low}, {high}, {interior}"
-        raise ShapeError(f"pad: needed non-negative low, high and interior for each axis of {x}, got {given}; correct them", given=given)
+        raise ShapeError(
+            f"pad: needed non-negative low, high and interior for each axis of {x}, got {given}; correct them", given=given
+        )
     spans = [(length - 1) * (gap + 1) + 1 if length else 0 for length, gap in zip(x.shape, interior, strict=True)]
     return (x.with_shape(tuple(before + span + after for before, span, after in zip(low, spans, high, strict=True))),)
 
@@ -273,13 +285,15 @@ def _slice_pad(ct: Any, x: TensorType, *, low: Integers, high: Integers, interio
     return slice_axes(ct, low, tuple(before + span for before, span in zip(low, spans, strict=True)), steps)
 
 
-_pad_primitive = declare(
+_pad_primitive: Primitive = declare(
     Primitive(
         name="pad",
         kernel=_pad,
         infer=_infer_pad,
         derivative=by_position(Linear(_slice_pad)),
-        batch=lambda batched, operands, params: pad_with_zeros(operands[0], *[(0, *params[key]) for key in ("low", "high", "interior")]),
+        batch=lambda batched, operands, params: pad_with_zeros(
+            operands[0], *[(0, *params[key]) for key in ("low", "high", "interior")]
+        ),
         arity=1,
         params=("low", "high", "interior"),
         doc="x with zeros before, after and between its elements along each axis.",
@@ -300,13 +314,12 @@ def pad_with_zeros(x: Any, low: Integers, high: Integers, interior: Integers) ->
 # -- flip --------------------------------------------------------------------------------------------------------------------
 
 
-
 def _infer_flip(x: TensorType, *, axes: Integers) -> tuple[TensorType, ...]:
     normalize_axes("flip", axes, x.ndim)
     return (x,)
 
 
-_flip = declare(
+_flip: Primitive = declare(
     Primitive(
         name="flip",
         kernel=lambda x, *, axes: np.flip(x, axes),
@@ -339,7 +352,9 @@ def _infer_concatenate(*operands: TensorType, axis: int) -> tuple[TensorType, ..
     for item in operands:
         if item.dtype is not first.dtype:
             raise DtypeError(f"concatenate: needed operands of one dtype, got {names}; convert them", given=names)
-        if item.ndim != first.ndim or any(one != other for k, (one, other) in enumerate(zip(item.shape, first.shape, strict=True)) if k != axis):
+        if item.ndim != first.ndim or any(
+            one != other for k, (one, other) in enumerate(zip(item.shape, first.shape, strict=True)) if k != axis
+        ):
             raise ShapeError(f"concatenate: needed equal lengths except along axis {axis}, got {names}; reshape them", given=names)
     length = sum(item.shape[axis] for item in operands)
     return (first.with_shape((*first.shape[:axis], length, *first.shape[axis + 1 :])),)
@@ -363,7 +378,7 @@ def _batch_concatenate(batched: Any, operands: Any, params: Any) -> Any:
     return call(_concatenate, *full, axis=params["axis"] + 1)
 
 
-_concatenate = declare(
+_concatenate: Primitive = declare(
     Primitive(
         name="concatenate",
         kernel=lambda *operands, axis: np.concatenate(operands, axis),
@@ -419,7 +434,7 @@ def lift_plain(builder: Builder, item: Any) -> Value:
 
 
 def _diagonal(x: Array, *, labels: Integers) -> Array:
-    return np.einsum(x, labels, tuple(dict.fromkeys(labels)))
+    return np.asarray(np.einsum(x, labels, tuple(dict.fromkeys(labels))))
 
 
 def _embed(x: Array, *, labels: Integers) -> Array:
@@ -432,25 +447,32 @@ def _embed(x: Array, *, labels: Integers) -> Array:
 
 def _infer_diagonal(x: TensorType, *, labels: Integers) -> tuple[TensorType, ...]:
     sizes: dict[int, int] = {}
-    agree = len(labels) == x.ndim and all(sizes.setdefault(*item) == item[1] for item in zip(labels, x.shape, strict=True))
+    agree = (
+        len(labels) == x.ndim
+        and all(0 <= label < MOST_LABELS for label in labels)
+        and all(sizes.setdefault(*item) == item[1] for item in zip(labels, x.shape, strict=True))
+    )
     if not agree:
-        raise ShapeError(f"diagonal: needed one label an axis and equal lengths for equal labels, got {labels} for {x}", given=labels)
+        raise ShapeError(
+            f"diagonal: needed one label an axis and equal lengths for equal labels, got {labels} for {x}", given=labels
+        )
     return (x.with_shape(tuple(sizes.values())),)
 
 
 def _infer_embed(x: TensorType, *, labels: Integers) -> tuple[TensorType, ...]:
     names = dict.fromkeys(labels)
-    if len(names) != x.ndim:
-        raise ShapeError(f"embed: needed one distinct label an axis of {x}, got {labels}; correct the labels", given=labels)
+    if len(names) != x.ndim or any(not 0 <= label < MOST_LABELS for label in names):
+        text = f"embed: needed one distinct label an axis of {x}, from 0 to {MOST_LABELS - 1}, got {labels}; correct the labels"
+        raise ShapeError(text, given=labels)
     sizes = dict(zip(names, x.shape, strict=True))
     return (x.with_shape(tuple(sizes[label] for label in labels)),)
 
 
 def _with_batch(labels: Integers) -> Integers:
-    return (max(labels, default=0) + 1, *labels)
+    return (next(label for label in range(MOST_LABELS) if label not in labels), *labels)
 
 
-_diagonal_primitive = declare(
+_diagonal_primitive: Primitive = declare(
     Primitive(
         name="diagonal",
         kernel=_diagonal,
@@ -464,7 +486,7 @@ _diagonal_primitive = declare(
         flops=size_flops,
     )
 )
-_embed_primitive = declare(
+_embed_primitive: Primitive = declare(
     Primitive(
         name="embed",
         kernel=_embed,
@@ -497,7 +519,7 @@ def _eye(*, rows: int, columns: int, dtype: Dtype) -> Array:
     return np.eye(rows, columns, dtype=dtype.numpy)
 
 
-_eye_primitive = declare(
+_eye_primitive: Primitive = declare(
     Primitive(
         name="eye",
         kernel=_eye,

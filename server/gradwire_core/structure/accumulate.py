@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.program import Equation, Linear, Var
-from gradwire_core.structure.actions import act
+from gradwire_core.program import Equation, Linear, Var, Whole
+from gradwire_core.structure.actions import act, act_whole
 from gradwire_core.structure.terms import Term, identity, join
 
 ByInput = dict[int, list[Term]]
@@ -24,10 +24,14 @@ def accumulate(builder: Builder, equations: Sequence[Equation], inputs: Sequence
         inputs: the values they are linear in.
     """
     known: dict[Var, ByInput] = {
-        var: {index: [identity(builder, var.type.shape, var.type.dtype)]} if var.type.size else {} for index, var in enumerate(inputs)
+        var: {index: [identity(builder, var.type.shape, var.type.dtype)]} if var.type.size else {}
+        for index, var in enumerate(inputs)
     }
     for equation in equations:
-        known[equation.results[0]] = _accumulate_one(builder, equation, known)
+        if isinstance(equation.primitive.derivative(0), Whole):
+            known.update(zip(equation.results, _accumulate_whole(builder, equation, known), strict=True))
+        else:
+            known[equation.results[0]] = _accumulate_one(builder, equation, known)
     return known
 
 
@@ -43,3 +47,15 @@ def _accumulate_one(builder: Builder, equation: Equation, known: dict[Var, ByInp
         for index, terms in known[operand].items():
             found.setdefault(index, []).extend(act(equation, terms, position, operands))
     return {index: join(terms) for index, terms in found.items()}
+
+
+def _accumulate_whole(builder: Builder, equation: Equation, known: dict[Var, ByInput]) -> list[ByInput]:
+    """Return the terms of the results of an equation with sub-programs: all columns of its linear operands at once, dense."""
+    operands = [operand.type if operand in known else Value(builder, operand) for operand in equation.operands]
+    linear = [known[operand] if isinstance(operand, Var) and operand in known else {} for operand in equation.operands]
+    found: list[ByInput] = [{} for _ in equation.results]
+    for index in sorted({index for terms in linear for index in terms}):
+        columns = act_whole(equation, [terms.get(index, []) for terms in linear], operands)
+        for terms, term in zip(found, columns, strict=True):
+            terms[index] = [term]
+    return found

@@ -1,11 +1,13 @@
 """What each linear primitive does to a term: one row a primitive.
 
-`action(term, position, operands, params, result)` returns the term of the result for the term of the linear operand at a position;
-linear operands stand as their types. A primitive without a row, or whose row gives None, acts on the dense term, through its batching rule.
+`action(term, position, operands, params, result)` returns the term of the result for the term of the linear operand at a
+position; linear operands stand as their types. A primitive without a row, or whose row gives None, acts on the dense term,
+through its batching rule.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,13 +145,13 @@ def _broadcast(term: Term, position: int, operands: Operands, params: Any, resul
 def _slice(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
     for axis, bounds in enumerate(zip(params["starts"], params["stops"], params["steps"], strict=True)):
         if bounds != (0, run_length(term.out[axis]), 1):
-            term = map_axis(term, axis, result.shape[axis], lambda x, place, bounds=bounds: _slice_one(x, place, *bounds))
+            term = map_axis(term, axis, result.shape[axis], functools.partial(_slice_one, bounds=bounds))
     return term
 
 
-def _slice_one(x: Value, place: int, start: int, stop: int, step: int) -> Value:
+def _slice_one(x: Value, place: int, bounds: tuple[int, int, int]) -> Value:
     starts, stops, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
-    starts[place], stops[place], steps[place] = start, stop, step
+    starts[place], stops[place], steps[place] = bounds
     value: Value = slice_axes(x, tuple(starts), tuple(stops), tuple(steps))
     return value
 
@@ -157,13 +159,13 @@ def _slice_one(x: Value, place: int, start: int, stop: int, step: int) -> Value:
 def _pad(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
     for axis, widths in enumerate(zip(params["low"], params["high"], params["interior"], strict=True)):
         if any(widths):
-            term = map_axis(term, axis, result.shape[axis], lambda x, place, widths=widths: _pad_one(x, place, *widths))
+            term = map_axis(term, axis, result.shape[axis], functools.partial(_pad_one, widths=widths))
     return term
 
 
-def _pad_one(x: Value, place: int, low: int, high: int, interior: int) -> Value:
-    widths = [tuple(width if axis == place else 0 for axis in range(x.ndim)) for width in (low, high, interior)]
-    value: Value = pad_with_zeros(x, *widths)
+def _pad_one(x: Value, place: int, widths: tuple[int, int, int]) -> Value:
+    full = [tuple(width if axis == place else 0 for axis in range(x.ndim)) for width in widths]
+    value: Value = pad_with_zeros(x, *full)
     return value
 
 
@@ -171,7 +173,7 @@ def _concatenate(term: Term, position: int, operands: Operands, params: Any, res
     axis = params["axis"]
     before, mine = sum(item.shape[axis] for item in operands[:position]), operands[position].shape[axis]
     after = result.shape[axis] - before - mine
-    return map_axis(term, axis, result.shape[axis], lambda x, place: _pad_one(x, place, before, after, 0))
+    return map_axis(term, axis, result.shape[axis], functools.partial(_pad_one, widths=(before, after, 0)))
 
 
 def _flip(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
@@ -203,6 +205,13 @@ def _scatter_add(term: Term, position: int, operands: Operands, params: Any, res
         return value
 
     return map_axis(merged, axis, size, scatter, merges=True)
+
+
+def _cumsum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+    primitive, axis, reverse = _indexing("cumsum"), params["axis"], params["reverse"]
+    if result.shape[axis] == 1:
+        return term
+    return map_axis(term, axis, result.shape[axis], lambda x, place: call(primitive, x, axis=place, reverse=reverse), merges=True)
 
 
 def _indexing(name: str) -> Primitive:
@@ -253,17 +262,39 @@ def _apply_dense(
     primitive: Primitive, term: Term, position: int, operands: Operands, params: Mapping[str, Any], result: TensorType
 ) -> Term:
     """Apply a linear primitive to every column of a dense term at once, by its batching rule."""
-    (factor,) = term.factors
-    out, into = term.out_labels, term.in_labels
-    moved = permuted(factor, (*into, *out))
-    shape = tuple(map(run_length, term.out))
-    batch = reshape(moved, (run_length(into), *shape))
+    batch = _columns(term)
     values = [batch if index == position else _absent(item, batch) for index, item in enumerate(operands)]
     columns = primitive.batch([index == position for index in range(len(operands))], values, params)
+    return _from_columns(term, columns, result)
+
+
+def act_whole(equation: Equation, terms: Sequence[Sequence[Term]], operands: Operands) -> list[Term]:
+    """Return the dense term of each result of an equation for the terms of all its operands, none where one is not linear."""
+    dense = [untied(group) if group else None for group in terms]
+    like = next(term for term in dense if term is not None)
+    batches = [None if term is None else _columns(term) for term in dense]
+    batch = _columns(like)
+    values = [_absent(item, batch) if column is None else column for column, item in zip(batches, operands, strict=True)]
+    found = equation.primitive.batch([column is not None for column in batches], values, equation.params)
+    results = found if isinstance(found, tuple) else (found,)
+    return [_from_columns(like, columns, var.type) for columns, var in zip(results, equation.results, strict=True)]
+
+
+def _columns(term: Term) -> Value:
+    """Return a dense term as an array [columns, *shape_out]."""
+    (factor,) = term.factors
+    moved = permuted(factor, (*term.in_labels, *term.out_labels))
+    value: Value = reshape(moved, (run_length(term.in_labels), *map(run_length, term.out)))
+    return value
+
+
+def _from_columns(term: Term, columns: Value, result: TensorType) -> Term:
+    """Return a dense term with the input side of another, from an array [columns, *shape_out]."""
     runs = fresh_runs(result.shape)
-    lengths = tuple(label.size for label in into)
-    cleared = replace(term, factors=(), out=runs)
-    return attach(cleared, reshape(columns, (*lengths, *result.shape)), (*((label,) for label in into), *runs))
+    into = fresh_runs(tuple(map(run_length, term.into)))
+    lengths = tuple(label.size for run in into for label in run)
+    cleared = replace(term, dtype=result.dtype, factors=(), out=runs, into=into)
+    return attach(cleared, reshape(columns, (*lengths, *result.shape)), (*((label,) for run in into for label in run), *runs))
 
 
 def _absent(item: Any, like: Value) -> Value:
@@ -295,6 +326,7 @@ ACTIONS: dict[str, Action] = {
     "broadcast_to": _broadcast,
     "concatenate": _concatenate,
     "convert": _convert,
+    "cumsum": _cumsum,
     "diagonal": _diagonal,
     "divide": _divide,
     "einsum": _einsum,

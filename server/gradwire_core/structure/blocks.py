@@ -45,9 +45,7 @@ def common_block(terms: Sequence[Term]) -> Block | None:
     first = aligned[0]
     order = sorted(ties)
     places = ([row for row, _ in order], [column for _, column in order])
-    carried = [
-        index for index, (row, _) in enumerate(order) if any(term.carrying(term.out_labels[row]) for term in aligned)
-    ]
+    carried = [index for index, (row, _) in enumerate(order) if any(term.carrying(term.out_labels[row]) for term in aligned)]
     total = _core(first, places, carried)
     for term in aligned[1:]:
         total = add(total, _core(term, places, carried))

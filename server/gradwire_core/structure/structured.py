@@ -2,7 +2,8 @@
 
 What a label means follows from where it stands: on factors and on neither side, it is summed; on both sides, it is a Kronecker
 delta; on the output side alone with no factor, a broadcast; on the input side alone with no factor, a sum; nowhere, a
-multiplication by its size. An axis is a run of labels, row-major, whose sizes multiply to its length. This module holds the records and their dense value, with NumPy.
+multiplication by its size. An axis is a run of labels, row-major, whose sizes multiply to its length. This module holds the
+records and their dense value, with NumPy.
 """
 
 from __future__ import annotations

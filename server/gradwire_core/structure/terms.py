@@ -8,6 +8,7 @@ only where that does not make a term larger, and when a result is asked for.
 
 from __future__ import annotations
 
+import functools
 import math
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -174,7 +175,7 @@ def contract(factors: Sequence[Factor], kept: Iterable[Label]) -> Factor:
     scalars = [factor for factor in factors if not factor.labels]
     arrays = sorted((factor for factor in factors if factor.labels), key=factor_size)
     if scalars and (arrays or len(scalars) > 1):
-        number = math.prod([factor.value for factor in scalars[1:]], start=scalars[0].value)
+        number = functools.reduce(multiply, [factor.value for factor in scalars])
         if not arrays:
             return Factor(number, ())
         arrays[0] = Factor(multiply(number, arrays[0].value), arrays[0].labels)

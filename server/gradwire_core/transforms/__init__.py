@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gradwire_core.errors import ArgumentError
 from gradwire_core.program import Program
+from gradwire_core.transforms import control
 from gradwire_core.transforms.determinant import jacobian_det, jacobian_slogdet
 from gradwire_core.transforms.grad import grad
 from gradwire_core.transforms.jacobian import hessian, jacobian, structured_hessian, structured_jacobian
@@ -68,6 +69,21 @@ def apply(program: Program, transform: Transform) -> Program:
 
 
 __all__ = [
-    "NAMES", "STRUCTURED", "TRANSFORMS", "Transform", "apply", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet",
-    "jvp", "structured_hessian", "structured_jacobian", "vjp", "vmap",
+    "NAMES",
+    "STRUCTURED",
+    "TRANSFORMS",
+    "Transform",
+    "apply",
+    "control",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jacobian_det",
+    "jacobian_slogdet",
+    "jvp",
+    "structured_hessian",
+    "structured_jacobian",
+    "vjp",
+    "vmap",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ShapeError
 from gradwire_core.ops.elementwise import absolute, log, power, sign
@@ -82,7 +81,9 @@ def _determinant(program: Program, argnums: Sequence[int], where: str) -> _Deter
     rows, columns = [[value.size for value in values] for values in (linear.outputs, linear.tangents)]
     if sum(rows) != sum(columns):
         given = f"{sum(rows)} x {sum(columns)}"
-        text = f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
+        text = (
+            f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
+        )
         raise ShapeError(text, given=given)
     if len(rows) == len(columns) == 1 and terms[0][0]:
         block = common_block(terms[0][0])
@@ -104,5 +105,3 @@ def _whole(linear: Linearized, terms: Terms) -> Value:
     matrix = concatenate(rows, 0)
     value: Value = reshape(matrix, (1, *matrix.shape))
     return value
-
-

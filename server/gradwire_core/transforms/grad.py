@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import ShapeError
+from gradwire_core.errors import NotDifferentiableError, ShapeError
 from gradwire_core.program import Program
 from gradwire_core.transforms.vjp import pull_back
 
@@ -29,8 +29,12 @@ def check_scalar(where: str, program: Program) -> None:
 
     Raises:
         ShapeError: it has not.
+        NotDifferentiableError: the output is complex.
     """
     types = program.output_types
+    if len(types) == 1 and types[0].dtype.numpy.kind == "c":
+        text = f"{where}: needed a real output, got {types[0]}; take its real part or absolute value, or use vjp"
+        raise NotDifferentiableError(text, given=types[0], output=0)
     if len(types) != 1 or types[0].shape:
         given = ", ".join(map(str, types))
         raise ShapeError(f"{where}: needed one scalar output, got {given}; sum it to a scalar, or use jacobian", given=given)

@@ -16,7 +16,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, NotDifferentiableError
 from gradwire_core.ops._declare import call, zeros_of
 from gradwire_core.ops.elementwise import add
-from gradwire_core.program import Equation, Linear, Operand, Param, Primitive, Program, Tangent, Var
+from gradwire_core.program import Equation, Linear, Operand, Param, Primitive, Program, Tangent, Whole
 
 Zero = None
 
@@ -51,7 +51,7 @@ def linearize(program: Program, argnums: Sequence[int]) -> Linearized:
     builder = Builder()
     primals = [builder.input(type) for type in program.input_types]
     tangents = [builder.free(program.inputs[index].type) for index in argnums]
-    seeds = dict(zip((program.inputs[index] for index in argnums), tangents, strict=True))
+    seeds: dict[Operand, Value] = dict(zip((program.inputs[index] for index in argnums), tangents, strict=True))
     outputs, dots = push_forward(builder, program, primals, seeds)
     equations = linear_equations(builder, tangents)
     return Linearized(builder, outputs, tangents, equations, dots)
@@ -77,7 +77,7 @@ def check_argnums(program: Program, argnums: Sequence[int]) -> None:
 
 
 def push_forward(
-    builder: Builder, program: Program, primals: Sequence[Value], seeds: Mapping[Var, Value]
+    builder: Builder, program: Program, primals: Sequence[Value], seeds: Mapping[Operand, Value]
 ) -> tuple[list[Value], list[Value | None]]:
     """Add a program's equations and their tangents; return its outputs and their tangents.
 
@@ -91,12 +91,23 @@ def push_forward(
     dots: dict[Operand, Value] = dict(seeds)
     for equation in program.equations:
         operands = [builder.resolve(operand, known) for operand in equation.operands]
-        results = builder.emit(equation.primitive, operands, equation.params)
-        known.update(zip(equation.results, results, strict=True))
         given = [dots.get(operand) for operand in equation.operands]
-        if any(item is not None for item in given):
-            found = tangents_of(equation.primitive, operands, results, given, equation.params)
-            dots.update({var: dot for var, dot in zip(equation.results, found, strict=True) if dot is not None and var.type.dtype.is_inexact})
+        is_active = any(item is not None for item in given)
+        first = equation.primitive.derivative(0) if is_active else None
+        if isinstance(first, Whole):
+            results, found = first.linearize(operands, given, equation.params)
+        else:
+            results = builder.emit(equation.primitive, operands, equation.params)
+            found = tangents_of(equation.primitive, operands, results, given, equation.params) if is_active else ()
+        known.update(zip(equation.results, results, strict=True))
+        if is_active:
+            dots.update(
+                {
+                    var: dot
+                    for var, dot in zip(equation.results, found, strict=True)
+                    if dot is not None and var.type.dtype.is_inexact
+                }
+            )
     outputs = [builder.resolve(operand, known) for operand in program.outputs]
     return outputs, [dots.get(operand) for operand in program.outputs]
 
@@ -130,7 +141,9 @@ def tangents_of(
     return _add_all(total, _joint_tangent(primitive, operands, tangents, params)) if joint else total
 
 
-def _joint_tangent(primitive: Primitive, operands: Sequence[Value], tangents: Sequence[Value | None], params: Mapping[str, Param]) -> Any:
+def _joint_tangent(
+    primitive: Primitive, operands: Sequence[Value], tangents: Sequence[Value | None], params: Mapping[str, Param]
+) -> Any:
     derivatives = [primitive.derivative(position) for position in range(len(operands))]
     joint = [isinstance(item, Linear) and item.joint for item in derivatives]
     rule = next(item.tangent for item in derivatives if isinstance(item, Linear) and item.joint)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import InternalError
 from gradwire_core.ops.elementwise import add
-from gradwire_core.program import Equation, Linear, Operand
+from gradwire_core.program import Equation, Linear, Operand, Whole
 
 
 def transpose(
@@ -36,17 +36,25 @@ def transpose(
         if result is not None:
             accumulate(result.operand, cotangent)
     for equation in reversed(equations):
-        cotangent = found.get(equation.results[0])
-        if cotangent is None:
+        given = [found.get(result) for result in equation.results]
+        if all(item is None for item in given):
             continue
         operands = [operand.type if operand in linear else Value(builder, operand) for operand in equation.operands]
-        for position, operand in enumerate(equation.operands):
-            if operand in linear:
-                accumulate(operand, _transpose_one(equation, position, cotangent, operands))
+        first = equation.primitive.derivative(0)
+        if isinstance(first, Whole):
+            parts = first.transpose(given, operands, equation.params)
+        else:
+            parts = [
+                _transpose_one(equation, place, given[0], operands) if item in linear else None
+                for place, item in enumerate(equation.operands)
+            ]
+        for operand, part in zip(equation.operands, parts, strict=True):
+            if operand in linear and part is not None:
+                accumulate(operand, part)
     return [found.get(value.operand) for value in inputs]
 
 
-def _transpose_one(equation: Equation, position: int, cotangent: Value, operands: Sequence[object]) -> Value:
+def _transpose_one(equation: Equation, position: int, cotangent: Value | None, operands: Sequence[object]) -> Value:
     derivative = equation.primitive.derivative(position)
     if not isinstance(derivative, Linear):
         name = equation.primitive.name

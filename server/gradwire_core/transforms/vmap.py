@@ -47,7 +47,9 @@ def vmap(program: Program, in_axes: Sequence[int | None], axis_size: int) -> Pro
     return builder.build([_batched_output(builder, operand, known, batched, axis_size) for operand in program.outputs])
 
 
-def _batched_output(builder: Builder, operand: Operand, known: dict[Operand, Value], batched: set[Operand], axis_size: int) -> Value:
+def _batched_output(
+    builder: Builder, operand: Operand, known: dict[Operand, Value], batched: set[Operand], axis_size: int
+) -> Value:
     value = builder.resolve(operand, known)
     full: Value = value if operand in batched else broadcast_to(value, (axis_size, *value.shape))
     return full
