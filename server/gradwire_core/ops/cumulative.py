@@ -30,6 +30,7 @@ from gradwire_core.ops._declare import (
 )
 from gradwire_core.ops.elementwise import equal, exp, where
 from gradwire_core.ops.shaping import broadcast_to, concatenate, pad_with_zeros, reshape, slice_axes
+from gradwire_core.ops.sorting import apart
 from gradwire_core.program import Param, Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -65,13 +66,6 @@ def _previous(x: Any, axis: int, *, reverse: bool = False) -> Any:
 
 def _batch_one(primitive: Primitive, operands: Sequence[Any], params: Any) -> Any:
     return call(primitive, operands[0], **{**params, "axis": params["axis"] + 1})
-
-
-def _apart(rng: np.random.Generator, *shape: int, dtype: str = "float64") -> Array:
-    """Draw numbers that differ by 0.05 at least."""
-    count = int(np.prod(shape))
-    numbers = rng.permutation(count) - count / 2 + rng.uniform(-0.3, 0.3, count)
-    return np.asarray(np.reshape(numbers * 0.125, shape), dtype)
 
 
 # -- sum ---------------------------------------------------------------------------------------------------------------------
@@ -246,9 +240,9 @@ def _extreme(ufunc: np.ufunc, name: str, text: str) -> Primitive:
             params=("axis",),
             doc=f"{text} of the elements up to each along an axis, NaN from a NaN on; those that reach it share the derivative.",
             samples=lambda rng: [
-                Sample((_apart(rng, 6),), {"axis": 0}),
-                Sample((_apart(rng, 2, 4),), {"axis": 1}),
-                Sample((_apart(rng, 3, 2, dtype="float32"),), {"axis": 0}),
+                Sample((apart(rng, 6),), {"axis": 0}),
+                Sample((apart(rng, 2, 4),), {"axis": 1}),
+                Sample((apart(rng, 3, 2, dtype="float32"),), {"axis": 0}),
             ],
             flops=size_flops,
         )
