@@ -16,6 +16,7 @@ from gradwire_core.ops import (
     selection,
     shaping,
     singular,
+    sorting,
     transcendental,
     triangular,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "selection",
     "shaping",
     "singular",
+    "sorting",
     "transcendental",
     "triangular",
 ]
