@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from gradwire import linalg as linalg  # noqa: PLC0414  # served here too; importing it registers it
 from gradwire_core import ops
 from gradwire_core.builder import Value, implements
-from gradwire_core.errors import ArgumentError, ShapeError
+from gradwire_core.errors import ShapeError
 from gradwire_core.ops._declare import constant
 from gradwire_core.ops.shaping import embed, pad_with_zeros, take_diagonal
 
@@ -282,7 +283,7 @@ def _triangle(m: Any, k: int) -> Any:
     return constant(m, np.tri(rows, columns, k, dtype=np.bool_))
 
 
-# -- statistics, norms, products -------------------------------------------------------------------------------------------------
+# -- statistics ------------------------------------------------------------------------------------------------------------------
 
 
 @implements(np.var)
@@ -312,71 +313,6 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
     low, high = kwargs.get("min", a_min), kwargs.get("max", a_max)
     kept = a if low is None else np.maximum(a, low)
     return kept if high is None else np.minimum(kept, high)
-
-
-@implements(np.linalg.norm)
-def norm(x: Any, ord: Any = None, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return a norm, whose derivative at 0 is taken as 0.
-
-    Args:
-        x: vectors or matrices.
-        ord: for vectors a number, inf or -inf; for matrices None, "fro", 1, -1, inf or -inf.
-        axis: the axis of vectors or the two axes of matrices; by default all.
-        keepdims: whether these axes stay, of length 1.
-    """
-    if axis is None and (ord is None or ndim(x) == 1):
-        total = _vector_norm(np.reshape(x, (size(x),)), ord, 0, keepdims=False)
-        return np.reshape(total, (1,) * ndim(x)) if keepdims else total
-    axes = tuple(range(ndim(x))) if axis is None else axis
-    if isinstance(axes, tuple) and len(axes) == 2:
-        return _matrix_norm(x, ord, axes, keepdims=keepdims)
-    return _vector_norm(x, ord, axes, keepdims=keepdims)
-
-
-def _vector_norm(x: Any, order: Any, axis: Axis, *, keepdims: bool) -> Any:
-    if order is None or order == 2:
-        return _root(np.sum(np.square(x), axis, keepdims=keepdims))
-    if np.isinf(order):
-        return (np.max if order > 0 else np.min)(np.abs(x), axis, keepdims=keepdims)
-    if order == 0:
-        return np.sum(np.not_equal(x, 0).astype(x.dtype), axis, keepdims=keepdims)
-    if order == 1:
-        return np.sum(np.abs(x), axis, keepdims=keepdims)
-    total = np.sum(np.abs(x) ** order, axis, keepdims=keepdims)
-    is_zero = np.equal(total, 0)
-    return np.where(is_zero, 0.0, np.where(is_zero, 1.0, total) ** (1.0 / order))
-
-
-def _matrix_norm(x: Any, order: Any, axes: tuple[int, ...], *, keepdims: bool) -> Any:
-    if order is None or order == "fro":
-        return _root(np.sum(np.square(x), axes, keepdims=keepdims))
-    if order not in (1, -1, np.inf, -np.inf):
-        text = f"norm: needed ord None, 'fro', 1, -1, inf or -inf for a matrix, got {order!r}; choose one of those"
-        raise ArgumentError(text, given=order)
-    inner, outer = axes if abs(order) == 1 else axes[::-1]
-    sums = np.sum(np.abs(x), inner, keepdims=True)
-    total = (np.max if order > 0 else np.min)(sums, outer, keepdims=True)
-    return total if keepdims else np.squeeze(total, axes)
-
-
-@implements(np.kron)
-def kron(a: Any, b: Any) -> Any:
-    """Return the Kronecker product, `a_ij b_kl` at row (i, k) and column (j, l)."""
-    rank = max(ndim(a), ndim(b))
-    left, right = ((*(1,) * (rank - ndim(item)), *shape(item)) for item in (a, b))
-    high = np.reshape(a, [part for length in left for part in (length, 1)])
-    low = np.reshape(b, [part for length in right for part in (1, length)])
-    return np.reshape(high * low, [one * other for one, other in zip(left, right, strict=True)])
-
-
-@implements(np.cross)
-def cross(a: Any, b: Any, *, axis: int = -1) -> Any:
-    """Return the vector product of vectors of three elements along an axis."""
-    if shape(a)[axis] != 3 or shape(b)[axis] != 3:
-        text = f"cross: needed 3 elements along axis {axis}, got shapes {shape(a)} and {shape(b)}; pad them with zeros"
-        raise ShapeError(text, given=shape(a))
-    one, two = [1, 2, 0], [2, 0, 1]
-    return np.take(a, one, axis) * np.take(b, two, axis) - np.take(a, two, axis) * np.take(b, one, axis)
 
 
 # -- what NumPy lacks --------------------------------------------------------------------------------------------------------------

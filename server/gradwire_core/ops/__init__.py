@@ -18,8 +18,10 @@ from gradwire_core.ops import (
     shaping,
     singular,
     sorting,
+    sylvester,
     transcendental,
     triangular,
+    updates,
 )
 from gradwire_core.ops._declare import PRIMITIVES, find_primitive
 
@@ -43,6 +45,8 @@ __all__ = [
     "shaping",
     "singular",
     "sorting",
+    "sylvester",
     "transcendental",
     "triangular",
+    "updates",
 ]
