@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from gradwire._aio import AsyncClient
     from gradwire._client import Client, connect
     from gradwire._config import ClientConfig
+    from gradwire._control import cond, custom_derivative, fori_loop, map, scan, stop_gradient
     from gradwire._embedded import (
         evaluate,
         grad,
@@ -54,6 +55,7 @@ _HOMES = {
     "gradwire._aio": ["AsyncClient"],
     "gradwire._client": ["Client", "connect"],
     "gradwire._config": ["ClientConfig"],
+    "gradwire._control": ["cond", "custom_derivative", "fori_loop", "map", "scan", "stop_gradient"],
     "gradwire._embedded": [
         "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
         "vjp", "vmap",
@@ -94,11 +96,14 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "Capabilities",
     "Client",
     "ClientConfig",
+    "cond",
     "connect",
+    "custom_derivative",
     "DeadlineError",
     "DrainingError",
     "DtypeError",
     "evaluate",
+    "fori_loop",
     "grad",
     "GradwireError",
     "hessian",
@@ -109,6 +114,7 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "jacobian_slogdet",
     "jvp",
     "LimitError",
+    "map",
     "NotDifferentiableError",
     "NotFoundError",
     "OverloadedError",
@@ -118,7 +124,9 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "ProgramError",
     "ProgramMissingError",
     "QuotaError",
+    "scan",
     "ShapeError",
+    "stop_gradient",
     "StructuredJacobian",
     "trace",
     "TracingError",

@@ -466,9 +466,9 @@ def _install() -> None:
     for name, ufunc in unary.items():
         setattr(Value, f"__{name}__", _unary(ufunc))
     methods = (
-        np.all, np.any, np.argmax, np.argmin, np.argsort, np.clip, np.conjugate, np.cumprod, np.cumsum, np.diagonal, np.dot, np.max,
-        np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes, np.take, np.trace,
-        np.var,
+        np.all, np.any, np.argmax, np.argmin, np.argsort, np.clip, np.conjugate, np.cumprod, np.cumsum, np.diagonal, np.dot,
+        np.max, np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes,
+        np.take, np.trace, np.var,
     )  # fmt: skip
     for function in methods:
         setattr(Value, function.__name__, _method(function))

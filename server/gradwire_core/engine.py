@@ -6,10 +6,12 @@ Hessian share their forward pass), simplified, planned and compiled. That is pur
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -79,10 +81,23 @@ def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool =
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    parts = [_derive_part(program, output) for output in outputs]
-    joint, kept, shareable = _join(program, parts)
-    found = plan(run_passes(joint), reproducible=reproducible, shareable=shareable)
-    return Executable(found, len(program.inputs), kept)
+    with _collecting_later():
+        parts = [_derive_part(program, output) for output in outputs]
+        joint, kept, shareable = _join(program, parts)
+        found = plan(run_passes(joint), reproducible=reproducible, shareable=shareable)
+        return Executable(found, len(program.inputs), kept)
+
+
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """Put garbage collection off for a block that makes many records and no cycles: walking them again and again takes a third."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _derive_part(program: Program, output: Output) -> _Part:
