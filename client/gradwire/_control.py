@@ -179,7 +179,6 @@ def custom_derivative(f: Callable[..., Any], tangent: Callable[..., Any]) -> Cal
         >>> float(gw.grad(clipped)(3.0))
         1.0
     """
-
     is_inside = contextvars.ContextVar("is_inside", default=False)
 
     @functools.wraps(f)
