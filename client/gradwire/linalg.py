@@ -270,14 +270,14 @@ def cond(x: Any, p: Any = None) -> Any:
 def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Any:  # noqa: N803  # NumPy's name
     """Return the number of singular values above a tolerance; it has no derivative."""
     (matrix,) = floating("matrix_rank", _array(A))
-    values = np.abs(eigvalsh(matrix)) if hermitian else svdvals(matrix)
+    values = np.flip(np.sort(np.abs(eigvalsh(matrix)), -1), -1) if hermitian else svdvals(matrix)
     if tol is not None:
         return np.sum(np.greater(values, tol), -1)
     return _rank(values, rank_tolerance(matrix) if rtol is None else rtol)
 
 
 def _rank(values: Any, tolerance: Any) -> Any:
-    return np.sum(np.greater(values, tolerance * np.max(values, -1, keepdims=True)), -1)
+    return np.sum(np.greater(values, tolerance * values[..., :1]), -1)
 
 
 # -- products ------------------------------------------------------------------------------------------------------------------

@@ -135,6 +135,8 @@ def _infer_eig(x: TensorType) -> tuple[TensorType, ...]:
 def _eig_tangent(t: Any, y: Any, x: Any) -> Any:
     wr, wi, vr, vi = y
     n = x.shape[-1]
+    if n == 0:
+        return None, None, None, None
     whole = concatenate([concatenate([vr, -vi], -1), concatenate([vi, vr], -1)], -2)
     inner = solve(whole, concatenate([matmul(t, vr), matmul(t, vi)], -2))
     mr, mi = inner[..., :n, :], inner[..., n:, :]

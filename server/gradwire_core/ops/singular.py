@@ -36,11 +36,14 @@ def _svdvals_all(x: Array) -> Array:
 
 
 def _svd(x: Array) -> tuple[Array, Array, Array]:
-    return guarded(_svd_all, x)  # type: ignore[no-any-return]
+    finite, nan = finite_matrices(x), x.dtype.type(np.nan)
+    u, s, vh = guarded(_svd_all, np.where(finite, x, 0))
+    return np.where(finite, u, nan), np.where(finite[..., 0], s, nan), np.where(finite, vh, nan)
 
 
 def _svdvals(x: Array) -> Array:
-    return guarded(_svdvals_all, x)  # type: ignore[no-any-return]
+    finite = finite_matrices(x)
+    return np.where(finite[..., 0], guarded(_svdvals_all, np.where(finite, x, 0)), x.dtype.type(np.nan))  # type: ignore[no-any-return]
 
 
 def _infer_svd(x: TensorType) -> tuple[TensorType, ...]:

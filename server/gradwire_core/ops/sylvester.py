@@ -102,19 +102,31 @@ def solve_sylvester(a: Any, b: Any, q: Any) -> Any:
 
 
 def _sqrtm(x: Array) -> Array:
-    from scipy.linalg import LinAlgError, sqrtm
-
     out = np.full(x.shape, np.nan, x.dtype)
     finite = finite_matrices(x)[..., 0, 0]
     for index in np.ndindex(*x.shape[:-2]):
         if x.size and finite[index]:
-            try:
-                found = sqrtm(x[index])
-            except LinAlgError:
-                continue
-            if not np.iscomplexobj(found):
-                out[index] = found
+            out[index] = _root_of(x[index])
     return out
+
+
+def _root_of(x: Array) -> Array:
+    """Take the root of the Schur form, column by column (Bjorck and Hammarling, 1983)."""
+    from scipy.linalg import rsf2csf, schur
+
+    blocks, turned = schur(x, "real", check_finite=False)
+    below = np.concatenate([[0], np.diag(blocks, -1), [0]])
+    is_alone = (below[:-1] == 0) & (below[1:] == 0)
+    if (is_alone & (np.diag(blocks) < 0)).any():
+        return np.full_like(x, np.nan)
+    form, u = rsf2csf(blocks, turned, check_finite=False)
+    root = np.diag(np.sqrt(np.diag(form)))
+    for column in range(1, len(x)):
+        for row in range(column - 1, -1, -1):
+            between = slice(row + 1, column)
+            rest = form[row, column] - root[row, between] @ root[between, column]
+            root[row, column] = rest / (root[row, row] + root[column, column]) if rest != 0 else 0
+    return (u @ root @ u.conj().T).real  # type: ignore[no-any-return]
 
 
 def _infer_sqrtm(x: TensorType) -> tuple[TensorType, ...]:
