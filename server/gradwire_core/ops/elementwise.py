@@ -28,6 +28,7 @@ from gradwire_core.ops._declare import (
     elementwise,
     is_scalar,
     resolve_loop,
+    weak,
     size_flops,
     zeros_of,
 )
@@ -307,7 +308,7 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     builder = builder_of((condition, x, y)) or Builder(folds=True)
     scalars = [is_scalar(item) for item in (x, y)]
     lifted = [item if scalar else builder.lift(item) for item, scalar in zip((x, y), scalars, strict=True)]
-    given = tuple(type(item) if is_scalar(item) else item.dtype for item in lifted)
+    given = tuple(weak(item) if is_scalar(item) else item.dtype for item in lifted)
     dtype = np.dtype(float) if given == (float, float) else resolve_loop(np.maximum, given)[0]
     branches = [builder.literal(np.asarray(item, dtype)) if is_scalar(item) else convert(item, dtype) for item in lifted]
     values = broadcast_values("where", [convert(builder.lift(condition), bool), *branches])
@@ -315,19 +316,19 @@ def where(condition: Any, x: Any = None, y: Any = None) -> Any:
     return result if builder_of((condition, x, y)) else result.operand.value  # type: ignore[union-attr]
 
 
-def _share(wins: Any, x: Any, y: Any) -> Any:
-    return where(wins, 1.0, where(equal(x, y), 0.5, 0.0)).astype(x.dtype)
+def _share(t: Any, wins: Any, x: Any, y: Any) -> Any:
+    return where(wins, where(equal(x, y), 0.5 * t, t), 0.0)
 
 
 maximum: Elementwise = elementwise(
     np.maximum,
-    Tangent(lambda t, z, x, y: t * _share(greater(x, y), x, y)),
-    Tangent(lambda t, z, x, y: t * _share(greater(y, x), x, y)),
+    Tangent(lambda t, z, x, y: _share(t, greater_equal(x, y), x, y)),
+    Tangent(lambda t, z, x, y: _share(t, greater_equal(y, x), x, y)),
     doc="The larger of x and y, NaN if one is; at a tie each has half of the derivative.",
 )
 minimum: Elementwise = elementwise(
     np.minimum,
-    Tangent(lambda t, z, x, y: t * _share(less(x, y), x, y)),
-    Tangent(lambda t, z, x, y: t * _share(less(y, x), x, y)),
+    Tangent(lambda t, z, x, y: _share(t, less_equal(x, y), x, y)),
+    Tangent(lambda t, z, x, y: _share(t, less_equal(y, x), x, y)),
     doc="The smaller of x and y, NaN if one is; at a tie each has half of the derivative.",
 )

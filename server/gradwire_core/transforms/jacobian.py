@@ -21,8 +21,9 @@ from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.structured import JacobianSpec
 from gradwire_core.structure.terms import Factor, Term, dense, pattern_of
+from gradwire_core.transforms.dependence import linear_equations
 from gradwire_core.transforms.grad import check_scalar, grad
-from gradwire_core.transforms.linearize import Linearized, linear_equations, linearize
+from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.transforms.transpose import transpose
 from gradwire_core.types import Dtype, TensorType
 

@@ -17,8 +17,8 @@ from gradwire_core.errors import ArgumentError, NotDifferentiableError
 from gradwire_core.ops._declare import call, zeros_of
 from gradwire_core.ops.elementwise import add
 from gradwire_core.program import Equation, Linear, Operand, Param, Primitive, Program, Tangent, Whole
-
-Zero = None
+from gradwire_core.transforms.dependence import linear_equations
+from gradwire_core.transforms.masking import mask_residuals
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +53,8 @@ def linearize(program: Program, argnums: Sequence[int]) -> Linearized:
     tangents = [builder.free(program.inputs[index].type) for index in argnums]
     seeds: dict[Operand, Value] = dict(zip((program.inputs[index] for index in argnums), tangents, strict=True))
     outputs, dots = push_forward(builder, program, primals, seeds)
-    equations = linear_equations(builder, tangents)
-    return Linearized(builder, outputs, tangents, equations, dots)
+    equations, masked = mask_residuals(builder, linear_equations(builder, tangents, dots), tangents, dots)
+    return Linearized(builder, outputs, tangents, equations, masked)
 
 
 def check_argnums(program: Program, argnums: Sequence[int]) -> None:
@@ -160,17 +160,6 @@ def _joint_tangent(
 def _add_all(total: list[Value | None], part: Any) -> list[Value | None]:
     parts = part if isinstance(part, tuple) else (part,)
     return [one if other is None else other if one is None else add(one, other) for one, other in zip(total, parts, strict=True)]
-
-
-def linear_equations(builder: Builder, tangents: Sequence[Value]) -> list[Equation]:
-    """Return the equations of a builder that depend on any of the given Values, in order."""
-    linear: set[Operand] = {value.operand for value in tangents}
-    found = []
-    for equation in builder.equations:
-        if not linear.isdisjoint(equation.operands):
-            linear.update(equation.results)
-            found.append(equation)
-    return found
 
 
 def instantiate(builder: Builder, tangent: Value | None, like: Value) -> Value:
