@@ -31,6 +31,7 @@ from gradwire_core.ops.eigen import eig, eigh, eigvals, eigvalsh
 from gradwire_core.ops.exponential import expm
 from gradwire_core.ops.factorization import cholesky, lu, qr
 from gradwire_core.ops.linalg import det, inv, slogdet, solve
+from gradwire_core.ops.shaping import pad_with_zeros, promote
 from gradwire_core.ops.singular import pinv, rank_tolerance, svd, svdvals
 from gradwire_core.ops.sylvester import solve_sylvester, sqrtm
 from gradwire_core.ops.triangular import floating, triangular_solve
@@ -233,7 +234,7 @@ def _power_norm(x: Any, order: float, axes: tuple[int, ...]) -> Any:
     powers = np.where(is_zero, 0.0 if order > 0 else np.inf, np.where(is_zero, 1.0, np.abs(x)) ** order)
     total = np.sum(powers, axes, keepdims=True)
     is_flat = np.logical_or(np.equal(total, 0), np.equal(total, np.inf))
-    limit = np.where(np.equal(total, 0), 0.0, np.inf) ** (1 if order > 0 else -1)
+    limit = np.where(np.equal(total, 0) == (order > 0), 0.0, np.inf).astype(x.dtype)
     return np.where(is_flat, limit, np.where(is_flat, 1.0, total) ** (1.0 / order))
 
 
@@ -362,14 +363,15 @@ def block_diag(*arrays: Any) -> Any:
         array([[1., 2., 0.],
                [0., 0., 3.]])
     """
-    blocks = [_array(item) for item in arrays]
+    blocks = promote("block_diag", map(_array, arrays))
     blocks = [np.reshape(item, (1,) * (2 - item.ndim) + tuple(item.shape)) if item.ndim < 2 else item for item in blocks]
     lead = np.broadcast_shapes(*[item.shape[:-2] for item in blocks])
     width = sum(item.shape[-1] for item in blocks)
     rows, left = [], 0
     for item in blocks:
         whole = np.broadcast_to(item, (*lead, *item.shape[-2:]))
-        rows.append(np.pad(whole, [(0, 0)] * (whole.ndim - 1) + [(left, width - left - item.shape[-1])]))
+        zeros = (0,) * (whole.ndim - 1)
+        rows.append(pad_with_zeros(whole, (*zeros, left), (*zeros, width - left - item.shape[-1]), (*zeros, 0)))
         left += item.shape[-1]
     return np.concatenate(rows, -2)
 

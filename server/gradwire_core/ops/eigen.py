@@ -123,7 +123,8 @@ def _eig_complex(x: Array) -> tuple[Array, Array]:
 def _eig(x: Array) -> tuple[Array, Array, Array, Array]:
     finite = finite_matrices(x)
     w, v = guarded(_eig_complex, np.where(finite, x, 0))
-    w, v = np.where(finite[..., 0], w, np.nan), np.where(finite, v, np.nan)
+    undefined = complex(np.nan, np.nan)
+    w, v = np.where(finite[..., 0], w, undefined), np.where(finite, v, undefined)
     return w.real.astype(x.dtype), w.imag.astype(x.dtype), v.real.astype(x.dtype), v.imag.astype(x.dtype)
 
 

@@ -6,6 +6,8 @@ which exists for singular matrices too.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,8 @@ from gradwire_core.errors import DtypeError, ShapeError
 from gradwire_core.ops._declare import Linear, Sample, Tangent, by_position, call, convert, declare, draw
 from gradwire_core.ops.contraction import einsum, matmul
 from gradwire_core.ops.elementwise import negative
-from gradwire_core.ops.shaping import broadcast_to, expand_dims, eye, promote, squeeze, transpose
-from gradwire_core.program import Primitive
+from gradwire_core.ops.shaping import broadcast_to, expand_dims, eye, promote, reshape, squeeze, transpose
+from gradwire_core.program import Params, Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
 
@@ -31,6 +33,11 @@ def check_square(where: str, x: TensorType) -> None:
         raise ShapeError(f"{where}: needed square matrices [...,n,n], got {x}; reshape or slice it", given=x)
     if not x.dtype.is_inexact:
         raise DtypeError(f"{where}: needed a floating dtype, got {x}; convert it with astype", given=x)
+
+
+def as_floating(x: Any) -> Any:
+    """Return x, converted to float64 where its elements are integers or bools."""
+    return convert(x, Dtype.FLOAT64) if x.dtype.kind in "bi" else x
 
 
 def swap(x: Any) -> Any:
@@ -94,7 +101,7 @@ det_primitive: Primitive = declare(
 @implements(np.linalg.det)
 def det(x: Any) -> Any:
     """Return the determinant of the matrices over the last two axes."""
-    return call(det_primitive, x)
+    return call(det_primitive, as_floating(x))
 
 
 def _adjugate(x: Array) -> Array:
@@ -165,7 +172,7 @@ slogdet_primitive: Primitive = declare(
 @implements(np.linalg.slogdet)
 def slogdet(x: Any) -> Any:
     """Return (sign, logabsdet) of the matrices over the last two axes."""
-    return _SlogdetResult(*call(slogdet_primitive, x))
+    return _SlogdetResult(*call(slogdet_primitive, as_floating(x)))
 
 
 # -- inv and solve -----------------------------------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ inv_primitive: Primitive = declare(
 @implements(np.linalg.inv)
 def inv(x: Any) -> Any:
     """Return the inverse of the matrices over the last two axes."""
-    return call(inv_primitive, x)
+    return call(inv_primitive, as_floating(x))
 
 
 def _solve(a: Array, b: Array) -> Array:
@@ -220,10 +227,32 @@ def _infer_solve(a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
     return (b,)
 
 
-def _batch_solve(batched: Any, operands: Any, params: Any) -> Any:
-    count = next(item.shape[0] for item, flag in zip(operands, batched, strict=True) if flag)
+def solve_columns(primitive: Primitive, a: Any, b: Any, axis: int, params: Params) -> Any:
+    """Solve with one matrix along an axis of b: all other axes together are the columns."""
+    order = (axis, *[item for item in range(b.ndim) if item != axis])
+    flat = reshape(transpose(b, order), (b.shape[axis], math.prod(b.shape[:axis]) * math.prod(b.shape[axis + 1 :])))
+    solved = reshape(call(primitive, a, flat, **params), tuple(b.shape[item] for item in order))
+    return transpose(solved, tuple(int(item) for item in np.argsort(order)))
+
+
+def batch_solve(primitive: Primitive, batched: Sequence[bool], operands: Sequence[Any], params: Params) -> Any:
+    """Solve for a batch of right sides, at once where they share one matrix, or for a batch of both."""
+    a, b = operands
+    if not batched[0] and a.ndim == 2:
+        return solve_columns(primitive, a, b, 1, params)
+    count = (a if batched[0] else b).shape[0]
     a, b = [item if flag else broadcast_to(item, (count, *item.shape)) for item, flag in zip(operands, batched, strict=True)]
-    return call(solve_primitive, a, b)
+    return call(primitive, a, b, **params)
+
+
+def solve_broadcast(primitive: Primitive, a: Any, b: Any, params: Params) -> Any:
+    """Solve for b a vector or matrices over the last two axes, whose other axes broadcast with those of a."""
+    if b.ndim == 1:
+        return squeeze(solve_broadcast(primitive, a, expand_dims(b, -1), params), -1)
+    if a.ndim == 2 and b.ndim > 2:
+        return solve_columns(primitive, a, b, b.ndim - 2, params)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    return call(primitive, *[broadcast_to(item, (*lead, *item.shape[-2:])) for item in (a, b)], **params)
 
 
 solve_primitive: Primitive = declare(
@@ -235,7 +264,7 @@ solve_primitive: Primitive = declare(
             Tangent(lambda t, y, a, b: negative(call(solve_primitive, a, matmul(t, y)))),
             Linear(lambda ct, a, b: call(solve_primitive, swap(a), ct)),
         ),
-        batch=_batch_solve,
+        batch=lambda batched, operands, params: batch_solve(solve_primitive, batched, operands, params),
         arity=2,
         params=(),
         doc="The solution y of a y = b; NaN where a is singular.",
@@ -254,7 +283,4 @@ def solve(a: Any, b: Any) -> Any:
     a, b = promote("solve", [a, b])
     if not Dtype.of(a.dtype).is_inexact:
         a, b = convert(a, Dtype.FLOAT64), convert(b, Dtype.FLOAT64)
-    if b.ndim == 1:
-        return squeeze(solve(a, expand_dims(b, -1)), -1)
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return call(solve_primitive, broadcast_to(a, (*lead, *a.shape[-2:])), broadcast_to(b, (*lead, *b.shape[-2:])))
+    return solve_broadcast(solve_primitive, a, b, {})

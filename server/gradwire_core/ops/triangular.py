@@ -5,8 +5,7 @@ No kernel raises: where the diagonal has a zero, a solution is inf or NaN.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from gradwire_core.errors import DtypeError, ShapeError
 from gradwire_core.ops._declare import Linear, Sample, Tangent, by_position, call, constant, convert, declare, draw
 from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.elementwise import negative, where
-from gradwire_core.ops.linalg import check_square, swap
-from gradwire_core.ops.shaping import broadcast_to, expand_dims, promote, reshape, squeeze, transpose
+from gradwire_core.ops.linalg import batch_solve, check_square, solve_broadcast, swap
+from gradwire_core.ops.shaping import promote
 from gradwire_core.program import Param, Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -140,23 +139,6 @@ def _triangular_transpose(ct: Any, a: Any, b: Any, *, lower: bool, transpose: bo
     return call(triangular_primitive, a, ct, lower=lower, transpose=not transpose, unit_diagonal=unit_diagonal)
 
 
-def _batch_triangular(batched: Sequence[bool], operands: Sequence[Any], params: Any) -> Any:
-    a, b = operands
-    if not batched[0] and a.ndim == 2:
-        return solve_columns(triangular_primitive, a, b, 1, params)
-    count = (a if batched[0] else b).shape[0]
-    a, b = [item if flag else broadcast_to(item, (count, *item.shape)) for item, flag in zip(operands, batched, strict=True)]
-    return call(triangular_primitive, a, b, **params)
-
-
-def solve_columns(primitive: Primitive, a: Any, b: Any, axis: int, params: Any) -> Any:
-    """Solve with one matrix along an axis of b: all other axes together are the columns."""
-    order = (axis, *[item for item in range(b.ndim) if item != axis])
-    flat = reshape(transpose(b, order), (b.shape[axis], math.prod(b.shape[:axis]) * math.prod(b.shape[axis + 1 :])))
-    solved = reshape(call(primitive, a, flat, **params), tuple(b.shape[item] for item in order))
-    return transpose(solved, tuple(int(item) for item in np.argsort(order)))
-
-
 def _triangular_samples(rng: np.random.Generator) -> list[Sample]:
     def sample(shape: tuple[int, ...], lower: bool, transpose: bool, unit_diagonal: bool, dtype: str = "float64") -> Sample:
         a = draw(rng, *shape[:-1], shape[-2]) + 3 * np.eye(shape[-2])
@@ -179,7 +161,7 @@ triangular_primitive: Primitive = declare(
         kernel=_triangular_solve,
         infer=_infer_triangular,
         derivative=by_position(Tangent(_triangular_tangent), Linear(_triangular_transpose)),
-        batch=_batch_triangular,
+        batch=lambda batched, operands, params: batch_solve(triangular_primitive, batched, operands, params),
         arity=2,
         params=("lower", "transpose", "unit_diagonal"),
         doc="The solution y of a y = b, or of a^T y = b, by one triangle of a; inf or NaN where its diagonal has a zero.",
@@ -193,13 +175,7 @@ def triangular_solve(a: Any, b: Any, *, lower: bool = True, transpose: bool = Fa
     """Return the solution y of a y = b (or a^T y = b), for b a vector or matrices; reads one triangle of a."""
     a, b = floating("triangular_solve", a, b)
     params = {"lower": lower, "transpose": transpose, "unit_diagonal": unit_diagonal}
-    if b.ndim == 1:
-        return squeeze(triangular_solve(a, expand_dims(b, -1), **params), -1)
-    if a.ndim == 2 and b.ndim > 2 and b.shape[-2] == a.shape[-1]:
-        return solve_columns(triangular_primitive, a, b, b.ndim - 2, params)
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a, b = [broadcast_to(item, (*lead, *item.shape[-2:])) for item in (a, b)]
-    return call(triangular_primitive, a, b, **params)
+    return solve_broadcast(triangular_primitive, a, b, params)
 
 
 def solve_right(x: Any, a: Any, *, lower: bool) -> Any:

@@ -18,8 +18,9 @@ from gradwire_core.builder import Value
 from gradwire_core.ops._declare import call, convert
 from gradwire_core.ops.contraction import split_subscripts
 from gradwire_core.ops.elementwise import logical_not, reciprocal, where
-from gradwire_core.ops.linalg import solve_primitive
-from gradwire_core.ops.shaping import broadcast_to, flip, pad_with_zeros, reshape, slice_axes, transpose
+from gradwire_core.ops.linalg import solve_columns, solve_primitive
+from gradwire_core.ops.shaping import broadcast_to, flip, pad_with_zeros, reshape, slice_axes
+from gradwire_core.ops.triangular import triangular_primitive
 from gradwire_core.program import Equation, Primitive
 from gradwire_core.structure.terms import (
     Factor,
@@ -305,20 +306,16 @@ def _absent(item: Any, like: Value) -> Value:
     return value
 
 
-def _solve(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
+def _solve_with(primitive: Primitive) -> Action:
     """Solve for the columns of the term where the matrix has no batch axes: other axes stay as they are."""
-    matrix = operands[0]
-    if matrix.ndim != 2:
-        return None
 
-    def columns(x: Value, place: int) -> Value:
-        order = (place, *[axis for axis in range(x.ndim) if axis != place])
-        flat = reshape(transpose(x, order), (x.shape[place], x.size // x.shape[place]))
-        solved = reshape(call(solve_primitive, matrix, flat), tuple(x.shape[axis] for axis in order))
-        value: Value = transpose(solved, tuple(int(axis) for axis in np.argsort(order)))
-        return value
+    def solve(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
+        matrix = operands[0]
+        if matrix.ndim != 2:
+            return None
+        return map_axis(term, 0, result.shape[0], lambda x, place: solve_columns(primitive, matrix, x, place, params), merges=True)
 
-    return map_axis(term, 0, result.shape[0], columns, merges=True)
+    return solve
 
 
 ACTIONS: dict[str, Action] = {
@@ -338,10 +335,11 @@ ACTIONS: dict[str, Action] = {
     "reshape": _reshape,
     "scatter_add": _scatter_add,
     "slice": _slice,
-    "solve": _solve,
+    "solve": _solve_with(solve_primitive),
     "subtract": _subtract,
     "sum": _sum,
     "take": _take,
     "transpose": _transpose,
+    "triangular_solve": _solve_with(triangular_primitive),
     "where": _where,
 }
