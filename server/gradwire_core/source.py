@@ -8,14 +8,14 @@ import inspect
 import keyword
 import math
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from gradwire_core.errors import ArgumentError
 from gradwire_core.ops.control import lower
-from gradwire_core.program import Equation, Literal, Operand, Param, Program, Whole, letters
+from gradwire_core.program import Equation, Literal, Operand, Param, Program, letters
 from gradwire_core.types import Array, Dtype
 
 READABLE: Mapping[str, Callable[..., str]] = {
@@ -72,6 +72,7 @@ class _Module:
         parts = [f'"""({types[0]}) -> ({types[1]}), with NumPy alone."""', ""]
         text = "\n".join([*body, *self.kernels.texts, *self.constant_lines])
         parts += [line for line in ("import base64", "from types import SimpleNamespace") if line.split()[-1] in text]
+        parts += [f"import {name}" for name in sorted(self.kernels.modules)]
         parts += ["import numpy as np", ""]
         for text in self.kernels.texts:
             parts += ["", text, ""]
@@ -115,8 +116,8 @@ class _Module:
             given = [f"{key}={_show_param(value)}" for key, value in params.items()]
             right = f"{self.kernels.name(kernel)}({', '.join([*operands, *given])})"
         left = ", ".join([self.bind(result) for result in equation.results])
-        comma = "," * (len(equation.results) == 1 and isinstance(equation.primitive.derivative(0), Whole))
-        return f"{left}{comma} = {right}"
+        is_tuple = len(equation.results) == 1 and any(isinstance(value, Program) for value in equation.params.values())
+        return f"{left}{',' * is_tuple} = {right}"
 
     def function(self, program: Program) -> _Name:
         """Add a sub-program as a function of the module, and return its name."""
@@ -177,6 +178,7 @@ class _KernelSources:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.modules: set[str] = set()
         self._names: dict[Any, str] = {}
 
     def name(self, function: Any) -> str:
@@ -187,7 +189,7 @@ class _KernelSources:
         if not isinstance(function, FunctionType):
             text = f"numpy_source: needed kernels with a source, got {function!r}; leave out what uses it"
             raise ArgumentError(text, given=function)
-        base = function.__name__.strip("<>")
+        base = "kernel" if function.__name__ == "<lambda>" else function.__name__
         taken = set(self._names.values())
         found = next(name for name in (base, *(f"{base}_{count}" for count in range(1, 1000))) if name not in taken)
         self._names[function] = found
@@ -211,6 +213,9 @@ class _KernelSources:
     def _constant(self, value: Any) -> str:
         if isinstance(value, (bool, int, float, str)):
             return repr(value)
+        if isinstance(value, ModuleType):
+            self.modules.add(value.__name__)
+            return value.__name__
         return self.name(value)
 
 
@@ -258,7 +263,9 @@ def _definition(function: FunctionType) -> ast.Lambda | ast.FunctionDef:
             return node
         if isinstance(node, ast.Lambda) and node.lineno == start and function.__name__ == "<lambda>":
             made = compile(ast.Expression(node), "", "eval").co_consts[0]
-            if made.co_varnames == function.__code__.co_varnames and made.co_names == function.__code__.co_names:
+            code = function.__code__
+            # Compiled by itself, a variable of an outer function is a global one.
+            if made.co_varnames == code.co_varnames and {*made.co_names} == {*code.co_names, *code.co_freevars}:
                 return node
     text = f"numpy_source: needed the source of {function.__name__}, found none; leave out what uses it"
     raise ArgumentError(text, given=function.__name__)
