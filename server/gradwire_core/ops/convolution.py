@@ -34,7 +34,7 @@ def _infer(x: TensorType, y: TensorType) -> tuple[TensorType, ...]:
     given = f"{x} and {y}"
     if x.dtype is not y.dtype or x.dtype is Dtype.BOOL:
         raise DtypeError(f"convolve: needed two operands of one dtype, not bool, got {given}; convert them", given=given)
-    if x.ndim < 1 or x.shape[:-1] != y.shape[:-1]:
+    if x.ndim < 1 or x.ndim != y.ndim or x.shape[:-1] != y.shape[:-1]:
         raise ShapeError(
             f"convolve: needed operands that differ in their last axis alone, got {given}; broadcast them", given=given
         )
