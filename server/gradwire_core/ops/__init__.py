@@ -1,6 +1,7 @@
 """The operations of gradwire, each declared once; importing this package fills the registry `PRIMITIVES`."""
 
 from gradwire_core.ops import (
+    bessel,
     complex,
     contraction,
     control,
@@ -11,6 +12,7 @@ from gradwire_core.ops import (
     exponential,
     factorization,
     fft,
+    incomplete,
     indexing,
     linalg,
     reduction,
@@ -19,6 +21,7 @@ from gradwire_core.ops import (
     shaping,
     singular,
     sorting,
+    special,
     sylvester,
     transcendental,
     triangular,
@@ -28,6 +31,7 @@ from gradwire_core.ops._declare import PRIMITIVES, find_primitive
 
 __all__ = [
     "PRIMITIVES",
+    "bessel",
     "complex",
     "contraction",
     "control",
@@ -39,6 +43,7 @@ __all__ = [
     "factorization",
     "fft",
     "find_primitive",
+    "incomplete",
     "indexing",
     "linalg",
     "reduction",
@@ -47,6 +52,7 @@ __all__ = [
     "shaping",
     "singular",
     "sorting",
+    "special",
     "sylvester",
     "transcendental",
     "triangular",

@@ -113,17 +113,17 @@ def _absent_part(ct: Any) -> Any:
     return zeros_of(TensorType.of(ct) if isinstance(ct, np.ndarray) else ct.type, ct)
 
 
-_real = _complex_primitive(
+_real: Primitive = _complex_primitive(
     "real", _real_kernel, _infer_real, Linear(lambda ct, x: call(_complex, ct, _absent_part(ct))), doc="Real part of a complex x."
 )
-_imag = _complex_primitive(
+_imag: Primitive = _complex_primitive(
     "imag",
     _imag_kernel,
     _infer_imag,
     Linear(lambda ct, x: call(_complex, _absent_part(ct), -ct)),
     doc="Imaginary part of a complex x.",
 )
-_conj = _complex_primitive(
+_conj: Primitive = _complex_primitive(
     "conj",
     np.conjugate,
     _infer_conj,
@@ -138,7 +138,7 @@ def _complex_tangent(x: Any, y: Any) -> Any:
     return call(_complex, zeros if x is None else x, zeros if y is None else y)
 
 
-_complex = _complex_primitive(
+_complex: Primitive = _complex_primitive(
     "complex",
     _complex_kernel,
     _infer_complex,

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import implements
-from gradwire_core.ops._declare import Constant, Sample, Tangent, by_position, call, convert, declare, draw, elementwise, no_flops
+from gradwire_core.ops._declare import (
+    Constant,
+    Elementwise,
+    Sample,
+    Tangent,
+    by_position,
+    call,
+    convert,
+    declare,
+    draw,
+    elementwise,
+    no_flops,
+)
 from gradwire_core.ops.complex import complex, imag, is_complex, real
 from gradwire_core.ops.elementwise import POSITIVE, absolute, equal, greater, isnan, less, logical_or, power, sign, where
 from gradwire_core.program import Primitive
@@ -21,10 +33,16 @@ BETWEEN_JUMPS = (0.1, 0.4)
 
 # -- rounding ----------------------------------------------------------------------------------------------------------------
 
-floor = elementwise(np.floor, Constant(), doc="Largest integer not above x; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS)
-ceil = elementwise(np.ceil, Constant(), doc="Smallest integer not below x; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS)
-trunc = elementwise(np.trunc, Constant(), doc="Integer part of x, towards 0; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS)
-rint = elementwise(
+floor: Elementwise = elementwise(
+    np.floor, Constant(), doc="Largest integer not above x; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS
+)
+ceil: Elementwise = elementwise(
+    np.ceil, Constant(), doc="Smallest integer not below x; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS
+)
+trunc: Elementwise = elementwise(
+    np.trunc, Constant(), doc="Integer part of x, towards 0; the derivative is 0 everywhere.", domain=BETWEEN_JUMPS
+)
+rint: Elementwise = elementwise(
     np.rint,
     Constant(),
     doc="Integer nearest to x, the even one of two; the derivative is 0 everywhere.",
@@ -54,17 +72,17 @@ def _count(z: Any, x: Any, y: Any) -> Any:
     return rint((x - z) / y)
 
 
-floor_divide = elementwise(
+floor_divide: Elementwise = elementwise(
     np.floor_divide, Constant(), Constant(), doc="Largest integer not above x / y; the derivative is 0 everywhere.", domain=OPERANDS
 )
-remainder = elementwise(
+remainder: Elementwise = elementwise(
     np.remainder,
     Tangent(lambda t, z, x, y: t),
     Tangent(lambda t, z, x, y: t * -_count(z, x, y)),
     doc="x - y floor(x / y), of the sign of y; the derivative in x is 1, in y -floor(x / y), also at jumps.",
     domain=OPERANDS,
 )
-fmod = elementwise(
+fmod: Elementwise = elementwise(
     np.fmod,
     Tangent(lambda t, z, x, y: t),
     Tangent(lambda t, z, x, y: t * -_count(z, x, y)),
@@ -88,16 +106,16 @@ def modf(x: Any) -> tuple[Any, Any]:
 
 # -- signs and steps ---------------------------------------------------------------------------------------------------------
 
-signbit = elementwise(np.signbit, Constant(), doc="Whether x is negative or -0.0.", result=Dtype.BOOL)
-isinf = elementwise(np.isinf, Constant(), doc="Whether x is infinite.", result=Dtype.BOOL)
-copysign = elementwise(
+signbit: Elementwise = elementwise(np.signbit, Constant(), doc="Whether x is negative or -0.0.", result=Dtype.BOOL)
+isinf: Elementwise = elementwise(np.isinf, Constant(), doc="Whether x is infinite.", result=Dtype.BOOL)
+copysign: Elementwise = elementwise(
     np.copysign,
     Tangent(lambda t, z, x, y: t * (sign(x) * where(signbit(y), -1.0, 1.0).astype(x.dtype))),
     Constant(),
     doc="|x| with the sign of y; the derivative in x at 0 is 0, in y 0 everywhere.",
     domain=POSITIVE,
 )
-heaviside = elementwise(
+heaviside: Elementwise = elementwise(
     np.heaviside,
     Constant(),
     Tangent(lambda t, z, x, y: where(equal(x, 0), t, 0.0)),
@@ -110,13 +128,13 @@ def _part(wins: Any, x: Any, y: Any) -> Any:
     return where(wins, 1.0, where(equal(x, y), 0.5, 0.0)).astype(x.dtype)
 
 
-fmax = elementwise(
+fmax: Elementwise = elementwise(
     np.fmax,
     Tangent(lambda t, z, x, y: t * _part(logical_or(greater(x, y), isnan(y)), x, y)),
     Tangent(lambda t, z, x, y: t * _part(logical_or(greater(y, x), isnan(x)), x, y)),
     doc="The larger of x and y, or the one that is not NaN; at a tie each has half of the derivative.",
 )
-fmin = elementwise(
+fmin: Elementwise = elementwise(
     np.fmin,
     Tangent(lambda t, z, x, y: t * _part(logical_or(less(x, y), isnan(y)), x, y)),
     Tangent(lambda t, z, x, y: t * _part(logical_or(less(y, x), isnan(x)), x, y)),
@@ -185,7 +203,7 @@ def _infer_same(x: TensorType) -> tuple[TensorType, ...]:
     return (x,)
 
 
-_stop = declare(
+_stop: Primitive = declare(
     Primitive(
         name="stop_gradient",
         kernel=_stop_gradient,
