@@ -126,8 +126,13 @@ class _Reading(NamedTuple):
 
 def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...], list[int]]:
     """Return one program for all parts: inputs, then the seeds of each part; also the numbers of outputs that are factors."""
-    builder = Builder()
     count = len(program.inputs)
+    if len(parts) == 1:  # nothing to share
+        (part,) = parts
+        size = len(part.program.outputs)
+        reading = _Reading(len(part.program.inputs) - count, 0, size, part.specs)
+        return part.program, (reading,), [] if part.specs is None else list(range(size))
+    builder = Builder()
     inputs = [builder.input(type) for type in _input_types(program, parts)]
     flat: list[Value] = []
     readings: list[_Reading] = []
