@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradwire_core.builder import Builder
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.testing import check_derivatives, interpret
-from gradwire_core.types import TensorType
-
-
-def traced(function, *arrays):
-    with Builder(captures_arrays=True).tracing() as builder:
-        result = function(*[builder.input(TensorType.of(np.asarray(array))) for array in arrays])
-        return builder.build([builder.lift(result)])
+from tests.core.traces import traced
 
 
 @pytest.mark.parametrize("function", [np.convolve, np.correlate])

@@ -8,27 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradwire_core.builder import Builder
-from gradwire_core.check import check_program
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError, TracingError
-from gradwire_core.program import Program
 from gradwire_core.testing import check_derivatives, interpret
 from gradwire_core.transforms import vjp, vmap
-from gradwire_core.types import TensorType
+from tests.core.traces import run, traced
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-
-
-def traced(function, *arrays) -> Program:
-    with Builder(captures_arrays=True).tracing() as builder:
-        result = function(*[builder.input(TensorType.of(np.asarray(array))) for array in arrays])
-        program = builder.build([builder.lift(result)])
-    check_program(program)
-    return program
-
-
-def run(function, *arrays):
-    return interpret(traced(function, *arrays), arrays)[0]
 
 
 def numbers(shape):

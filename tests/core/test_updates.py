@@ -7,26 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradwire_core.builder import Builder
-from gradwire_core.check import check_program
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
 from gradwire_core.ops.updates import at
 from gradwire_core.testing import check_derivatives, interpret
 from gradwire_core.transforms import jacobian, vjp, vmap
-from gradwire_core.types import TensorType
 from tests.core.test_indexing import shapes_and_indices
-
-
-def traced(function, *arrays):
-    with Builder(captures_arrays=True).tracing() as builder:
-        result = function(*[builder.input(TensorType.of(np.asarray(array))) for array in arrays])
-        program = builder.build([builder.lift(result)])
-    check_program(program)
-    return program
-
-
-def run(function, *arrays):
-    return interpret(traced(function, *arrays), arrays)[0]
+from tests.core.traces import run, traced
 
 
 def assigned(x, index, value):
