@@ -96,9 +96,9 @@ class Builder:
                     f"{user_line()}: needed a value of this trace, got one kept from another; return it instead of storing it"
                 )
             return self._capture(item.operand, item, item.type)
-        array = np.asarray(item)
+        array = item if isinstance(item, np.ndarray) else np.asarray(item)
         if self._captures_arrays and array.ndim > 0:
-            return self._capture(id(item), item if isinstance(item, np.ndarray) else array, TensorType.of(array))
+            return self._capture(id(array), array, TensorType.of(array))  # held from here on, so its id stays its own
         return self.literal(array)
 
     def _capture(self, key: Any, item: Array | Value, type: TensorType) -> Value:
@@ -140,7 +140,11 @@ class Builder:
 
     def _fold(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         with np.errstate(all="ignore"):
-            arrays = primitive.kernel(*[operand.value for operand in operands if isinstance(operand, Literal)], **params)
+            try:
+                arrays = primitive.kernel(*[operand.value for operand in operands if isinstance(operand, Literal)], **params)
+            except IndexError as error:
+                text = f"{primitive}: needed indices within their axis, got one outside ({error}); correct the index"
+                raise ArgumentError(text, given=error) from error
         if not isinstance(arrays, tuple):
             arrays = (arrays,)
         return tuple(self.literal(array) for array in arrays)
@@ -350,7 +354,7 @@ class Value:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "reduce":
-            return find_function(_reduction(ufunc))(*inputs, **kwargs)
+            return find_function(_reduction(ufunc))(*inputs, **{"axis": 0, **kwargs})
         if method == "accumulate":
             return find_function(ufunc.accumulate)(*inputs, **kwargs)
         if method == "outer":
@@ -383,7 +387,7 @@ class Value:
     __complex__ = __float__
 
     def __index__(self) -> int:
-        self._refuse("an index known while tracing", "a traced index", "use np.take, or pass it as a Python int")
+        self._refuse("an index known while tracing", "a traced index", "use gradwire.numpy.take(array, index)")
         raise AssertionError
 
     def _refuse(self, needed: str, given: str, advice: str) -> None:
@@ -434,12 +438,12 @@ def _method(function: Any) -> Callable[..., Any]:
 
 
 def _variadic(function: Any, what: str) -> Callable[..., Any]:
-    def call(self: Value, *items: Any) -> Any:
+    def call(self: Value, *items: Any, **kwargs: Any) -> Any:
         if len(items) == 1 and (items[0] is None or np.iterable(items[0])):
-            return find_function(function)(self, items[0])
+            return find_function(function)(self, items[0], **kwargs)
         if not items and function is np.reshape:
             raise ArgumentError(f"{what}: needed a shape, got none; pass its axes")
-        return find_function(function)(self, items or None)
+        return find_function(function)(self, items or None, **kwargs)
 
     return call
 
@@ -453,7 +457,7 @@ def _install() -> None:
     binary = {
         "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
         "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
-        "and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor,
+        "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     }  # fmt: skip
     for name, ufunc in binary.items():
         forward, reflected = _operator(ufunc)
@@ -462,7 +466,7 @@ def _install() -> None:
     compare = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal}
     for name, ufunc in compare.items():
         setattr(Value, f"__{name}__", _operator(ufunc)[0])
-    unary = {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.logical_not}
+    unary = {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}
     for name, ufunc in unary.items():
         setattr(Value, f"__{name}__", _unary(ufunc))
     methods = (

@@ -135,10 +135,11 @@ class Elementwise:
         return builder.emit(self.primitive, broadcast_values(self.__name__, lifted), NO_PARAMS)[0]
 
     def _input_dtypes(self, given: tuple[Any, ...]) -> tuple[np.dtype[Any], ...]:
-        return resolve_loop(self._loop, tuple(_weak(item) if is_scalar(item) else item for item in given))
+        return resolve_loop(self._loop, tuple(weak(item) if is_scalar(item) else item for item in given))
 
 
-def _weak(scalar: Any) -> Any:
+def weak(scalar: Any) -> Any:
+    """Return the type by which a Python number takes part in promotion; a bool has a dtype of its own."""
     return np.dtype(bool) if isinstance(scalar, bool) else type(scalar)
 
 

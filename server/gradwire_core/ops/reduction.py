@@ -98,8 +98,8 @@ _sum: Primitive = declare(
 
 @implements(np.sum)
 def sum(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
-    """Return the sum of x over axes, by default all; a bool is summed as int64."""
-    if dtype is None and x.dtype == np.bool_:
+    """Return the sum of x over axes, by default all; a bool or int32 is summed as int64."""
+    if dtype is None and x.dtype.kind in "bi":
         dtype = Dtype.INT64
     return _reduce(_sum, x if dtype is None else convert(x, dtype), axis, keepdims, out, kwargs)
 
@@ -113,7 +113,7 @@ def _reduce(primitive: Primitive, x: Any, axis: Any, keepdims: Any, out: Any, kw
         )
     axes = normalize_axes(primitive.name, axis, x.ndim)
     result = call(primitive, x, axes=axes)
-    return reshape(result, kept_shape(x.shape, axes)) if keepdims is True else result
+    return reshape(result, kept_shape(x.shape, axes)) if keepdims is not NO_VALUE and keepdims else result
 
 
 @implements(np.mean)
@@ -181,8 +181,8 @@ _prod: Primitive = declare(
 
 @implements(np.prod)
 def prod(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False, **kwargs: Any) -> Any:
-    """Return the product of x over axes, by default all; a bool is multiplied as int64."""
-    if dtype is None and x.dtype == np.bool_:
+    """Return the product of x over axes, by default all; a bool or int32 is multiplied as int64."""
+    if dtype is None and x.dtype.kind in "bi":
         dtype = Dtype.INT64
     return _reduce(_prod, x if dtype is None else convert(x, dtype), axis, keepdims, out, kwargs)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import Builder, Value, builder_of, implements
-from gradwire_core.errors import DtypeError, ProgramError, ShapeError
+from gradwire_core.errors import ArgumentError, DtypeError, ProgramError, ShapeError
 from gradwire_core.ops._declare import (
     Linear,
     Sample,
@@ -21,6 +21,7 @@ from gradwire_core.ops._declare import (
     convert,
     declare,
     draw,
+    is_scalar,
     no_flops,
     normalize_axes,
     size_flops,
@@ -118,7 +119,8 @@ _transpose: Primitive = declare(
 @implements(np.transpose, np.permute_dims)
 def transpose(x: Any, axes: Any = None) -> Any:
     """Return x with its axes permuted, by default reversed."""
-    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(int(axis) % max(x.ndim, 1) for axis in axes)
+    given = range(x.ndim)[::-1] if axes is None else [int(axis) for axis in axes]
+    order = tuple(axis + x.ndim if axis < 0 else axis for axis in given)
     return x if order == tuple(range(x.ndim)) else call(_transpose, x, axes=order)
 
 
@@ -400,6 +402,7 @@ _concatenate: Primitive = declare(
 @implements(np.concatenate, np.concat)
 def concatenate(arrays: Any, axis: int | None = 0, **kwargs: Any) -> Any:
     """Return arrays joined along an axis; with None, each is flattened first."""
+    refuse("concatenate", kwargs)
     values = promote("concatenate", arrays)
     if axis is None:
         values, axis = [reshape(item, (item.size,)) for item in values], 0
@@ -410,13 +413,27 @@ def concatenate(arrays: Any, axis: int | None = 0, **kwargs: Any) -> Any:
 @implements(np.stack)
 def stack(arrays: Any, axis: int = 0, **kwargs: Any) -> Any:
     """Return arrays of one shape joined along a new axis."""
+    refuse("stack", kwargs)
     values = promote("stack", arrays)
     return concatenate([expand_dims(item, axis) for item in values], axis)
 
 
+def refuse(where: str, kwargs: dict[str, Any]) -> None:
+    """Check that no further argument was given.
+
+    Raises:
+        ArgumentError: there are some.
+    """
+    if kwargs:
+        names = ", ".join(kwargs)
+        raise ArgumentError(
+            f"{where}: needed no further arguments, got {names}; leave them out, use astype for a dtype", given=names
+        )
+
+
 def promote(where: str, arrays: Any) -> list[Any]:
-    """Return arrays, Values and scalars as Values (or arrays) of one dtype."""
-    items = list(arrays)
+    """Return arrays, Values, lists and scalars as Values (or arrays) of one dtype."""
+    items = [item if isinstance(item, Value) or is_scalar(item) else np.asarray(item) for item in arrays]
     if not items:
         raise ShapeError(f"{where}: needed at least one array, got none; pass some")
     builder = builder_of(items)
