@@ -152,7 +152,11 @@ def _expand(subscripts: str, ranks: list[int]) -> tuple[list[str], str]:
     if not arrow:
         joined = left.replace(",", "").replace("...", "")
         right = "..." * bool(run) + "".join(sorted(label for label in set(joined) if joined.count(label) == 1))
-    return inputs, right.replace("...", run)
+    output = right.replace("...", run)
+    if len(set(output)) != len(output) or not set(output) <= set("".join(inputs)):
+        text = f"einsum {subscripts}: needed an output of distinct labels that operands have, got {right!r}; correct it"
+        raise ProgramError(text, given=right)
+    return inputs, output
 
 
 # -- NumPy's names -----------------------------------------------------------------------------------------------------------
