@@ -247,6 +247,27 @@ logical_xor: Elementwise = elementwise(
     np.logical_xor, Constant(), Constant(), doc="Whether x or y, not both.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,)
 )
 logical_not: Elementwise = elementwise(np.logical_not, Constant(), doc="Whether not x.", result=Dtype.BOOL, dtypes=(Dtype.BOOL,))
+
+
+def _bitwise(logic: Elementwise, *ufuncs: np.ufunc) -> None:
+    """Let an operator of bits be one of logic on masks, where both agree."""
+
+    def apply(*operands: Any) -> Any:
+        for item in operands:
+            if np.result_type(item.dtype if hasattr(item, "dtype") else item) != np.bool_:
+                given = ", ".join(str(getattr(other, "dtype", other)) for other in operands)
+                raise DtypeError(
+                    f"{ufuncs[0].__name__}: needed masks, got {given}; compare them first, or use arithmetic", given=given
+                )
+        return logic(*operands)
+
+    implements(*ufuncs)(apply)
+
+
+_bitwise(logical_and, np.bitwise_and)
+_bitwise(logical_or, np.bitwise_or)
+_bitwise(logical_xor, np.bitwise_xor)
+_bitwise(logical_not, np.invert)
 isfinite: Elementwise = elementwise(np.isfinite, Constant(), doc="Whether x is neither infinite nor NaN.", result=Dtype.BOOL)
 isnan: Elementwise = elementwise(np.isnan, Constant(), doc="Whether x is NaN.", result=Dtype.BOOL)
 
