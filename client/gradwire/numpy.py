@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire import _order, _refusals, _sequences, _shapes  # noqa: F401  # importing them registers them
 from gradwire import linalg as linalg  # noqa: PLC0414  # served here too; importing it registers it
 from gradwire_core import ops
 from gradwire_core.builder import Value, implements
@@ -26,6 +27,10 @@ from gradwire_core.ops.shaping import embed, pad_with_zeros, take_diagonal
 
 Axis = int | tuple[int, ...] | None
 logistic = ops.elementwise.logistic
+at, take = ops.updates.at, ops.indexing.take
+cummax, cummin, cumlogsumexp = ops.cumulative.cummax, ops.cumulative.cummin, ops.cumulative.cumlogsumexp
+avg_pool, conv1d, conv2d, max_pool = _sequences.avg_pool, _sequences.conv1d, _sequences.conv2d, _sequences.max_pool
+fill_diagonal, put_along_axis, top_k = _shapes.fill_diagonal, _shapes.put_along_axis, _order.top_k
 
 
 def __getattr__(name: str) -> Any:

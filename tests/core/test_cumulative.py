@@ -149,8 +149,8 @@ def test_a_sum_of_a_long_diagonal_keeps_few_numbers():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_empty_and_single_axes(name):
     for shape in ((0,), (1,), (2, 0), (0, 2)):
-        x = np.ones(shape)
-        program = traced(lambda x, axis=len(shape) - 1: FUNCTIONS[name](x, axis), x)
+        x, last = np.ones(shape), len(shape) - 1
+        program = traced(lambda x, axis=last: FUNCTIONS[name](x, axis), x)
         np.testing.assert_array_equal(interpret(program, [x])[0], FUNCTIONS[name](x, len(shape) - 1))
         interpret(vjp(program), [x, np.ones(shape)])
 

@@ -141,6 +141,8 @@ def take(x: Any, indices: Any, axis: int | None = None, out: Any = None, mode: s
     """Return the elements of x at indices along an axis; with None, of x flattened."""
     if mode != "raise" or out is not None:
         raise ArgumentError(f"take: needed mode 'raise' and no out, got mode {mode!r}; wrap or clip the indices first", given=mode)
+    if not isinstance(x, Value):
+        x = np.asarray(x)
     if axis is None:
         return take(reshape(x, (x.size,)), indices, 0)
     (place,) = normalize_axes("take", axis, x.ndim)
