@@ -16,6 +16,7 @@ from gradwire_core.builder import implements
 from gradwire_core.einsum import contract, einsum_flops
 from gradwire_core.errors import DtypeError, ProgramError, ShapeError
 from gradwire_core.ops._declare import Linear, Sample, call, declare, draw, normalize_axes
+from gradwire_core.ops.complex import conj
 from gradwire_core.ops.shaping import broadcast_to, promote, reshape, take_diagonal, transpose
 from gradwire_core.program import Primitive
 from gradwire_core.types import TensorType
@@ -204,7 +205,7 @@ def outer(x: Any, y: Any, out: Any = None) -> Any:
 def vdot(x: Any, y: Any) -> Any:
     """Return the sum of products of elements of x (conjugated) and y, flattened."""
     x, y = promote("vdot", [x, y])
-    return einsum_of("i,i->", reshape(x, (x.size,)), reshape(y, (y.size,)))
+    return einsum_of("i,i->", conj(reshape(x, (x.size,))), reshape(y, (y.size,)))
 
 
 @implements(np.tensordot)

@@ -14,6 +14,7 @@ import numpy as np
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import NotDifferentiableError
 from gradwire_core.ops._declare import convert
+from gradwire_core.ops.complex import is_complex
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.shaping import broadcast_to
 from gradwire_core.program import Program, Var
@@ -27,6 +28,7 @@ from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.transforms.transpose import transpose
 from gradwire_core.types import Dtype, TensorType
 
+PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
 Terms = list[list[list[Term]]]
 """For each output, for each chosen input, the terms of their Jacobian."""
 
@@ -61,7 +63,7 @@ def structured_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tupl
     """
     linear, terms = jacobian_terms(program, argnums, factor_outputs)
     specs = [
-        JacobianSpec(output.shape, tangent.shape, output.type.dtype, tuple(map(pattern_of, pair)))
+        JacobianSpec(output.shape, tangent.shape, _entry_dtype(output, tangent), tuple(map(pattern_of, pair)))
         for output, row in zip(linear.outputs, terms, strict=True)
         for tangent, pair in zip(linear.tangents, row, strict=True)
     ]
@@ -93,6 +95,9 @@ def jacobian_terms(
         if not output.type.dtype.is_inexact:
             text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
             raise NotDifferentiableError(text, given=output.type, output=index)
+    directions = _directions(linear)
+    if len(directions) == 1:
+        return linear, directions[0](linear)
     wide = sum(value.size for value in linear.tangents)
     tall = sum(value.size for value in linear.outputs)
     if wide == 1:
@@ -102,6 +107,25 @@ def jacobian_terms(
     candidates = [_forward(linear), _reverse(linear)]
     costs = [predict(linear.builder.build(outputs_of(linear, terms))).seconds for terms in candidates]
     return linear, candidates[costs.index(min(costs))]
+
+
+def _directions(linear: Linearized) -> list[Callable[[Linearized], Terms]]:
+    """Return the directions in which the linear map may be accumulated: where it is not complex-linear, from its real side.
+
+    Raises:
+        NotDifferentiableError: neither side is real, and the map is not complex-linear.
+    """
+    complex_inputs = [is_complex(value) for value in linear.tangents]
+    if not any(complex_inputs):
+        has_real_seeds = not any(is_complex(value) for value in linear.outputs)
+        return [_forward, _reverse] if has_real_seeds else [_forward]
+    if not any(is_complex(value) for value in linear.outputs):
+        return [_reverse]
+    parts = [equation.primitive.name for equation in linear.equations if equation.primitive.name in PARTS_OF_COMPLEX]
+    if parts:
+        text = f"jacobian: needed a holomorphic function from complex inputs to complex outputs, got one that uses {parts[0]}"
+        raise NotDifferentiableError(f"{text}; make real and imaginary parts inputs or outputs", given=parts[0])
+    return [_forward]
 
 
 def _forward(linear: Linearized) -> Terms:
@@ -121,8 +145,18 @@ def _reverse(linear: Linearized) -> Terms:
     backward = linear_equations(builder, seeds)
     found = accumulate(builder, backward, [_var(value) for value in seeds])
     columns = [found[_var(value)] if value is not None else {} for value in cotangents]
-    dtypes = [output.type.dtype for output in linear.outputs]
-    return [[[_swap(term, dtype) for term in column.get(index, [])] for column in columns] for index, dtype in enumerate(dtypes)]
+    return [
+        [
+            [_swap(term, _entry_dtype(output, tangent)) for term in column.get(index, [])]
+            for column, tangent in zip(columns, linear.tangents, strict=True)
+        ]
+        for index, output in enumerate(linear.outputs)
+    ]
+
+
+def _entry_dtype(output: Value, tangent: Value) -> Dtype:
+    """Return the dtype of a Jacobian: that of the output, unless only the input is complex."""
+    return tangent.type.dtype if is_complex(tangent) and not is_complex(output) else output.type.dtype
 
 
 def _var(value: Value) -> Var:
@@ -138,7 +172,7 @@ def _swap(term: Term, dtype: Dtype) -> Term:
 
 def _dense_outputs(linear: Linearized, terms: Terms) -> list[Value]:
     return [
-        dense_sum(linear.builder, pair, TensorType(output.type.dtype, (*output.shape, *tangent.shape)))
+        dense_sum(linear.builder, pair, TensorType(_entry_dtype(output, tangent), (*output.shape, *tangent.shape)))
         for output, row in zip(linear.outputs, terms, strict=True)
         for tangent, pair in zip(linear.tangents, row, strict=True)
     ]
