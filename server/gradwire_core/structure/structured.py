@@ -85,7 +85,7 @@ class JacobianSpec:
         return StructuredJacobian(self.shape_out, self.shape_in, self.dtype, self.patterns, factors)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StructuredJacobian:
     """The Jacobian of an output by an input, as a sum of terms.
 
@@ -133,6 +133,9 @@ class StructuredJacobian:
             view = diagonal_view(dense.reshape([pattern.sizes[label] for label in labels]), labels)
             view += _contract(pattern, factors)
         return dense
+
+    def __repr__(self) -> str:
+        return f"<StructuredJacobian {self}>"
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape_out))}]/[{','.join(map(str, self.shape_in))}] = {self.pattern}"

@@ -9,6 +9,7 @@ only where that does not make a term larger, and when a result is asked for.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -194,8 +195,15 @@ def permuted(factor: Factor, labels: Run) -> Value:
     return value
 
 
+MOST_FACTORS = 4
+
+
 def settle(term: Term) -> Term:
-    """Return a term with every contraction done that does not make it larger."""
+    """Return a term with every contraction done that makes it smaller.
+
+    A term of many factors also does those that do not make it larger. So small factors meet first: a vector waits beside a
+    matrix until something takes them both.
+    """
     factors = list(term.factors)
     sides = {*term.out_labels, *term.in_labels}
     step = _next_contraction(factors, sides)
@@ -208,25 +216,40 @@ def settle(term: Term) -> Term:
 
 
 def _next_contraction(factors: list[Factor], sides: set[Label]) -> tuple[Factor, tuple[int, ...]] | None:
-    for first, one in enumerate(factors):
-        for second in range(first):
-            other = factors[second]
-            outside = sides.union(*[item.labels for index, item in enumerate(factors) if index not in (first, second)])
-            kept = [label for label in dict.fromkeys((*other.labels, *one.labels)) if label in outside]
-            if not one.labels and not other.labels:
-                return contract((other, one), ()), (first, second)
-            shares = not set(one.labels).isdisjoint(other.labels)
-            if shares and run_length(tuple(kept)) <= factor_size(one) + factor_size(other):
-                return contract((other, one), kept), (first, second)
-        elsewhere = sides.union(*[item.labels for index, item in enumerate(factors) if index != first])
-        if any(label not in elsewhere for label in one.labels):
-            return contract((one,), [label for label in one.labels if label in elsewhere]), (first,)
-    return None
+    """Return a contracted factor and the positions of those it replaces; None where none is to be done."""
+    scalars = tuple(index for index, factor in enumerate(factors) if not factor.labels)
+    if len(scalars) > 1:
+        return contract([factors[index] for index in scalars], ()), scalars
+    for index, factor in enumerate(factors):
+        elsewhere = sides.union(*[item.labels for place, item in enumerate(factors) if place != index])
+        if any(label not in elsewhere for label in factor.labels):
+            return contract((factor,), [label for label in factor.labels if label in elsewhere]), (index,)
+    best: tuple[int, list[Label], tuple[int, int]] | None = None
+    is_full = len(factors) - len(scalars) > MOST_FACTORS
+    for second, first in itertools.combinations(range(len(factors)), 2):
+        one, other = factors[first], factors[second]
+        if set(one.labels).isdisjoint(other.labels):
+            continue
+        outside = sides.union(*[item.labels for index, item in enumerate(factors) if index not in (first, second)])
+        kept = [label for label in dict.fromkeys((*other.labels, *one.labels)) if label in outside]
+        size, sizes = run_length(tuple(kept)), (factor_size(one), factor_size(other))
+        if size <= (sum(sizes) if is_full else min(sizes)) and (best is None or size < best[0]):
+            best = size, kept, (second, first)
+    return None if best is None else (contract([factors[index] for index in best[2]], best[1]), best[2])
 
 
 def held_elements(term: Term) -> int:
     """Return the number of elements that the factors of a term hold."""
     return sum(map(factor_size, term.factors))
+
+
+def finish(term: Term) -> Term:
+    """Return a term as it is handed out: as one factor, unless that holds more elements than its factors do."""
+    present = {label for factor in term.factors for label in factor.labels}
+    labels = tuple(label for label in term.core if label in present)
+    if len(term.factors) < 2 or run_length(labels) > held_elements(term):
+        return term
+    return replace(term, factors=(Factor(contracted(term, labels), labels),))
 
 
 def contracted(term: Term, labels: Run) -> Value:
@@ -272,18 +295,30 @@ def _skeleton(term: Term) -> Any:
 
 
 def _join_equal(terms: list[Term]) -> list[Term]:
+    """Return the sum of terms of equal skeleton: what they have in common stands beside the sum of the rest."""
     if len(terms) == 1:
         return terms
     first = terms[0]
     renamed = [first, *[_rename(term, first.core) for term in terms[1:]]]
-    present = {label for term in renamed for factor in term.factors for label in factor.labels}
+    common = [factor for factor in first.factors if all(_has(term, factor) for term in renamed)]
+    rests = [replace(term, factors=tuple(item for item in term.factors if not _has_one(common, item))) for term in renamed]
+    present = {label for rest in rests for factor in rest.factors for label in factor.labels}
     labels = tuple(label for label in first.core if label in present)
-    if run_length(labels) > sum(map(held_elements, renamed)) and len(terms) <= MOST_EQUAL:
+    if run_length(labels) > sum(map(held_elements, rests)) and len(terms) <= MOST_EQUAL:
         return terms
-    total = contracted(renamed[0], labels)
-    for term in renamed[1:]:
-        total = add(total, contracted(term, labels))
-    return [replace(first, factors=(Factor(total, labels),))]
+    total = contracted(rests[0], labels)
+    for rest in rests[1:]:
+        total = add(total, contracted(rest, labels))
+    return [settle(replace(first, factors=(*common, Factor(total, labels))))]
+
+
+def _has(term: Term, factor: Factor) -> bool:
+    """Whether a term has a factor, over labels of its core alone."""
+    return set(factor.labels) <= set(term.core) and _has_one(term.factors, factor)
+
+
+def _has_one(factors: Sequence[Factor], factor: Factor) -> bool:
+    return any(item.labels == factor.labels and item.value.operand is factor.value.operand for item in factors)
 
 
 def _rename(term: Term, core: Run) -> Term:

@@ -21,7 +21,7 @@ from gradwire_core.program import Program, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.structured import JacobianSpec
-from gradwire_core.structure.terms import Factor, Term, dense, pattern_of
+from gradwire_core.structure.terms import Factor, Term, dense, finish, pattern_of
 from gradwire_core.transforms.dependence import linear_equations
 from gradwire_core.transforms.grad import check_scalar, grad
 from gradwire_core.transforms.linearize import Linearized, linearize
@@ -61,7 +61,8 @@ def structured_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tupl
     Raises:
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    linear, terms = jacobian_terms(program, argnums, factor_outputs)
+    linear, found = jacobian_terms(program, argnums, factor_outputs)
+    terms = [[[finish(term) for term in pair] for pair in row] for row in found]
     specs = [
         JacobianSpec(output.shape, tangent.shape, _entry_dtype(output, tangent), tuple(map(pattern_of, pair)))
         for output, row in zip(linear.outputs, terms, strict=True)
