@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         vjp,
         vmap,
     )
+    from gradwire._expression import from_expression
     from gradwire._program import Program
     from gradwire._session import Capabilities
+    from gradwire._sympy import from_sympy
     from gradwire_core.errors import (
         ArgumentError,
         CancelledError,
@@ -60,8 +62,10 @@ _HOMES = {
         "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
         "vjp", "vmap",
     ],
+    "gradwire._expression": ["from_expression"],
     "gradwire._program": ["Program"],
     "gradwire._session": ["Capabilities"],
+    "gradwire._sympy": ["from_sympy"],
     "gradwire_core.errors": [
         "ArgumentError", "CancelledError", "DeadlineError", "DrainingError", "DtypeError", "GradwireError", "InternalError",
         "LimitError", "NotDifferentiableError", "NotFoundError", "OverloadedError", "PermissionDeniedError", "PoisonedTaskError",
@@ -104,6 +108,8 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "DtypeError",
     "evaluate",
     "fori_loop",
+    "from_expression",
+    "from_sympy",
     "grad",
     "GradwireError",
     "hessian",

@@ -16,13 +16,14 @@ FUNCTIONS = {
     "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
     "vjp", "vmap",
 }  # fmt: skip
+IMPORTS = {"from_expression", "from_sympy"}
 CONTROL = {"cond", "custom_derivative", "fori_loop", "map", "scan", "stop_gradient"}
 RECORDS = {"AsyncClient", "Capabilities", "Client", "ClientConfig", "Program", "StructuredJacobian"}
 ERRORS = {name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, Exception)}
 
 
 def test_public_names_are_these():
-    assert set(gradwire.__all__) == FUNCTIONS | CONTROL | RECORDS | ERRORS | {"connect"}
+    assert set(gradwire.__all__) == FUNCTIONS | CONTROL | IMPORTS | RECORDS | ERRORS | {"connect"}
 
 
 def test_an_unknown_name_is_an_attribute_error():
