@@ -28,8 +28,8 @@ from gradwire_core.ops._declare import (
     elementwise,
     is_scalar,
     resolve_loop,
-    weak,
     size_flops,
+    weak,
     zeros_of,
 )
 from gradwire_core.ops.complex import conj, is_complex, real
@@ -100,7 +100,8 @@ def direction(x: Any) -> Any:
 
 
 def _power_tangent_base(t: Any, z: Any, x: Any, y: Any) -> Any:
-    return t * where(equal(y, 0), 0.0, y * power(x, where(equal(y, 0), 1.0, y) - 1))
+    base = where(logical_and(equal(x, 0), equal(y, 0)), 1.0, x)  # at 0^0 the formula is 0 times inf
+    return t * (y * power(base, y - 1))
 
 
 def _power_tangent_exponent(t: Any, z: Any, x: Any, y: Any) -> Any:
@@ -111,7 +112,7 @@ power: Elementwise = elementwise(
     np.power,
     Tangent(_power_tangent_base),
     Tangent(_power_tangent_exponent),
-    doc="Power x^y; the derivative in x at y = 0 is 0, the derivative in y at x = 0 is 0.",
+    doc="Power x^y, 1 at 0^0; the derivative in x there is 0, in y at x = 0 it is 0 for y >= 0 and NaN for y < 0.",
     domain=[POSITIVE, (-2.0, 3.0)],
     flops=20,
 )

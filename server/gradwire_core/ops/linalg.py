@@ -119,12 +119,28 @@ def _adjugate(x: Array) -> Array:
     return np.where(finite, found, np.nan).astype(x.dtype)
 
 
+def _cross_rows(x: Any, y: Any) -> Any:
+    """Return the vector products of the other two rows of 3 by 3 matrices, the first taken of x, the second of y."""
+    one, two = np.array([1, 2, 0]), np.array([2, 0, 1])
+    first, second = x[..., one, :], y[..., two, :]
+    return first[..., one] * second[..., two] - first[..., two] * second[..., one]
+
+
 def _adjugate_tangent(t: Any, y: Any, x: Any) -> Any:
-    # adj(x) x = det(x) 1, differentiated, and multiplied by the inverse from the right.
     n = x.shape[-1]
+    if n == 1:
+        return None
+    if n == 3:
+        return swap(_cross_rows(t, x) + _cross_rows(x, t))
     identity = broadcast_to(eye(x.builder, n, n, Dtype.of(x.dtype)), x.shape)
-    trace = expand_dims(expand_dims(_inner(swap(y), t), -1), -1)
-    return matmul(trace * identity - matmul(y, t), inv(x))
+    if n == 2:
+        return identity * _as_matrix(einsum("...ii->...", t)) - t
+    # adj(x) x = det(x) 1, differentiated, and multiplied by the inverse from the right.
+    return matmul(identity * _as_matrix(_inner(swap(y), t)) - matmul(y, t), inv(x))
+
+
+def _as_matrix(x: Any) -> Any:
+    return expand_dims(expand_dims(x, -1), -1)
 
 
 _adjugate_primitive: Primitive = declare(
@@ -136,7 +152,7 @@ _adjugate_primitive: Primitive = declare(
         batch=lambda batched, operands, params: call(_adjugate_primitive, *operands),
         arity=1,
         params=(),
-        doc="Adjugate: det(x) inv(x), also where x is singular; its own derivative is NaN there.",
+        doc="Adjugate: det(x) inv(x), also where x is singular; its own derivative there is NaN from 4 rows on.",
         samples=_matrices,
         flops=lambda x: 20 * _cubic(x),
     )
