@@ -352,6 +352,10 @@ class Value:
     def __setitem__(self, index: Any, value: Any) -> None:
         self._refuse("an array that is not assigned to in place", "an assignment", "write x = x.at[index].set(value)")
 
+    def sort(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002  # an array's signature
+        """Refuse to sort in place, as the method of an array does."""
+        self._refuse("an array that is not changed in place", "x.sort()", "write x = np.sort(x)")
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method == "reduce":
             return find_function(_reduction(ufunc))(*inputs, **{"axis": 0, **kwargs})
@@ -360,6 +364,10 @@ class Value:
         if method == "outer":
             return find_function(ufunc)(_outer_left(*inputs), inputs[1])
         if method != "__call__" or kwargs:
+            if method == "at":
+                self._refuse(
+                    "an array that is not changed in place", f"{ufunc.__name__}.at", "write x = x.at[index].add(value), or its like"
+                )
             what = f"{ufunc.__name__}.{method}" if method != "__call__" else f"{ufunc.__name__}({', '.join(kwargs)}=...)"
             self._refuse("a plain call", what, "call it without that")
         return find_function(ufunc)(*inputs)
@@ -471,7 +479,7 @@ def _install() -> None:
         setattr(Value, f"__{name}__", _unary(ufunc))
     methods = (
         np.all, np.any, np.argmax, np.argmin, np.argsort, np.clip, np.conjugate, np.cumprod, np.cumsum, np.diagonal, np.dot,
-        np.max, np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.sort, np.squeeze, np.std, np.sum, np.swapaxes,
+        np.max, np.mean, np.min, np.prod, np.ravel, np.repeat, np.round, np.searchsorted, np.squeeze, np.std, np.sum, np.swapaxes,
         np.take, np.trace, np.var,
     )  # fmt: skip
     for function in methods:

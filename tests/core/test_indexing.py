@@ -196,6 +196,11 @@ def test_assignment_is_refused_and_at_is_named():
             traced(function, numbers((3,)))
 
 
+def test_accumulation_in_place_is_refused_and_at_is_named():
+    with pytest.raises(TracingError, match=r"x\.at\[index\]\.add\(value\)"):
+        traced(lambda x: np.add.at(x, [0], 1.0), numbers((3,)))
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1, None])
 def test_take_along_axis(axis):
     rng = np.random.default_rng(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
+from gradwire_core.errors import ArgumentError, DtypeError, ShapeError, TracingError
 from gradwire_core.testing import check_derivatives, interpret
 from gradwire_core.transforms import jacobian, vmap
 from gradwire_core.types import TensorType
@@ -29,7 +29,12 @@ def test_sort_and_argsort(x, axis):
 def test_the_derivative_of_sorting_gathers():
     for axis in (0, 1, 2, None):
         check_derivatives(traced(lambda x, axis=axis: np.sort(x, axis) ** 2, X), [X])
-    check_derivatives(lambda x: x.sort(0) * np.arange(4.0), [X])
+    check_derivatives(lambda x: np.sort(x, 0) * np.arange(4.0), [X])
+
+
+def test_sorting_in_place_is_refused():
+    with pytest.raises(TracingError, match=r"write x = np\.sort\(x\)"):
+        traced(lambda x: x.sort(), X)
 
 
 def test_equal_elements_keep_their_order_in_the_derivative():
