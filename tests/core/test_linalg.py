@@ -245,6 +245,24 @@ def test_second_derivatives_are_exact(name):
     assert error <= 1e-11
 
 
+OVERSCALED = {
+    "far above the diagonal": np.array([[1.0, 1e6], [0.0, -1.0]]),
+    "nilpotent": np.array([[0.0, 1e10, 1.0], [0.0, 0.0, 1e10], [0.0, 0.0, 0.0]]),
+    "graded": np.array([[1.0, 1e3, 1e5], [0.0, -1.0, 1e2], [0.0, 0.0, 2.0]]),
+    "cancelling": np.array([[-49.0, 24.0], [-64.0, 31.0]]),
+}
+
+
+@pytest.mark.parametrize("name", OVERSCALED)
+def test_exponentials_of_matrices_of_small_powers_keep_their_digits(name):
+    a = OVERSCALED[name]
+    along = np.ones_like(a)
+    with mpmath.workdps(60):
+        needed = [mpmath.expm(to_mp(a), method="taylor"), *mp_frechet(to_mp(a), to_mp(along))]
+    given = [PRIMITIVES["expm"].kernel(a), PRIMITIVES["expm_frechet"].kernel(a, along)]
+    assert error_of(given, [np.array(item.tolist(), dtype=float) for item in needed]) <= 1e-13
+
+
 # -- values --------------------------------------------------------------------------------------------------------------------
 
 BATCH = np.stack([SQUARE, SQUARE.T, SPREAD, TURNING + 3 * np.eye(4)])

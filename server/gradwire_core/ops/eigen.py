@@ -12,8 +12,9 @@ import numpy as np
 
 from gradwire_core.builder import implements
 from gradwire_core.ops._declare import Sample, Tangent, by_position, call, constant, convert, declare, draw
+from gradwire_core.ops.complex import complex as complex_of
 from gradwire_core.ops.contraction import einsum, matmul
-from gradwire_core.ops.elementwise import add, equal, multiply, reciprocal, square, where
+from gradwire_core.ops.elementwise import equal, reciprocal, square, where
 from gradwire_core.ops.linalg import check_square, solve, swap
 from gradwire_core.ops.reduction import max as max_over
 from gradwire_core.ops.reduction import sum as sum_over
@@ -196,15 +197,10 @@ def eig(a: Any) -> Any:
     """Return eigenvalues and eigenvectors of matrices, complex always."""
     (a,) = floating("eig", a)
     wr, wi, vr, vi = call(eig_primitive, a)
-    return EigResult(_complex(wr, wi), _complex(vr, vi))
+    return EigResult(complex_of(wr, wi), complex_of(vr, vi))
 
 
 @implements(np.linalg.eigvals)
 def eigvals(a: Any) -> Any:
     """Return the eigenvalues of matrices, complex always."""
     return eig(a)[0]
-
-
-def _complex(real: Any, imag: Any) -> Any:
-    wide = Dtype.COMPLEX64 if Dtype.of(real.dtype) is Dtype.FLOAT32 else Dtype.COMPLEX128
-    return add(convert(real, wide), multiply(convert(imag, wide), 1j))

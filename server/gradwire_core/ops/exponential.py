@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,25 +16,86 @@ from gradwire_core.ops.triangular import check_matrices, finite_matrices, floati
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, TensorType
 
+# The coefficients of the numerator of the Pade approximant of degree 13, and the norm up to which it and its derivative are exact
+# to double precision.
+B0, B1, B2, B3, B4 = 64764752532480000.0, 32382376266240000.0, 7771770303897600.0, 1187353796428800.0, 129060195264000.0
+B5, B6, B7, B8, B9 = 10559470521600.0, 670442572800.0, 33522128640.0, 1323241920.0, 40840800.0
+B10, B11, B12, B13 = 960960.0, 16380.0, 182.0, 1.0
+RADIUS = 4.74
+# The logarithm of the first coefficient of its backward error, over the unit roundoff.
+LOG2_ERROR = 53 - math.log2(113250775606021113483283660800000000.0)
+
 
 def _expm(x: Array) -> Array:
-    from scipy.linalg import expm
-
-    if x.size == 0:
-        return x.copy()
-    finite = finite_matrices(x)
-    found = expm(np.where(finite, x, 0))
-    return np.where(finite, found, x.dtype.type(np.nan))
+    return _exponentials(x, None)[0]
 
 
 def _expm_frechet(a: Array, e: Array) -> Array:
-    n = a.shape[-1]
-    # The direction is scaled to the size of the matrix by a power of two: no digit changes, and the exponential stays cheap.
-    large, small = np.abs(e).max(axis=(-2, -1), keepdims=True, initial=0), np.abs(a).max(axis=(-2, -1), keepdims=True, initial=0)
-    scale = np.exp2(np.ceil(np.log2(np.where(large > 0, large, 1) / np.where(small > 0, small, 1)))).astype(a.dtype)
-    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1)
-    block = np.concatenate([np.concatenate([a, e / scale], -1), np.concatenate([np.zeros_like(a), a], -1)], -2)
-    return _expm(block)[..., :n, n:] * scale  # type: ignore[no-any-return]
+    return _exponentials(a, e)[1]
+
+
+def _exponentials(a: Array, e: Array | None) -> tuple[Array, Array]:
+    """Return the exponentials of matrices and their derivatives along e, all at once, by scaling and squaring."""
+    if a.size == 0:
+        return a.copy(), a.copy()
+    finite = finite_matrices(a)
+    nan = a.dtype.type(np.nan)
+    a = np.where(finite, a, 0)
+    most = np.ceil(np.log2(np.maximum(_norm(a) / RADIUS, 1)))
+    small = a * np.exp2(-most).astype(a.dtype)
+    small2 = small @ small
+    small4 = small2 @ small2
+    small6 = small4 @ small2
+    halvings = _halvings(small, small4, small6, most)
+    rise = np.exp2(most - halvings).astype(a.dtype)
+    powers = (small * rise, small2 * rise**2, small4 * rise**4, small6 * rise**6)
+    y, dy = _pade(*powers, None if e is None else e * np.exp2(-halvings).astype(a.dtype))
+    for count in range(int(halvings.max())):
+        goes_on = count < halvings
+        if e is not None:
+            dy = np.where(goes_on, y @ dy + dy @ y, dy)
+        y = np.where(goes_on, y @ y, y)
+    return np.where(finite, y, nan), np.where(finite, dy, nan)
+
+
+def _norm(x: Array) -> Array:
+    return np.abs(x).sum(axis=-2, keepdims=True).max(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _halvings(x: Array, x4: Array, x6: Array, most: Array) -> Array:
+    """Return how often to halve 2^most x: by the norms of powers, lest digits drown (Al-Mohy and Higham, 2009)."""
+    if not most.any():
+        return most
+    sizes = [_norm(power) ** (1 / degree) for degree, power in ((6, x6), (8, x4 @ x4), (10, x4 @ x6))]
+    size = np.minimum(np.maximum(sizes[0], sizes[1]), np.maximum(sizes[1], sizes[2]))
+    fewest = np.ceil(np.maximum(np.log2(size / RADIUS) + most, 0))
+    if (fewest >= most).all():
+        return most
+    # Where powers are small because elements cancel, the backward error, bounded with their absolute values, asks for more.
+    row, absolute = np.ones_like(x[..., :1, :]), np.abs(x)
+    for _ in range(27):
+        row = row @ absolute
+    log2_error = np.log2(row.max(axis=-1, keepdims=True) / _norm(x)) + 26 * (most - fewest) + LOG2_ERROR
+    more = np.ceil(np.where(np.isfinite(log2_error), np.maximum(log2_error, 0), 0) / 26)
+    return np.minimum(fewest + more, most)  # type: ignore[no-any-return]
+
+
+def _pade(a: Array, a2: Array, a4: Array, a6: Array, e: Array | None) -> tuple[Array, Array]:
+    """Return the Pade approximant of degree 13 of exponentials, by powers of a, and its derivative along e."""
+    one = np.eye(a.shape[-1], dtype=a.dtype)
+    w1, z1 = B13 * a6 + B11 * a4 + B9 * a2, B12 * a6 + B10 * a4 + B8 * a2
+    w = a6 @ w1 + (B7 * a6 + B5 * a4 + B3 * a2 + B1 * one)
+    u, v = a @ w, a6 @ z1 + (B6 * a6 + B4 * a4 + B2 * a2 + B0 * one)
+    y = np.linalg.solve(v - u, v + u)
+    if e is None:
+        return y, y
+    m2 = a @ e + e @ a
+    m4 = a2 @ m2 + m2 @ a2
+    m6 = a4 @ m2 + m4 @ a2
+    dw = a6 @ (B13 * m6 + B11 * m4 + B9 * m2) + m6 @ w1 + (B7 * m6 + B5 * m4 + B3 * m2)
+    du = a @ dw + e @ w
+    dv = a6 @ (B12 * m6 + B10 * m4 + B8 * m2) + m6 @ z1 + (B6 * m6 + B4 * m4 + B2 * m2)
+    return y, np.linalg.solve(v - u, du + dv + (du - dv) @ y)
 
 
 def _infer_expm(x: TensorType) -> tuple[TensorType, ...]:

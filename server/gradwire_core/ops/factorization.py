@@ -18,6 +18,7 @@ from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.linalg import check_square, solve, swap
 from gradwire_core.ops.shaping import concatenate
 from gradwire_core.ops.triangular import (
+    SMALL,
     check_matrices,
     floating,
     guarded,
@@ -181,20 +182,46 @@ def complement(q: Any) -> Any:
 
 
 def _lu(x: Array) -> tuple[Array, Array, Array]:
+    m, n = x.shape[-2:]
+    k = min(m, n)
+    flat = x.reshape(int(np.prod(x.shape[:-2])), m, n)
+    packed, rows = _eliminate(flat) if len(flat) > SMALL >= k else _getrf(flat)
+    p = np.zeros((len(flat), m, m), x.dtype)
+    p[np.arange(len(flat))[:, None], rows, np.arange(m)] = 1
+    packed = packed.reshape(x.shape)
+    lower = np.tril(packed[..., :k], -1) + np.eye(m, k, dtype=x.dtype)
+    return p.reshape(*x.shape[:-1], m), lower, np.triu(packed[..., :k, :])
+
+
+def _getrf(x: Array) -> tuple[Array, Array]:
+    """Return both factors of each matrix in one, and the order of its rows, by LAPACK."""
     from scipy.linalg import get_lapack_funcs
 
-    *lead, m, n = x.shape
-    k = min(m, n)
-    p, packed = np.zeros((*lead, m, m), x.dtype), x.copy()
+    m, n = x.shape[-2:]
+    packed, rows = x.copy(), np.tile(np.arange(m), (len(x), 1))
     getrf = get_lapack_funcs("getrf", (x,))
-    for index in np.ndindex(*lead):
-        rows = np.arange(m)
-        if k:
-            packed[index], pivots, _ = getrf(x[index])  # type: ignore[operator]  # one name gives one function
-            for row, other in enumerate(pivots):
-                rows[[row, other]] = rows[[other, row]]
-        p[(*index, rows, np.arange(m))] = 1
-    return p, np.tril(packed[..., :k], -1) + np.eye(m, k, dtype=x.dtype), np.triu(packed[..., :k, :])
+    for number in range(len(x) if m and n else 0):
+        packed[number], pivots, _ = getrf(x[number])  # type: ignore[operator]  # one name gives one function
+        order = list(range(m))
+        for row, other in enumerate(pivots.tolist()):
+            order[row], order[other] = order[other], order[row]
+        rows[number] = order
+    return packed, rows
+
+
+def _eliminate(x: Array) -> tuple[Array, Array]:
+    """Return the same for many small matrices, column by column in all of them at once."""
+    m, n = x.shape[-2:]
+    packed, rows = x.copy(), np.tile(np.arange(m), (len(x), 1))
+    each = np.arange(len(x))
+    for column in range(min(m, n)):
+        best = np.abs(packed[:, column:, column]).argmax(-1) + column
+        for array in (packed, rows):
+            array[each, best], array[:, column] = array[:, column].copy(), array[each, best]
+        pivot = packed[:, column, column]
+        packed[:, column + 1 :, column] /= np.where(pivot == 0, 1, pivot)[:, None]
+        packed[:, column + 1 :, column + 1 :] -= packed[:, column + 1 :, column, None] * packed[:, None, column, column + 1 :]
+    return packed, rows
 
 
 def _infer_lu(x: TensorType) -> tuple[TensorType, ...]:
@@ -234,6 +261,7 @@ lu_primitive: Primitive = declare(
             Sample((draw(rng, 2, 3, 2) + 4 * np.eye(3, 2),)),
             Sample((draw(rng, 2, 4) + 4 * np.eye(2, 4),)),
             Sample(((draw(rng, 2, 2) + 4 * np.eye(2)).astype(np.float32),)),
+            Sample((draw(rng, 9, 3, 2) + 4 * np.eye(3, 2)[[2, 0, 1]],)),
         ],
         flops=matrix_flops(2 / 3),
     )
