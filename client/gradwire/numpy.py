@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire import _order, _refusals, _sequences, _shapes  # noqa: F401  # importing them registers them
+from gradwire import _order, _refusals, _sequences, _shapes, _statistics  # noqa: F401  # importing them registers them
 from gradwire import linalg as linalg  # noqa: PLC0414  # served here too; importing it registers it
 from gradwire_core import ops
 from gradwire_core.builder import Value, implements
