@@ -1,13 +1,16 @@
 """The command `gradwire`: it finds its subcommands among the installed packages, by the entry points `gradwire.commands`.
 
-A subcommand is a function of its arguments (a list of text) that returns the exit code, or None for 0.
+A subcommand is a function of its arguments (a list of text) that returns the exit code, or None for 0. The first line of its
+docstring, up to a semicolon, is what `gradwire --help` says of it.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 
 GROUP = "gradwire.commands"
 
@@ -25,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {item.name: item for item in entry_points(group=GROUP)}
     if name not in found:
         known = ", ".join(sorted(found)) or "none installed"
-        print(f"gradwire: needed a command among {known}, got {name!r}; see gradwire --help", file=sys.stderr)
+        near = difflib.get_close_matches(name, found, n=1)
+        advice = f"the nearest is {near[0]}" if near else "see gradwire --help"
+        print(f"gradwire: needed a command among {known}, got {name!r}; {advice}", file=sys.stderr)
         return 2
     try:
         command: Callable[[list[str]], int | None] = found[name].load()
@@ -41,11 +46,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def help_text() -> str:
     """Return what `gradwire --help` prints."""
     commands = sorted(entry_points(group=GROUP), key=lambda item: item.name)
-    lines = ["usage: gradwire COMMAND [arguments]", "", "Exact derivatives of NumPy functions, served over gRPC.", "", "commands:"]
-    lines += [f"  {item.name:<12}{item.value.partition(':')[0]}; see gradwire {item.name} --help" for item in commands] or [
-        "  none installed"
+    lines = [
+        "usage: gradwire COMMAND [arguments]",
+        "",
+        "Exact derivatives of NumPy functions: in process, or over gRPC.",
+        "",
+        "commands:",
     ]
+    lines += [f"  {item.name:<12}{_summary(item)}" for item in commands] or ["  none installed"]
+    lines += ["", "gradwire COMMAND --help tells more of each."]
     return "\n".join([*lines, "", "options:", "  --help      show this text", "  --version   show the version"])
+
+
+def _summary(item: EntryPoint) -> str:
+    """Return one line on a subcommand."""
+    try:
+        doc = inspect.getdoc(item.load()) or ""
+    except ModuleNotFoundError as error:
+        return f"(needs {error.name}, which is not installed)"
+    return doc.partition("\n")[0].partition(";")[0].rstrip(".")
 
 
 def installed_version() -> str:

@@ -49,13 +49,22 @@ def test_values_and_gradients_are_those_of_sympy(expr):
 
 @pytest.mark.parametrize(
     "expr",
-    [sympy.And(x > 0, y < 1, x >= y), sympy.Or(x > 2, sympy.Ne(x, y)), sympy.Not(sympy.Eq(x, y)),
-     sympy.Xor(x > 0, y > 2),
-     sympy.ITE(x > 0, y > 0, y > 1), sympy.true, sympy.Mod(x, y) + sympy.floor(10 * x) + sympy.ceiling(x), sympy.Integer(3),
-     sympy.oo * x,
-     sympy.sinc(x) + sympy.Heaviside(x) + sympy.sign(y), sympy.Rational(10**400, 3 * 10**400 + 1), sympy.re(x) + sympy.im(sympy.I * y)],
+    [
+        sympy.And(x > 0, y < 1, x >= y),
+        sympy.Or(x > 2, sympy.Ne(x, y)),
+        sympy.Not(sympy.Eq(x, y)),
+        sympy.Xor(x > 0, y > 2),
+        sympy.ITE(x > 0, y > 0, y > 1),
+        sympy.true,
+        sympy.Mod(x, y) + sympy.floor(10 * x) + sympy.ceiling(x),
+        sympy.sinc(x) + sympy.Heaviside(x) + sympy.sign(y),
+        sympy.Integer(3),
+        sympy.oo * x,
+        sympy.Rational(10**400, 3 * 10**400 + 1),
+        sympy.re(x) + sympy.im(sympy.I * y),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_are_those_of_sympy(expr):
     expected = expr.subs(RATIONAL)
     assert gw.evaluate(gw.from_sympy(expr, (x, y)))(*POINT) == pytest.approx(
