@@ -12,6 +12,10 @@ import gradwire.numpy as gnp
 from gradwire_core.builder import Builder
 from gradwire_core.errors import ArgumentError, NotDifferentiableError, ShapeError
 from gradwire_core.ops import PRIMITIVES, elementwise
+from gradwire_core.ops.exponential import expm
+from gradwire_core.ops.factorization import lu
+from gradwire_core.ops.sylvester import solve_sylvester, sqrtm
+from gradwire_core.ops.triangular import triangular_solve
 from gradwire_core.program import Program
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import grad, hessian, jacobian, jvp, vjp, vmap
@@ -85,6 +89,14 @@ ROWS = {
     ("slogdet", "singular"): (lambda x: np.linalg.slogdet(x)[1], [SINGULAR], -INF, NAN),
     ("inv", "singular"): (lambda x: np.sum(np.linalg.inv(x)), [SINGULAR], NAN, NAN),
     ("solve", "singular"): (lambda x: np.sum(np.linalg.solve(x, np.ones(2))), [SINGULAR], NAN, NAN),
+    ("cholesky", "not positive definite"): (lambda x: np.sum(np.linalg.cholesky(x)), [-np.eye(2)], NAN, NAN),
+    ("triangular_solve", "a zero on the diagonal"): (lambda x: np.sum(triangular_solve(x, np.ones(1))), [[[0]]], INF, -INF),
+    ("eigh", "equal eigenvalues, w"): (lambda x: np.sum(np.linalg.eigvalsh(x)), [3 * np.eye(2)], 6, np.eye(2)),
+    ("svdvals", "equal singular values"): (lambda x: np.sum(np.linalg.svdvals(x)), [3 * np.eye(2)], 6, np.eye(2)),
+    ("pinv", "not of full rank"): (lambda x: np.sum(np.linalg.pinv(x)), [np.diag([2, 0])], 0.5, [[-0.25, 0.25], [0.25, 0]]),
+    ("solve_sylvester", "a and -b share an eigenvalue"): (lambda a: np.sum(solve_sylvester(a, -a, a)), [[[1]]], NAN, NAN),
+    ("sqrtm", "not real"): (lambda x: np.sum(sqrtm(x)), [[[-1]]], NAN, NAN),
+    ("expm", "an element is inf or NaN"): (lambda x: np.sum(expm(x)), [[[INF, 0], [0, 0]]], NAN, NAN),
     ("convert", "to integer or bool"): (lambda x: x.astype(np.int64) * 1.0, [2.7], 2, 0),
     ("equal", "everywhere"): (lambda x: np.equal(x, 1.0) * 1.0, [1], 1, 0),
 }
@@ -93,6 +105,11 @@ TESTED_BELOW = {
     ("all", "no elements"),
     ("any", "no elements"),
     ("det", "singular, twice"),
+    ("eig", "equal eigenvalues"),
+    ("eigh", "equal eigenvalues, v"),
+    ("lu", "singular"),
+    ("qr", "singular"),
+    ("svd", "equal singular values"),
     ("take", "index out of range"),
 }
 
@@ -126,6 +143,17 @@ DOCUMENTED = {
     "slogdet": "NaN where singular",
     "inv": "NaN where the matrix is singular",
     "solve": "NaN where a is singular",
+    "cholesky": "NaN where that is not positive definite",
+    "triangular_solve": "inf or NaN where its diagonal has a zero",
+    "qr": "the derivative is inf or NaN where r is singular",
+    "lu": "the derivative of p is 0, that of l inf or NaN where u is singular",
+    "eigh": "where two are equal the derivative of v is inf or NaN",
+    "eig": "where two are equal, derivatives are inf or NaN",
+    "svdvals": "the first derivative is finite where some are equal",
+    "svd": "where two of s are equal the derivative of u and v is inf or NaN",
+    "pinv": "the derivative is that at constant rank",
+    "solve_sylvester": "NaN where a and -b share an eigenvalue",
+    "sqrtm": "NaN where that is not real",
     "convert": "zero where the dtype is an integer or bool",
 }
 
@@ -182,6 +210,25 @@ def test_the_second_derivative_of_a_large_determinant_is_nan_where_it_is_singula
 def test_the_sign_of_a_determinant_has_derivative_zero():
     for x in (SINGULAR, [[1.0, 2.0], [3.0, -1.0]]):
         assert_convention(lambda x: np.linalg.slogdet(x)[0], [x], np.linalg.slogdet(x)[0], 0)
+
+
+UNDEFINED = {
+    "eig": (lambda x: np.real(np.linalg.eig(x)[1])[0, 0], np.eye(2)),
+    "eigh": (lambda x: np.linalg.eigh(x)[1][0, 0], np.eye(2)),
+    "lu": (lambda x: lu(x)[1][1, 0], np.zeros((2, 2))),
+    "qr": (lambda x: np.linalg.qr(x)[0][0, 0], np.zeros((2, 2))),
+    "svd": (lambda x: np.linalg.svd(x)[0][0, 0], np.eye(2)),
+}
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_factors_that_could_be_others_have_values_and_no_derivative(name):
+    function, x = UNDEFINED[name]
+    program = traced(function, x)
+    assert np.isfinite(interpret(program, [x])[0])
+    for derived in (grad(program), jacobian(program)):
+        assert not np.isfinite(interpret(derived, [x])[0]).all()
+    assert not np.isfinite(interpret(jvp(program), [x, np.array([[1.0, 2.0], [3.0, 4.0]])])[0])
 
 
 def test_one_singular_matrix_of_a_batch_spoils_no_other():
