@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradwire import special
     from gradwire._aio import AsyncClient
     from gradwire._client import Client, connect
     from gradwire._config import ClientConfig
@@ -82,6 +83,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("gradwire")
+    if name == "special":
+        return importlib.import_module("gradwire.special")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'gradwire' has no attribute {name!r}")
@@ -132,6 +135,7 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "QuotaError",
     "scan",
     "ShapeError",
+    "special",
     "stop_gradient",
     "StructuredJacobian",
     "trace",

@@ -324,7 +324,7 @@ def clip(a: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
 
 
 def logsumexp(a: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Return `ln sum_i exp(a_i)` without overflow.
+    """Return `ln sum_i exp(a_i)` without overflow; where all a_i are -inf it is -inf, and its derivative 0.
 
     Example:
         >>> import numpy as np, gradwire.numpy as gnp
@@ -332,7 +332,9 @@ def logsumexp(a: Any, axis: Axis = None, keepdims: bool = False) -> Any:
         np.True_
     """
     peak = _peak(a, axis)
-    total = np.log(np.sum(np.exp(a - peak), axis, keepdims=True)) + peak
+    total = np.sum(np.exp(a - peak), axis, keepdims=True)
+    is_zero = np.equal(total, 0)
+    total = np.where(is_zero, -np.inf, np.log(np.where(is_zero, 1.0, total)) + peak)
     return total if keepdims else np.squeeze(total, axis) if axis is not None else np.reshape(total, ())
 
 
@@ -349,6 +351,6 @@ def softmax(a: Any, axis: Axis = -1) -> Any:
 
 
 def _peak(a: Any, axis: Axis) -> Any:
-    """Return the maximum where it is finite, else 0."""
-    peak = np.max(a, axis, keepdims=True)
+    """Return the maximum where it is finite, else 0; what is shifted by it does not vary with it."""
+    peak = np.max(ops.rounding.stop_gradient(a), axis, keepdims=True)
     return np.where(np.isfinite(peak), peak, 0.0)

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mpmath
+import numpy as np
 import scipy.special
 from mpmath import mp
+
+from gradwire_core.ops import PRIMITIVES
 
 ONE = mpmath.mpf(1)
 
@@ -57,6 +60,35 @@ def spherical(n, x):
 
 
 REFERENCES: dict[str, Callable] = {
+    # arithmetic and elementary functions
+    "absolute": mpmath.fabs,
+    "add": lambda x, y: x + y,
+    "arccos": mpmath.acos,
+    "arcsin": mpmath.asin,
+    "arctan": mpmath.atan,
+    "arctan2": mpmath.atan2,
+    "cos": mpmath.cos,
+    "cosh": mpmath.cosh,
+    "divide": lambda x, y: x / y,
+    "exp": mpmath.exp,
+    "expm1": mpmath.expm1,
+    "hypot": mpmath.hypot,
+    "log": mpmath.log,
+    "log1p": mpmath.log1p,
+    "logistic": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "maximum": max,
+    "minimum": min,
+    "multiply": lambda x, y: x * y,
+    "negative": lambda x: -x,
+    "power": mpmath.power,
+    "reciprocal": lambda x: 1 / x,
+    "sin": mpmath.sin,
+    "sinh": mpmath.sinh,
+    "sqrt": mpmath.sqrt,
+    "square": lambda x: x * x,
+    "subtract": lambda x, y: x - y,
+    "tan": mpmath.tan,
+    "tanh": mpmath.tanh,
     "arccosh": mpmath.acosh,
     "arcsinh": mpmath.asinh,
     "arctanh": mpmath.atanh,
@@ -141,6 +173,28 @@ REFERENCES: dict[str, Callable] = {
     "kve_derivative": lambda n, v, x: scaled_derivative(mpmath.besselk, int(n), v, x, 1, -0.5),
 }
 TAILS: dict[str, list] = {
+    "absolute": [1e-300, -1e300],
+    "arccos": [1 - 1e-12, 1e-12 - 1, 1e-20],
+    "arcsin": [1 - 1e-12, 1e-12 - 1, 1e-20],
+    "arctan": [1e-20, 1e8, -1e150],
+    "arctan2": [(1e-200, 1e-200), (1e200, 3e200), (1e-160, 2.0), (3.0, -1e160), (-1e300, 1e-5)],
+    "cos": [1e-9, 1e5, 1.5707963267948966],
+    "cosh": [1e-9, 40.0, -700.0],
+    "divide": [(1e-200, 3e100), (1e200, 7e-100)],
+    "exp": [-700.0, 1e-20, 700.0],
+    "expm1": [1e-20, -1e-9, -40.0, 700.0],
+    "hypot": [(1e-200, 2e-200), (1e200, -3e200), (1.0, 1e-160)],
+    "log": [1e-300, 1 + 1e-12, 1e300],
+    "log1p": [1e-20, -1e-9, 1e-12 - 1, 1e300],
+    "logistic": [-700.0, -40.0, -1e-9, 40.0, 300.0],
+    "power": [(1e-200, 0.5), (2.0, 1000.0), (1 + 1e-12, 1e9), (3.0, 1e-9), (0.5, -300.0)],
+    "reciprocal": [1e-100, -1e100],
+    "sin": [1e-9, 1e5, 3.141592653589793],
+    "sinh": [1e-9, -40.0, 700.0],
+    "sqrt": [1e-300, 1e300],
+    "square": [1e-150, -1e150],
+    "tan": [1e-9, 1.5707963, 1e5],
+    "tanh": [1e-9, 0.5, -18.0, 18.0, 40.0, 300.0],
     "arccosh": [1 + 1e-12, 1e8, 1e200],
     "arcsinh": [1e-20, -1e8, 1e200],
     "arctanh": [1e-20, 1 - 1e-12, 1e-12 - 1],
@@ -229,7 +283,18 @@ REFUSED: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(["hyp1f1", "ive_derivative", "kve_derivative"], (0, 1)),
     "hyp2f1": (0, 1, 2),
 }
-COMPLEX = ("real", "imag", "conj", "complex")
+
+
+def points_of(name: str, count: int = 8) -> list[tuple[float, ...]]:
+    """Points drawn as the samples of a primitive are, and points in the tails."""
+    found: list[tuple[float, ...]] = []
+    seed = 3
+    while len(found) < count:
+        for sample in PRIMITIVES[name].samples(np.random.default_rng(seed)):
+            if all(item.dtype != np.float32 for item in sample.operands):
+                found += [tuple(map(float, point)) for point in zip(*map(np.ravel, sample.operands), strict=True)]
+        seed += 1
+    return found[:count] + [point if isinstance(point, tuple) else (point,) for point in TAILS.get(name, [])]
 
 
 def exact_value(name: str, point: tuple[float, ...]) -> mpmath.mpf:
