@@ -526,12 +526,24 @@ def test_the_rank_of_a_pseudo_inverse_is_kept():
     assert one.shape == other.shape
 
 
-def test_completed_columns_are_orthonormal():
-    for matrix in (TALL, np.eye(4, 2), -np.eye(4, 2), np.ones((4, 1))):
-        for function in (lambda a: np.linalg.qr(a, "complete").Q, lambda a: np.linalg.svd(a).U):
-            q = gw.evaluate(function)(matrix)
-            if np.isfinite(q).all():
-                close(q.T @ q, np.eye(len(q)), 1e-13)
+FLAT = np.concatenate([np.triu(SQUARE), np.zeros((2, 4))])
+
+
+@pytest.mark.parametrize(
+    "matrix", [TALL, np.eye(4, 2), -np.eye(4, 2), np.ones((4, 1)), np.zeros((3, 2)), FLAT, FLAT[[0, 5, 1, 2, 4, 3]]]
+)
+def test_completed_columns_are_orthonormal_and_those_of_lapack(matrix):
+    q, r = gw.evaluate(lambda a: np.linalg.qr(a, "complete"))(matrix)
+    close(q, np.linalg.qr(matrix, "complete").Q, 1e-13)
+    close(q @ r, matrix, 1e-13)
+    u, s, vh = gw.evaluate(np.linalg.svd)(matrix)
+    close(u.T @ u, np.eye(len(u)), 1e-13)
+    close(_product_of((u, s, vh)), matrix, 1e-13)
+
+
+def test_completed_columns_have_derivatives_where_reflections_do_nothing():
+    gradient = gw.grad(lambda a: np.sum(np.linalg.qr(a, "complete").Q[:, 2:] * TALL[:4, :2]))(np.eye(4, 2))
+    assert np.isfinite(gradient).all()
 
 
 # -- structure and speed -------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import implements
-from gradwire_core.errors import ArgumentError
-from gradwire_core.ops._declare import Sample, Tangent, by_position, call, constant, declare, draw
+from gradwire_core.errors import ArgumentError, ShapeError
+from gradwire_core.ops._declare import Constant, Sample, Tangent, by_position, call, constant, declare, draw
 from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.linalg import check_square, solve, swap
-from gradwire_core.ops.shaping import concatenate
+from gradwire_core.ops.shaping import concatenate, expand_dims
 from gradwire_core.ops.triangular import (
     SMALL,
     check_matrices,
@@ -166,16 +166,53 @@ def qr(a: Any, mode: str = "reduced") -> Any:
 
 
 def complement(q: Any) -> Any:
-    """Return orthonormal columns that complete those of a qr to a square matrix.
+    """Return orthonormal columns that complete those of a qr to a square matrix, as LAPACK does.
 
-    The square matrix is a product of reflections, 1 - v w v^T with v unit lower triangular, hence a rational function of its
-    first columns: with these (q_1; q_2), the others are e_2 + (e_1 - q) (1 - q_1)^-T q_2^T. LAPACK's signs keep 1 - q_1 from
-    being singular.
+    But for the signs of columns, the square matrix is a product of reflections, 1 - v w v^T with v unit lower triangular, hence a
+    rational function of its first columns: with these (q_1; q_2), the others are e_2 + (e_1 - q) (1 - q_1)^-T q_2^T.
     """
     m, k = q.shape[-2:]
     first, last = np.eye(m, k, dtype=q.dtype), np.eye(m, m - k, -k, dtype=q.dtype)
+    q = q * expand_dims(call(_signs_primitive, q), -2)
     moved = constant(q, first) - q
     return constant(q, last) + matmul(moved, solve(swap(moved[..., :k, :]), swap(q[..., k:, :])))
+
+
+def _reflection_signs(q: Array) -> Array:
+    k = q.shape[-1]
+    rest, signs = q[..., :k, :].copy(), np.ones((*q.shape[:-2], k), q.dtype)
+    for column in range(k):
+        sign = np.where(rest[..., column, column] > 0, -1, 1).astype(q.dtype)
+        signs[..., column] = sign
+        moved = -sign[..., None] * rest[..., column + 1 :, column] / (1 - sign * rest[..., column, column])[..., None]
+        rest[..., column + 1 :, column + 1 :] -= moved[..., :, None] * rest[..., column, None, column + 1 :]
+    return signs
+
+
+def _infer_signs(q: TensorType) -> tuple[TensorType, ...]:
+    check_matrices("reflection_signs", q)
+    if q.shape[-1] > q.shape[-2]:
+        raise ShapeError(f"reflection_signs: needed at most as many columns as rows, got {q}; transpose it", given=q)
+    return (q.with_shape((*q.shape[:-2], q.shape[-1])),)
+
+
+_signs_primitive: Primitive = declare(
+    Primitive(
+        name="reflection_signs",
+        kernel=_reflection_signs,
+        infer=_infer_signs,
+        derivative=by_position(Constant()),
+        batch=lambda batched, operands, params: call(_signs_primitive, *operands),
+        arity=1,
+        params=(),
+        doc="1 or -1 for each orthonormal column of q: times these, the columns are the first of a product of reflections.",
+        samples=lambda rng: [
+            Sample((np.linalg.qr(draw(rng, 4, 2))[0],)),
+            Sample((np.linalg.qr(draw(rng, 2, 3, 3))[0] * np.array([1.0, -1.0, 1.0]),)),
+        ],
+        flops=matrix_flops(1),
+    )
+)
 
 
 # -- lu ----------------------------------------------------------------------------------------------------------------------
