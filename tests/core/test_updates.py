@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
 from gradwire_core.ops.updates import at
 from gradwire_core.testing import check_derivatives, interpret
-from gradwire_core.transforms import jacobian, vjp, vmap
+from gradwire_core.transforms import jacobian, structured_jacobian, vjp, vmap
 from tests.core.test_indexing import shapes_and_indices
 from tests.core.traces import run, traced
 
@@ -96,6 +96,32 @@ def test_what_is_overwritten_has_no_derivative_and_the_last_value_counts():
     pulled = interpret(vjp(program, (0, 1)), [x, value, np.array([1.0, 10.0, 100.0])])
     np.testing.assert_array_equal(pulled[0], [0, 10, 0])
     np.testing.assert_array_equal(pulled[1], [0, 100, 1])
+
+
+@pytest.mark.parametrize("index", [0, slice(0, 1), [0], [-2, 0]])
+def test_an_overwritten_pole_has_derivative_0(index):
+    x = np.array([0.0, 2.0])
+    (pulled,) = interpret(vjp(traced(lambda x: np.log(x).at[index].set(0.0), x)), [x, np.ones(2)])
+    np.testing.assert_array_equal(pulled, [0, 0.5])
+    (pulled,) = interpret(
+        vjp(traced(lambda x, i: np.log(x).at[i].set(0.0), x, np.array([0])), (0,)), [x, np.array([0]), np.ones(2)]
+    )
+    np.testing.assert_array_equal(pulled, [0, 0.5])
+
+
+def test_negative_zero_is_kept():
+    x = np.ones(3)
+    assert np.signbit(run(lambda x: x.at[[1]].set(-0.0), x)).tolist() == [False, True, False]
+    assert np.signbit(run(lambda x: x.at[1:].set(-0.0), x)).tolist() == [False, True, True]
+
+
+def test_what_is_not_replaced_keeps_its_diagonal():
+    x = np.linspace(1, 2, 40)
+    program = traced(lambda x: x.at[np.arange(0, 40, 4)].set(3.0) * x, x)
+    sparse, specs = structured_jacobian(program)
+    assert max(operand.type.size for operand in sparse.outputs) <= 40
+    assert specs
+    check_derivatives(program, [x])
 
 
 def test_ties_share_the_derivative():

@@ -102,11 +102,17 @@ def _spread_indices(per_index: Any, x: Any, indices: Any, axis: int, batch: int)
     return broadcast_to(reshape(per_index, shape), (*x.shape[:axis], *counts, *x.shape[axis + 1 :]))
 
 
+def are_distinct(indices: Any, length: int) -> bool:
+    """Whether it is known, while tracing, that no two indices name one element of an axis."""
+    if isinstance(indices, Value):
+        return isinstance(indices.operand, Literal) and is_unique(indices.operand.value, length)
+    return is_unique(indices, length)
+
+
 def _wins(indices: Any, x: Any, axis: int, batch: int) -> Any:
     """Return which indices are the last of their element, of the shape of the updates; None where all are."""
     length = x.shape[axis]
-    known = indices if isinstance(indices, np.ndarray) else indices.operand.value if isinstance(indices.operand, Literal) else None
-    if known is not None and batch == 0 and is_unique(known, length):
+    if batch == 0 and are_distinct(indices, length):
         return None
     counts = indices.shape[batch:]
     order = broadcast_to(constant(indices, np.arange(math.prod(counts)).reshape(counts)), indices.shape)
@@ -301,15 +307,24 @@ class Update:
         chosen = self._chosen
         if chosen.indices is None:
             return True
-        return isinstance(chosen.indices, np.ndarray) and is_unique(chosen.indices, chosen.merged[chosen.place])
+        return are_distinct(chosen.indices, chosen.merged[chosen.place])
 
     def _replaced(self, elements: Any) -> Any:
-        """Return the array with the elements replaced by others of their shape and dtype."""
+        """Return the array with the elements replaced by others of their shape and dtype.
+
+        What is replaced is masked by `where`, so that its partials are 0 even where they are infinite.
+        """
         chosen = self._chosen
-        if chosen.indices is not None:
-            part = chosen.part(self._x)
-            elements = call(_scatter, part, _constant(part, chosen.indices), elements, axis=chosen.place, batch=0)
-        return self._restored(elements)
+        if chosen.indices is None:
+            return self._restored(elements)
+        part, place, length = chosen.part(self._x), chosen.place, chosen.merged[chosen.place]
+        indices = _constant(part, chosen.indices)
+        base = filled(0, TensorType(Dtype.of(part.dtype), chosen.merged), part)
+        given = call(_scatter, base, indices, elements, axis=place, batch=0)
+        ones = filled(1, TensorType(Dtype.BOOL, chosen.indices.shape), part)
+        hit = call(_scatter, filled(0, TensorType(Dtype.BOOL, (length,)), part), indices, ones, axis=0, batch=0)
+        mask = broadcast_to(reshape(hit, (length, *(1,) * (len(chosen.merged) - place - 1))), chosen.merged)
+        return self._restored(where(mask, given, part))
 
     def _restored(self, part: Any) -> Any:
         """Return the array with its part replaced."""

@@ -21,6 +21,7 @@ from gradwire_core.ops.elementwise import logical_not, reciprocal, where
 from gradwire_core.ops.linalg import solve_columns, solve_primitive
 from gradwire_core.ops.shaping import broadcast_to, flip, pad_with_zeros, reshape, slice_axes
 from gradwire_core.ops.triangular import triangular_primitive
+from gradwire_core.ops.updates import are_distinct
 from gradwire_core.program import Equation, Primitive
 from gradwire_core.structure.terms import (
     Factor,
@@ -208,6 +209,14 @@ def _scatter_add(term: Term, position: int, operands: Operands, params: Any, res
     return map_axis(merged, axis, size, scatter, merges=True)
 
 
+def _scatter(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
+    """Add the updates to zeros where no two have one place; the zeros they replace have no term."""
+    length = result.shape[params["axis"]]
+    if position != 2 or not are_distinct(operands[1], length):
+        return None
+    return _scatter_add(term, 0, (operands[2], operands[1]), {**params, "size": length}, result)
+
+
 def _cumsum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
     primitive, axis, reverse = _indexing("cumsum"), params["axis"], params["reverse"]
     if result.shape[axis] == 1:
@@ -333,6 +342,7 @@ ACTIONS: dict[str, Action] = {
     "negative": _negative,
     "pad": _pad,
     "reshape": _reshape,
+    "scatter": _scatter,
     "scatter_add": _scatter_add,
     "slice": _slice,
     "solve": _solve_with(solve_primitive),
