@@ -379,7 +379,7 @@ class Value:
         self._refuse(
             "code that works on traced arrays",
             "a conversion to a NumPy array",
-            "keep it traced, or compute it outside the function",
+            _conversion_advice(),
         )
         raise AssertionError
 
@@ -400,6 +400,19 @@ class Value:
 
     def _refuse(self, needed: str, given: str, advice: str) -> None:
         raise TracingError(f"{user_line()}: needed {needed}, got {given} ({self.type}); {advice}", given=given, type=self.type)
+
+
+def _conversion_advice() -> str:
+    """Return what to do about a conversion; where a function of SciPy did it, by the name of that function."""
+    frame: Any = inspect.currentframe()
+    found = None
+    while frame is not None:
+        package, _, module = frame.f_globals.get("__name__", "").partition(".")
+        home, name = module.partition(".")[0], frame.f_code.co_name
+        if package == "scipy" and home in {"linalg", "special"} and hasattr(sys.modules.get(f"scipy.{home}"), name):
+            found = f"scipy.{home}.{name} converts: call gradwire.{home}.{name} if there is one, or compute it outside the function"
+        frame = frame.f_back
+    return found or "keep it traced, or compute it outside the function"
 
 
 def _reduction(ufunc: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gradwire_core.errors import DtypeError, NotDifferentiableError, ProgramError, UnknownPrimitiveError
+from gradwire_core.errors import DtypeError, NotDifferentiableError, ProgramError, TracingError, UnknownPrimitiveError
 from gradwire_core.ops import PRIMITIVES, bessel, incomplete, rounding, special, transcendental
 from gradwire_core.ops._declare import call
 from gradwire_core.testing import check_derivatives, interpret
@@ -315,3 +315,9 @@ def test_inverses_are_inverse():
     x = np.array([0.2, 0.7])
     np.testing.assert_allclose(incomplete.gammainc(2.5, incomplete.gammaincinv(2.5, x)), x, rtol=1e-14)
     np.testing.assert_allclose(incomplete.betainc(2.5, 0.5, incomplete.betaincinv(2.5, 0.5, x)), x, rtol=1e-13)
+
+
+@pytest.mark.parametrize("function", [scipy.special.logsumexp, scipy.special.softmax])
+def test_a_function_that_scipy_does_not_dispatch_is_refused_by_name(function):
+    with pytest.raises(TracingError, match=r"scipy.special.(\w+) converts: call gradwire.special.\1"):
+        trace(function, [np.ones(1)])
