@@ -84,7 +84,7 @@ def trace(arguments: Sequence[str]) -> int:
 
 
 def _parser(name: str, summary: str | None) -> _Parser:
-    epilog = "A value is an expression, such as 1.2, [1, 2, 3] or pi/2, or @FILE.npy. A space stands before a minus that comes first."
+    epilog = "A value is an expression, such as 1.2, [1, 2, 3] or pi/2, or @FILE.npy. Put a space before a minus that comes first."
     parser = _Parser(prog=f"gradwire {name}", description=summary, epilog=epilog, allow_abbrev=False)
     parser.add_argument("expression", help='such as "log(sin(x)) * y"')
     parser.add_argument("arguments", nargs="*", metavar="NAME=VALUE", help="the arguments of the expression")

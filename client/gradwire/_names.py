@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradwire import numpy as own_numpy
+from gradwire._refusals import REFUSALS
 from gradwire_core.builder import FOREIGN, FUNCTIONS
 
 # They make arrays of numbers alone, so NumPy has nothing to dispatch on.
@@ -58,7 +59,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _is_traced(name: str, item: Any) -> bool:
-    return not name.startswith("_") and callable(item) and not isinstance(item, type) and item in FUNCTIONS
+    is_function = not name.startswith("_") and callable(item) and not isinstance(item, type)
+    return is_function and name not in REFUSALS and item in FUNCTIONS
 
 
 def _functions(module: types.ModuleType | None, prefix: str) -> dict[str, Callable[..., Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire import _standard  # noqa: F401  # registers what the Array API asks of a traced array
 from gradwire import numpy as _compositions  # noqa: F401  # registers them under NumPy's functions
 from gradwire._guards import watch
 from gradwire._nest import Branch, Structure, flatten, unflatten_call

@@ -319,6 +319,19 @@ class Value:
         return find_function(np.transpose)(self)
 
     @property
+    def mT(self) -> Any:  # noqa: N802  # NumPy's name
+        """The matrices of the last two axes, transposed."""
+        return find_function(np.swapaxes)(self, -1, -2)
+
+    @property
+    def device(self) -> str:
+        """Where arrays are, by the Array API standard."""
+        return "cpu"
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return find_function(Value.__array_namespace__)(self, api_version)
+
+    @property
     def real(self) -> Any:
         """The real part."""
         return find_function(np.real)(self)
