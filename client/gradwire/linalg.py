@@ -25,10 +25,10 @@ import numpy as np
 
 from gradwire_core.builder import Value, implements
 from gradwire_core.errors import ArgumentError, ShapeError
-from gradwire_core.ops._declare import constant
+from gradwire_core.ops._declare import call, constant
 from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.eigen import eig, eigh, eigvals, eigvalsh
-from gradwire_core.ops.exponential import expm
+from gradwire_core.ops.exponential import expm, frechet_primitive
 from gradwire_core.ops.factorization import cholesky, lu, qr
 from gradwire_core.ops.linalg import det, inv, slogdet, solve
 from gradwire_core.ops.shaping import pad_with_zeros, promote
@@ -40,10 +40,10 @@ Axis = int | tuple[int, ...] | None
 
 __all__ = [
     "block_diag", "cho_factor", "cho_solve", "cholesky", "cond", "cross", "det", "diagonal", "eig", "eigh", "eigvals",
-    "eigvalsh", "expm", "inv", "kron", "lstsq", "lu", "matmul", "matrix_norm", "matrix_power", "matrix_rank",
-    "matrix_transpose", "multi_dot", "norm", "outer", "pinv", "qr", "slogdet", "solve", "solve_continuous_lyapunov",
+    "eigvalsh", "expm", "expm_frechet", "inv", "kron", "lstsq", "lu", "matmul", "matrix_norm", "matrix_power", "matrix_rank",
+    "matrix_transpose", "matvec", "multi_dot", "norm", "outer", "pinv", "qr", "slogdet", "solve", "solve_continuous_lyapunov",
     "solve_sylvester", "solve_triangular", "sqrtm", "svd", "svdvals", "tensordot", "tensorinv", "tensorsolve", "trace",
-    "vecdot", "vector_norm",
+    "vecdot", "vecmat", "vector_norm",
 ]  # fmt: skip
 
 
@@ -53,6 +53,11 @@ def __getattr__(name: str) -> Any:
 
 def _array(x: Any) -> Any:
     return x if isinstance(x, Value) else np.asarray(x)
+
+
+def _ufunc(name: str) -> list[Any]:
+    """Return a ufunc that not every supported NumPy has, as a list of one or none."""
+    return [getattr(np, name)] if hasattr(np, name) else []
 
 
 # -- solving -------------------------------------------------------------------------------------------------------------------
@@ -142,6 +147,13 @@ def solve_continuous_lyapunov(a: Any, q: Any) -> Any:
     """Return the solution y of a y + y a^T = q."""
     a = _array(a)
     return solve_sylvester(a, np.swapaxes(a, -1, -2), _array(q))
+
+
+def expm_frechet(a: Any, e: Any, *, compute_expm: bool = True) -> Any:
+    """Return the exponential of square matrices and its derivative along e, or that alone."""
+    a, e = floating("expm_frechet", _array(a), _array(e))
+    found = call(frechet_primitive, a, e)
+    return (expm(a), found) if compute_expm else found
 
 
 # -- norms ---------------------------------------------------------------------------------------------------------------------
@@ -397,11 +409,26 @@ def matrix_transpose(x: Any, /) -> Any:
     return np.swapaxes(_array(x), -1, -2)
 
 
-@implements(np.linalg.vecdot)
+def _conjugate(x: Any) -> Any:
+    return np.conjugate(x) if x.dtype.kind == "c" else x
+
+
+@implements(np.linalg.vecdot, *_ufunc("vecdot"))
 def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    """Return the dot products of vectors along an axis."""
-    left = _array(x1)
-    return np.sum((np.conjugate(left) if left.dtype.kind == "c" else left) * _array(x2), axis)
+    """Return the dot products of vectors along an axis, the first conjugated."""
+    return np.sum(_conjugate(_array(x1)) * _array(x2), axis)
+
+
+@implements(*_ufunc("matvec"))
+def matvec(x1: Any, x2: Any, /) -> Any:
+    """Return the products of matrices and vectors over the last axes."""
+    return np.squeeze(matmul(_array(x1), np.expand_dims(_array(x2), -1)), -1)
+
+
+@implements(*_ufunc("vecmat"))
+def vecmat(x1: Any, x2: Any, /) -> Any:
+    """Return the products of vectors, conjugated, and matrices over the last axes."""
+    return np.squeeze(matmul(np.expand_dims(_conjugate(_array(x1)), -2), _array(x2)), -2)
 
 
 @implements(np.linalg.outer)

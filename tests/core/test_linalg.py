@@ -329,6 +329,13 @@ VALUES: dict[str, tuple[Callable, Callable, tuple]] = {
     "tensorinv": same(np.linalg.tensorinv, SQUARE.reshape(2, 2, 2, 2)),
     "tensorsolve": same(np.linalg.tensorsolve, SQUARE.reshape(2, 2, 2, 2), SPREAD[:2, :2]),
     "trace": same(np.linalg.trace, BATCH),
+    "matvec": (gla.matvec, lambda x, y: np.einsum("bij,bj->bi", x, y), (BATCH, SQUARE)),
+    "vecmat": (gla.vecmat, lambda x, y: np.einsum("bj,bji->bi", x, y), (SQUARE, BATCH)),
+    "expm_frechet": (
+        lambda a, e: gla.expm_frechet(a, e)[1],
+        lambda a, e: scipy.linalg.expm_frechet(a, e, compute_expm=False),
+        (SQUARE, TURNING),
+    ),
     "vecdot": same(np.linalg.vecdot, TALL, TALL[::-1].copy()),
     **{f"cond {p}": same(lambda a, p=p: np.linalg.cond(a, p), BATCH) for p in (None, 1, -2, "fro", np.inf)},
 }  # fmt: skip
