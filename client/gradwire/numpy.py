@@ -293,9 +293,10 @@ def _triangle(m: Any, k: int) -> Any:
 
 @implements(np.var)
 def var(a: Any, axis: Axis = None, *, ddof: float = 0, keepdims: bool = False, mean: Any = None) -> Any:
-    """Return the variance, `mean((a - mean(a))^2)`, with the count less `ddof`."""
+    """Return the variance, `mean(|a - mean(a)|^2)`, with the count less `ddof`."""
     centered = a - (np.mean(a, axis, keepdims=True) if mean is None else mean)
-    total = np.sum(np.square(centered), axis, keepdims=keepdims)
+    squares = np.square(np.real(centered)) + np.square(np.imag(centered)) if np.iscomplexobj(centered) else np.square(centered)
+    total = np.sum(squares, axis, keepdims=keepdims)
     count = size(a) // max(size(total), 1)
     return total / (count - ddof)
 

@@ -17,7 +17,7 @@ from gradwire_core.errors import ProgramError
 from gradwire_core.ops._declare import Sample, Tangent, broadcast_values, by_position, call, declare, draw
 from gradwire_core.ops._special import SpecialFunction, infer_special, special
 from gradwire_core.ops.elementwise import log, log1p, negative
-from gradwire_core.ops.special import deviance, digamma, polygamma, polygamma_difference, polygamma_difference_kernel
+from gradwire_core.ops.special import deviance, polygamma, polygamma_difference, polygamma_difference_kernel
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, TensorType
 
@@ -130,14 +130,15 @@ def _gammainc_series(a: Array, x: Array, order: int) -> Array:
 
 
 def _log_less_digamma(x: Array, a: Array) -> Array:
-    """Return ln x - psi(a)."""
+    """Return ln x - psi(a), for large a by Stirling's series for ln a - psi(a)."""
     import scipy.special
 
-    large = np.where(a > 30, a, 30)
+    wide, shape = np.asarray(x, np.float64), np.asarray(a, np.float64)
+    large = np.where(shape > 30, shape, 30)
     square = large * large
     gap = 1 / (2 * large) + (1 / 12 - (1 / 120 - (1 / 252 - 1 / (240 * square)) / square) / square) / square
-    close = np.log1p((x - large) / large) + gap
-    return np.asarray(np.where(a > 30, close, np.log(x) - scipy.special.digamma(a)))
+    ratio = np.where(np.abs(wide - large) < 0.5 * large, np.log1p((wide - large) / large), np.log(wide) - np.log(large))
+    return np.asarray(np.where(shape > 30, ratio + gap, np.log(wide) - scipy.special.digamma(shape)).astype(np.result_type(x, a)))
 
 
 def _gammainc_lower(a: Array, x: Array, order: int) -> Array:
@@ -202,7 +203,7 @@ def _with_orders(name: str, kernel: Callable[..., Array], params: dict[str, int]
 
 def _gamma_score(a: Any, x: Any, order: int) -> Any:
     """Return the n-th derivative of the density in a, over the density."""
-    return _bell([log(x) - digamma(a), *[negative(polygamma(j, a)) for j in range(1, order)]])
+    return _bell([log_minus_digamma(x, a), *[negative(polygamma(j, a)) for j in range(1, order)]])
 
 
 PARAMETER_RULES: dict[str, Sequence[Callable[..., Any]]] = {
@@ -216,6 +217,14 @@ PARAMETER_RULES: dict[str, Sequence[Callable[..., Any]]] = {
         lambda t, z, a, b, x, *, first, second: t * (beta_density(a, b, x) * _beta_score(a, b, x, first, second)),
     ),
 }
+log_minus_digamma: SpecialFunction = special(
+    "log_minus_digamma",
+    Tangent(lambda t, z, x, a: t / x),
+    Tangent(lambda t, z, x, a: t * negative(polygamma(1, a))),
+    doc="ln x - digamma(a) without cancellation where both are large.",
+    domain=ABOVE_0,
+    kernel=_log_less_digamma,
+)
 gamma_density: SpecialFunction = special(
     "gamma_density",
     Tangent(lambda t, z, a, x: t * (z * _gamma_score(a, x, 1))),
