@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError, TracingError
+from gradwire_core.ops.indexing import take
 from gradwire_core.testing import check_derivatives, interpret
 from gradwire_core.transforms import vjp, vmap
-from tests.core.traces import run, traced
+from tests.core.traces import assert_agrees, run, traced
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
@@ -199,6 +200,24 @@ def test_assignment_is_refused_and_at_is_named():
 def test_accumulation_in_place_is_refused_and_at_is_named():
     with pytest.raises(TracingError, match=r"x\.at\[index\]\.add\(value\)"):
         traced(lambda x: np.add.at(x, [0], 1.0), numbers((3,)))
+
+
+@pytest.mark.parametrize("mode", ["raise", "wrap", "clip"])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_take(mode, axis):
+    x = np.random.default_rng(6).normal(size=(3, 4))
+    indices = np.array([[0, 2], [-1, 1]]) if mode == "raise" else np.array([[5, -7], [2, 20]])
+    assert_agrees(lambda x: np.take(x, indices, axis, mode=mode), x)
+    np.testing.assert_array_equal(run(lambda x, i: take(x, i, axis, mode=mode), x, indices), np.take(x, indices, axis, mode=mode))
+    assert_agrees(lambda x: np.take(x, [True, False], axis), x)
+
+
+@pytest.mark.parametrize("indices", [[0.5], np.zeros((0,))])
+def test_indices_that_are_no_integers_are_refused(indices):
+    with pytest.raises(DtypeError, match="take: needed integer indices"):
+        traced(lambda x: np.take(x, indices), numbers((3,)))
+    with pytest.raises(ArgumentError, match="take: needed mode"):
+        traced(lambda x: np.take(x, [0], mode="other"), numbers((3,)))
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1, None])

@@ -143,15 +143,25 @@ _scatter_primitive: Primitive = declare(
 
 @implements(np.take)
 def take(x: Any, indices: Any, axis: int | None = None, out: Any = None, mode: str = "raise") -> Any:
-    """Return the elements of x at indices along an axis; with None, of x flattened."""
-    if mode != "raise" or out is not None:
-        raise ArgumentError(f"take: needed mode 'raise' and no out, got mode {mode!r}; wrap or clip the indices first", given=mode)
+    """Return the elements of x at indices along an axis; with None, of x flattened.
+
+    Indices out of range are an error with mode "raise", and else wrapped around or clipped to the ends.
+    """
+    if mode not in ("raise", "wrap", "clip") or out is not None:
+        given = "out" if out is not None else repr(mode)
+        raise ArgumentError(f"take: needed mode 'raise', 'wrap' or 'clip' and no out, got {given}; correct the call", given=given)
     if not isinstance(x, Value):
         x = np.asarray(x)
     if axis is None:
-        return take(reshape(x, (x.size,)), indices, 0)
+        return take(reshape(x, (x.size,)), indices, 0, mode=mode)
     (place,) = normalize_axes("take", axis, x.ndim)
     numbers = indices if isinstance(indices, Value) else np.asarray(indices)
+    if numbers.dtype.kind not in "iub":
+        raise DtypeError(f"take: needed integer indices, got {numbers.dtype}; convert them", given=numbers.dtype)
+    if mode == "wrap":
+        numbers = np.remainder(numbers, x.shape[place])
+    elif mode == "clip":
+        numbers = np.minimum(np.maximum(numbers, 0), x.shape[place] - 1)
     check_static("take", numbers, x.shape[place])
     return call(_take_primitive, x, _static(x, numbers), axis=place, batch=0)
 
