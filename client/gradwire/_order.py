@@ -278,3 +278,28 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period
         slope = (high - low) / where(np.equal(start, end), 1.0, end - start)
         inside = where(np.equal(x, xp[last]), high - slope * (end - x), low + slope * (x - start))
     return where(np.less(x, xp[0]), first_value, where(np.greater(x, xp[last]), last_value, inside))
+
+
+@implements(np.lexsort)
+def lexsort(keys: Any, axis: int = -1) -> Any:
+    """Return the indices that sort by several keys, the last first."""
+    rows = [keys[place] for place in range(_shape(keys)[0])] if not isinstance(keys, (list, tuple)) else list(keys)
+    if not rows:
+        raise ArgumentError("lexsort: needed at least one key, got none; pass some")
+    order = np.argsort(rows[0], axis, kind="stable")
+    for key in rows[1:]:
+        order = np.take_along_axis(order, np.argsort(np.take_along_axis(key, order, axis), axis, kind="stable"), axis)
+    return order
+
+
+def _nan_place(function: Callable[..., Any], number: float, name: str) -> Callable[..., Any]:
+    def find(a: Any, axis: int | None = None, out: Any = None, *, keepdims: Any = False) -> Any:
+        return function(where(np.isnan(a), number, a), axis, out, keepdims=keepdims)
+
+    find.__name__ = name
+    find.__doc__ = f"Call `numpy.{function.__name__}` with {number} in place of NaN."
+    return find
+
+
+nanargmax = implements(np.nanargmax)(_nan_place(np.argmax, -np.inf, "nanargmax"))
+nanargmin = implements(np.nanargmin)(_nan_place(np.argmin, np.inf, "nanargmin"))

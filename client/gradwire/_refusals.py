@@ -14,17 +14,22 @@ from gradwire_core.errors import TracingError
 
 SHAPE = ("a function whose result has a static shape", "whose result's shape depends on values")
 PLACE = ("an array that is not assigned to in place", "which assigns")
+JUMPS = ("a function that has derivatives", "which counts")
 PYTHON = ("a function of whole arrays", "which calls Python for each part")
 
 REFUSALS: dict[str, tuple[tuple[str, str], str]] = {
     "apply_along_axis": (PYTHON, "write the function over an axis, or use gradwire.vmap"),
     "apply_over_axes": (PYTHON, "apply the function to each axis in turn"),
     "argwhere": (SHAPE, "use np.where(condition, a, b), or a mask known while tracing"),
+    "bincount": (SHAPE, "use gradwire.numpy.at(zeros)[x].add(weights)"),
     "compress": (SHAPE, "use np.where(condition, a, b), or a mask known while tracing"),
     "copyto": (PLACE, "use np.where(mask, value, x)"),
     "extract": (SHAPE, "use np.where(condition, a, b), or a mask known while tracing"),
     "fill_diagonal": (PLACE, "use gradwire.numpy.fill_diagonal, which returns the new array"),
     "flatnonzero": (SHAPE, "use np.where(condition, a, b), or a mask known while tracing"),
+    "histogram": (JUMPS, "count with np.digitize and gradwire.numpy.at(zeros)[bins].add(1)"),
+    "histogram2d": (JUMPS, "count with np.digitize and gradwire.numpy.at(zeros)[bins].add(1)"),
+    "histogramdd": (JUMPS, "count with np.digitize and gradwire.numpy.at(zeros)[bins].add(1)"),
     "intersect1d": (SHAPE, "compute it outside the function"),
     "nonzero": (SHAPE, "use np.where(condition, a, b), or a mask known while tracing"),
     "piecewise": (PYTHON, "use np.select or np.where"),

@@ -131,6 +131,20 @@ def _end(f: Any, axis: int, steps: Any, edge_order: int, *, is_first: bool) -> A
     return sum(sign * weight * point for weight, point in zip(weights, points, strict=True))
 
 
+@implements(np.unwrap)
+def unwrap(p: Any, discont: Any = None, axis: int = -1, *, period: Any = 2 * np.pi) -> Any:
+    """Return angles along an axis with jumps of more than half a period, or than `discont`, taken out by whole periods."""
+    (place,) = normalize_axes("unwrap", axis, len(_shape(p)))
+    jumps = diff(p, axis=place)
+    half = period / 2
+    wrapped = np.remainder(jumps + half, period) - half
+    wrapped = np.where(np.logical_and(np.equal(wrapped, -half), np.greater(jumps, 0)), half, wrapped)
+    limit = half if discont is None else discont
+    corrections = np.where(np.less(np.abs(jumps), limit), 0.0, wrapped - jumps)
+    first = _along(p, place, 0, 1)
+    return np.concatenate([first, _along(p, place, 1, None) + np.cumsum(corrections, place)], place)
+
+
 @implements(np.trapezoid)
 def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: int = -1) -> Any:
     """Return the integral along an axis by the trapezoidal rule."""
@@ -157,6 +171,17 @@ def polyder(p: Any, m: int = 1) -> Any:
     """Return the coefficients of the m-th derivative of a polynomial, the highest power first."""
     for _ in range(m):
         p = p[:-1] * np.arange(_shape(p)[0] - 1, 0, -1.0)
+    return p
+
+
+@implements(np.polyint)
+def polyint(p: Any, m: int = 1, k: Any = None) -> Any:
+    """Return the coefficients of the m-th integral of a polynomial, with constants of integration k, by default 0."""
+    constants = (
+        np.broadcast_to(0.0 if k is None else np.asarray(k, float), (m,)) if not isinstance(k, Value) else np.broadcast_to(k, (m,))
+    )
+    for place in range(m):
+        p = np.concatenate([np.divide(p, np.arange(_shape(p)[0], 0, -1.0)), constants[place : place + 1]])
     return p
 
 

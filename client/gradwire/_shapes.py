@@ -352,6 +352,43 @@ def geomspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True, dtype
     return points if dtype is None else points.astype(dtype)
 
 
+# -- what depends on shapes and dtypes alone -----------------------------------------------------------------------------------
+
+
+@implements(np.tril_indices_from)
+def tril_indices_from(arr: Any, k: int = 0) -> Any:
+    """Return the indices of the lower triangle of a matrix."""
+    return np.tril_indices(_shape(arr)[-2], k, _shape(arr)[-1])
+
+
+@implements(np.triu_indices_from)
+def triu_indices_from(arr: Any, k: int = 0) -> Any:
+    """Return the indices of the upper triangle of a matrix."""
+    return np.triu_indices(_shape(arr)[-2], k, _shape(arr)[-1])
+
+
+@implements(np.diag_indices_from)
+def diag_indices_from(arr: Any) -> Any:
+    """Return the indices of the main diagonal of an array of equal lengths."""
+    if len(set(_shape(arr))) != 1 or _ndim(arr) < 2:
+        raise ShapeError(
+            f"diag_indices_from: needed at least 2 equal axes, got shape {list(_shape(arr))}; cut it", given=_shape(arr)
+        )
+    return np.diag_indices(_shape(arr)[0], _ndim(arr))
+
+
+@implements(np.result_type)
+def result_type(*arrays_and_dtypes: Any) -> Any:
+    """Return the dtype that promotion gives."""
+    return np.result_type(*[item.dtype if isinstance(item, Value) else item for item in arrays_and_dtypes])
+
+
+@implements(np.shares_memory, np.may_share_memory)
+def shares_memory(a: Any, b: Any, max_work: Any = None) -> bool:  # noqa: ARG001  # NumPy's signature
+    """Return False: traced arrays have no memory."""
+    return False
+
+
 # -- updates -------------------------------------------------------------------------------------------------------------------
 
 
