@@ -145,7 +145,9 @@ def _triangular_samples(rng: np.random.Generator) -> list[Sample]:
         params = {"lower": lower, "transpose": transpose, "unit_diagonal": unit_diagonal}
         return Sample((a.astype(dtype), draw(rng, *shape, dtype=dtype)), params)
 
+    whole = sample((3, 2), True, True, False)
     return [
+        Sample(tuple(item * (1 + 0.5j) + 0.25j for item in whole.operands), whole.params),
         sample((3, 2), True, False, False),
         sample((2, 3, 1), False, False, False),
         sample((3, 2), True, True, True),
