@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradwire_core.errors import GradwireError
 from gradwire_core.ops import PRIMITIVES
-from gradwire_core.program import Constant, Linear, Primitive, Tangent
+from gradwire_core.program import Constant, Linear, Primitive, Tangent, Whole
 
 FOLDER = Path(__file__).parent
 
@@ -37,14 +37,14 @@ def primitives() -> str:
     return _page(
         "Primitives",
         f"The {len(rows)} operations of a program. The derivative in an operand is given by a rule (R), or the operation is\n"
-        "linear in it (L), or constant but for jumps (C).",
+        "linear in it (L), or constant but for jumps (C); some have one rule for all operands together (W).",
         ("name", "operands", "params", "derivatives", "computes"),
         rows,
     )
 
 
 def _kinds(op: Primitive) -> str:
-    letters = {Tangent: "R", Linear: "L", Constant: "C"}
+    letters = {Tangent: "R", Linear: "L", Constant: "C", Whole: "W"}
     if op.arity is None:
         return f"{letters[type(op.derivative(0))]} each"
     return ", ".join(letters[type(op.derivative(position))] for position in range(op.arity))
