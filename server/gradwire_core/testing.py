@@ -16,6 +16,8 @@ import numpy as np
 from gradwire_core.builder import Builder
 from gradwire_core.check import check_program
 from gradwire_core.errors import ArgumentError
+from gradwire_core.ops.complex import PARTS, imag, real
+from gradwire_core.ops.complex import complex as make_complex
 from gradwire_core.program import Equation, Literal, Operand, Primitive, Program, Sample, Var
 from gradwire_core.transforms.jvp import jvp
 from gradwire_core.transforms.vjp import vjp
@@ -60,7 +62,7 @@ def check_derivatives(
     """
     arrays = [np.asarray(item, dtype=float if isinstance(item, (int, float)) else None) for item in args]
     traced, captured = (program, []) if isinstance(program, Program) else _trace(program, arrays)
-    _check(traced, [*arrays, *captured], order, rtol, rng or np.random.default_rng(0), "f")
+    _check(*_realified(traced, [*arrays, *captured]), order, rtol, rng or np.random.default_rng(0), "f")
 
 
 def _trace(function: Callable[..., Any], arrays: Sequence[Array]) -> tuple[Program, list[Array]]:
@@ -69,6 +71,25 @@ def _trace(function: Callable[..., Any], arrays: Sequence[Array]) -> tuple[Progr
         outputs = returned if isinstance(returned, tuple) else (returned,)
         program = builder.build([builder.lift(output) for output in outputs])
         return program, [item for item in builder.captures if isinstance(item, np.ndarray)]
+
+
+def _realified(program: Program, arrays: Sequence[Array]) -> tuple[Program, list[Array]]:
+    """Return the same program of real and imaginary parts, where there are complex inputs or outputs."""
+    if all(type.dtype not in PARTS for type in (*program.input_types, *program.output_types)):
+        return program, list(arrays)
+    builder = Builder()
+    values, parts = [], []
+    for type, array in zip(program.input_types, arrays, strict=True):
+        if type.dtype in PARTS:
+            part = type.with_dtype(PARTS[type.dtype])
+            values.append(make_complex(builder.input(part), builder.input(part)))
+            parts += [array.real, array.imag]
+        else:
+            values.append(builder.input(type))
+            parts.append(array)
+    outputs = builder.inline(program, values)
+    split = [(real(item), imag(item)) if item.type.dtype in PARTS else (item,) for item in outputs]
+    return builder.build([part for pair in split for part in pair]), parts
 
 
 def primitive_program(primitive: Primitive, sample: Sample) -> Program:

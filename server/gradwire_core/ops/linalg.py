@@ -15,6 +15,7 @@ import numpy as np
 from gradwire_core.builder import implements
 from gradwire_core.errors import DtypeError, ShapeError
 from gradwire_core.ops._declare import Linear, Sample, Tangent, by_position, call, convert, declare, draw
+from gradwire_core.ops.complex import PARTS, is_complex, real
 from gradwire_core.ops.contraction import einsum, matmul
 from gradwire_core.ops.elementwise import negative
 from gradwire_core.ops.shaping import broadcast_to, expand_dims, eye, promote, reshape, squeeze, transpose
@@ -52,6 +53,8 @@ def _matrices(rng: np.random.Generator) -> list[Sample]:
         Sample((draw(rng, 2, 3, 3) + near,)),
         Sample((draw(rng, 1, 1) + 4,)),
         Sample(((draw(rng, 4, 4) + 5 * np.eye(4)).astype(np.float32),)),
+        Sample((draw(rng, 2, 4, 4) + 1j * draw(rng, 2, 4, 4) + 5 * np.eye(4),)),
+        Sample((draw(rng, 3, 3) + 1j * draw(rng, 3, 3) + near,)),
     ]
 
 
@@ -66,12 +69,9 @@ def _inner(x: Any, y: Any) -> Any:
 # -- det and its derivative --------------------------------------------------------------------------------------------------
 
 
-def _infer_numbers(where: str, count: int) -> Any:
-    def infer(x: TensorType) -> tuple[TensorType, ...]:
-        check_square(where, x)
-        return (x.with_shape(x.shape[:-2]),) * count
-
-    return infer
+def _infer_det(x: TensorType) -> tuple[TensorType, ...]:
+    check_square("det", x)
+    return (x.with_shape(x.shape[:-2]),)
 
 
 def _infer_matrices(where: str) -> Any:
@@ -86,7 +86,7 @@ det_primitive: Primitive = declare(
     Primitive(
         name="det",
         kernel=np.linalg.det,
-        infer=_infer_numbers("det", 1),
+        infer=_infer_det,
         derivative=by_position(Tangent(lambda t, y, x: _inner(swap(call(_adjugate_primitive, x)), t))),
         batch=lambda batched, operands, params: call(det_primitive, *operands),
         arity=1,
@@ -115,7 +115,7 @@ def _adjugate(x: Array) -> Array:
     n = s.shape[-1]
     others = np.where(np.eye(n, dtype=bool), 1, s[..., None, :]).prod(axis=-1)
     sign = np.linalg.det(u) * np.linalg.det(vh)
-    found = np.swapaxes(vh, -1, -2) @ ((sign[..., None] * others)[..., :, None] * np.swapaxes(u, -1, -2))
+    found = np.swapaxes(vh, -1, -2).conj() @ ((sign[..., None] * others)[..., :, None] * np.swapaxes(u, -1, -2).conj())
     return np.where(finite, found, np.nan).astype(x.dtype)
 
 
@@ -169,12 +169,26 @@ def _slogdet(x: Array) -> tuple[Array, Array]:
     return sign, log
 
 
+def _infer_slogdet(x: TensorType) -> tuple[TensorType, ...]:
+    check_square("slogdet", x)
+    sign = x.with_shape(x.shape[:-2])
+    return (sign, sign.with_dtype(PARTS.get(x.dtype, x.dtype)))
+
+
+def _slogdet_tangent(t: Any, y: Any, x: Any) -> Any:
+    trace = _inner(swap(call(inv_primitive, x)), t)
+    if not is_complex(x):
+        return (None, trace)
+    growth = real(trace)
+    return (y[0] * (trace - growth), growth)
+
+
 slogdet_primitive: Primitive = declare(
     Primitive(
         name="slogdet",
         kernel=_slogdet,
-        infer=_infer_numbers("slogdet", 2),
-        derivative=by_position(Tangent(lambda t, y, x: (None, _inner(swap(call(inv_primitive, x)), t)))),
+        infer=_infer_slogdet,
+        derivative=by_position(Tangent(_slogdet_tangent)),
         batch=lambda batched, operands, params: call(slogdet_primitive, *operands),
         arity=1,
         params=(),

@@ -536,11 +536,16 @@ def _eye(*, rows: int, columns: int, dtype: Dtype) -> Array:
     return np.eye(rows, columns, dtype=dtype.numpy)
 
 
+def _infer_eye(*, rows: int, columns: int, dtype: Dtype) -> tuple[TensorType, ...]:
+    check_shape("eye", (rows, columns))
+    return (TensorType(dtype, (rows, columns)),)
+
+
 _eye_primitive: Primitive = declare(
     Primitive(
         name="eye",
         kernel=_eye,
-        infer=lambda *, rows, columns, dtype: (TensorType(dtype, (rows, columns)),),
+        infer=_infer_eye,
         derivative=by_position(),
         batch=lambda batched, operands, params: None,
         arity=0,
