@@ -267,7 +267,8 @@ def _worst(given: Array, needed: Array, rtol: float, error: Array) -> tuple[tupl
 def _compare_products(point: _Point, forward: tuple[float, float], backward: tuple[float, float]) -> None:
     (left, size), (right, other_size) = forward, backward
     bound = (DOT_RTOL if point.rtol < FLOAT32_RTOL else point.rtol) * max(size, other_size)
-    if not abs(left - right) <= bound:
+    agree = left == right or abs(left - right) <= bound or (math.isnan(left) and math.isnan(right))
+    if not agree:
         raise AssertionError(
             f"{point.name}: needed <c, J t> = <J^T c, t>, got {left!r} (jvp) and {right!r} (vjp), "
             f"which differ by {abs(left - right):.1e}; correct the transpose of a primitive"
