@@ -285,7 +285,7 @@ def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any =
     (matrix,) = floating("matrix_rank", _array(A))
     values = np.flip(np.sort(np.abs(eigvalsh(matrix)), -1), -1) if hermitian else svdvals(matrix)
     if tol is not None:
-        return np.sum(np.greater(values, tol), -1)
+        return np.sum(np.greater(values, np.expand_dims(tol, -1)), -1)
     return _rank(values, rank_tolerance(matrix) if rtol is None else rtol)
 
 

@@ -150,7 +150,8 @@ def atleast_3d(*arrays: Any) -> Any:
 
 
 def _each(arrays: Sequence[Any], function: Any) -> Any:
-    return function(arrays[0]) if len(arrays) == 1 else tuple(map(function, arrays))
+    items = [function(item if isinstance(item, Value) else np.asarray(item)) for item in arrays]
+    return items[0] if len(items) == 1 else tuple(items)
 
 
 @implements(np.vstack)

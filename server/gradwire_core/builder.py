@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradwire_core.errors import ArgumentError, ProgramError, ShapeError, TracingError, UnknownPrimitiveError
+from gradwire_core.errors import ArgumentError, GradwireError, ProgramError, ShapeError, TracingError, UnknownPrimitiveError
 from gradwire_core.program import Equation, Literal, Operand, Param, Params, Primitive, Program, Var
 from gradwire_core.types import Array, Shape, TensorType
 
@@ -386,7 +386,18 @@ class Value:
         return find_function(ufunc)(*inputs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        return find_function(function)(*args, **kwargs)
+        implementation, name = find_function(function), function.__name__
+        try:
+            return implementation(*args, **kwargs)
+        except GradwireError as error:
+            if name not in error.message and not getattr(error, "__notes__", None):
+                error.add_note(f"while tracing {name} at {user_line()}")
+            raise
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            text = (
+                f"{user_line()}: needed arguments that {name} takes when traced, got others ({error}); see {name} of gradwire.numpy"
+            )
+            raise ArgumentError(text, given=name) from error
 
     def __array__(self, *args: Any, **kwargs: Any) -> Array:
         self._refuse(
