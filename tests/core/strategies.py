@@ -98,11 +98,13 @@ UNARY: list[Callable[[Any], Any]] = [
     np.sin, np.cos, np.tanh, np.arctan, np.negative, logistic, np.absolute, np.square, np.sign,
     lambda x: np.exp(np.sin(x)), lambda x: np.expm1(np.tanh(x)), lambda x: np.log(1.5 + np.sin(x)), lambda x: np.log1p(x * x),
     lambda x: np.sqrt(1 + x * x), lambda x: np.reciprocal(2 + np.sin(x)), lambda x: np.tan(np.tanh(x)),
-    lambda x: np.arcsin(0.9 * np.sin(x)), lambda x: np.arccos(0.9 * np.cos(x)), lambda x: np.sinh(np.sin(x)), lambda x: np.cosh(np.sin(x)),
+    lambda x: np.arcsin(0.9 * np.sin(x)), lambda x: np.arccos(0.9 * np.cos(x)),
+    lambda x: np.sinh(np.sin(x)), lambda x: np.cosh(np.sin(x)),
     lambda x: x * x, lambda x: x**3 / (1 + x * x), lambda x: 2 - x, lambda x: x / 4,
 ]  # fmt: skip
 BINARY: list[Callable[[Any, Any], Any]] = [
-    np.add, np.subtract, np.multiply, lambda x, y: x / (2 + np.sin(y)), np.maximum, np.minimum, lambda x, y: np.where(x > y, x * y, y),
+    np.add, np.subtract, np.multiply, lambda x, y: x / (2 + np.sin(y)), np.maximum, np.minimum,
+    lambda x, y: np.where(x > y, x * y, y),
     lambda x, y: np.arctan2(1.5 + np.sin(x), y), lambda x, y: (1.5 + np.sin(x)) ** np.tanh(y), lambda x, y: hypot(x, 1 + y * y),
     lambda x, y: np.where(x <= 0, np.sin(x), y),
 ]  # fmt: skip
@@ -142,6 +144,15 @@ def reduction(draw: Draw, rng: np.random.Generator, values: Sequence[Any]) -> An
     if all(x.shape[axis] for axis in axes):
         functions += [np.mean, np.max, np.min]
     return draw(st.sampled_from(functions))(x, axis=axes, keepdims=draw(st.booleans()))
+
+
+def running(draw: Draw, rng: np.random.Generator, values: Sequence[Any]) -> Any:
+    """Along an axis: sums, products, extremes, the order."""
+    x = draw(st.sampled_from([value for value in values if value.ndim and value.size] or [None]))
+    if x is None:
+        return None
+    functions = [np.cumsum, np.cumprod, np.maximum.accumulate, np.sort]
+    return draw(st.sampled_from(functions))(x, axis=draw(st.integers(0, x.ndim - 1)))
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------------
@@ -302,8 +313,8 @@ def linear_algebra(draw: Draw, rng: np.random.Generator, values: Sequence[Any]) 
 
 
 OPERATIONS = [
-    unary, unary, binary, binary, with_constant, reduction, reshape, transpose, flip, broadcast, basic_index, array_index, scatter,
-    pad, join, einsum, einsum, matmul, linear_algebra,
+    unary, unary, binary, binary, with_constant, reduction, running, reshape, transpose, flip, broadcast, basic_index, array_index,
+    scatter, pad, join, einsum, einsum, matmul, linear_algebra,
 ]  # fmt: skip
 
 
