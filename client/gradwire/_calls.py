@@ -6,13 +6,14 @@ A `Performer` is a backend seen from here: it performs tasks, and nothing else i
 from __future__ import annotations
 
 import abc
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradwire._nest import Branch, flatten_call, positional
+from gradwire._nest import Branch, flatten_call, flatten_with_static, positional
 from gradwire._program import Program, derive
 from gradwire._task import Form, Task, prepare
 from gradwire._tracing import NATIVE, TRACES, Trace, name_of, to_array
@@ -33,6 +34,54 @@ class Seeds(NamedTuple):
 
     leaves: tuple[int, ...]
     arrays: list[Any]
+
+
+class Statics(NamedTuple):
+    """The arguments of a function that are no arrays, but part of what is traced: hashable values, each with a trace of its own."""
+
+    numbers: frozenset[int] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, where: str, f: Any, numbers: int | Sequence[int], names: str | Sequence[str]) -> Statics | None:
+        """Return the static arguments that are named by either; None where there are none.
+
+        Raises:
+            ArgumentError: the function has no such arguments.
+        """
+        numbers = (numbers,) if isinstance(numbers, int) else tuple(numbers)
+        names = (names,) if isinstance(names, str) else tuple(names)
+        if not numbers and not names:
+            return None
+        if isinstance(f, Program):
+            raise ArgumentError(
+                f"{where}: needed a function for static arguments, got a Program; trace it with them fixed", given=f
+            )
+        for item in (*numbers, *names):
+            if not isinstance(item, int if item in numbers else str) or (isinstance(item, int) and item < 0):
+                text = f"{where}: needed static_argnums counted from 0 and static_argnames as text, got {item!r}; correct it"
+                raise ArgumentError(text, given=item)
+        return cls(*_both(f, frozenset(numbers), frozenset(names)))
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Any], Branch]:
+        """Return the leaves of a call and its structure, which holds the static arguments."""
+        return flatten_with_static(args, kwargs, lambda place: place in self.numbers or place in self.names)
+
+
+def _both(f: Any, numbers: frozenset[int], names: frozenset[str]) -> tuple[frozenset[int], frozenset[str]]:
+    """Return numbers and names such that an argument named one way is found when it is passed the other way."""
+    try:
+        parameters = [
+            name
+            for name, item in inspect.signature(f).parameters.items()
+            if item.kind in {item.POSITIONAL_OR_KEYWORD, item.POSITIONAL_ONLY}
+        ]
+    except (TypeError, ValueError):  # a function of C tells nothing of its arguments
+        return numbers, names
+    return (
+        numbers | {number for number, name in enumerate(parameters) if name in names},
+        names | {parameters[number] for number in numbers if number < len(parameters)},
+    )
 
 
 class Performer(abc.ABC):
@@ -83,7 +132,14 @@ class Performer(abc.ABC):
 class Transformed:
     """A function made of another, such as its gradient; called as the other is."""
 
-    def __init__(self, answer: Callable[..., Any], f: Callable[..., Any] | Program, form: Form, reproducible: bool) -> None:
+    def __init__(
+        self,
+        answer: Callable[..., Any],
+        f: Callable[..., Any] | Program,
+        form: Form,
+        reproducible: bool,
+        statics: Statics | None = None,
+    ) -> None:
         if not callable(f) and not isinstance(f, Program):
             raise ArgumentError(
                 f"{form.kind}: needed a function or a Program, got {type(f).__name__}; pass the function itself", given=f
@@ -94,10 +150,11 @@ class Transformed:
         self._answer = answer
         self._form = form
         self._reproducible = reproducible
+        self._flatten = flatten_call if statics is None else statics.flatten
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute it: the arguments are those of the function it is made of."""
-        call = bind(self.__wrapped__, *flatten_call(args, kwargs))
+        call = bind(self.__wrapped__, *self._flatten(args, kwargs))
         return self._answer(call, self._form, reproducible=self._reproducible)
 
     def __repr__(self) -> str:
@@ -112,15 +169,21 @@ class Vmapped(Transformed):
     """A function over a batch axis."""
 
     def __init__(
-        self, answer: Callable[..., Any], f: Callable[..., Any] | Program, in_axes: Any, axis_size: int | None, reproducible: bool
+        self,
+        answer: Callable[..., Any],
+        f: Callable[..., Any] | Program,
+        in_axes: Any,
+        axis_size: int | None,
+        reproducible: bool,
+        statics: Statics | None = None,
     ) -> None:
-        super().__init__(answer, f, Form("vmap"), reproducible)
+        super().__init__(answer, f, Form("vmap"), reproducible, statics)
         self._in_axes = in_axes
         self._axis_size = axis_size
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute it: the arguments are those of the function, with batch axes."""
-        leaves, arguments = flatten_call(args, kwargs)
+        leaves, arguments = self._flatten(args, kwargs)
         shapes = [leaf.shape if isinstance(leaf, Value) else np.shape(leaf) for leaf in leaves]
         axes, size = batch_axes(self.__name__, self._in_axes, shapes, arguments, self._axis_size)
         call = bind(self.__wrapped__, leaves, arguments, axes)

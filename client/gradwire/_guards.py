@@ -55,11 +55,11 @@ class UnverifiableError(Exception):
     """Raised within the walk when a function reaches something whose state cannot be compared."""
 
 
-def watch(function: Callable[..., Any]) -> Watch | None:
-    """Return what a function sees; None where that cannot be verified."""
+def watch(function: Callable[..., Any], statics: Iterable[Any] = ()) -> Watch | None:
+    """Return what a function sees, and what its static arguments see; None where that cannot be verified."""
     walk = _Walk()
     try:
-        walk.run(function)
+        walk.run(function, statics)
     except UnverifiableError:
         return None
     return walk.watch
@@ -73,7 +73,8 @@ class _Walk:
         self._stack: list[Any] = []
         self._seen: dict[int, Any] = {}
 
-    def run(self, function: Any) -> None:
+    def run(self, function: Any, statics: Iterable[Any] = ()) -> None:
+        self._stack.extend(statics)
         if isinstance(function, types.MethodType):
             self._stack.append(function.__self__)
             function = function.__func__

@@ -1,7 +1,7 @@
 """Nested arguments and results, and their flat leaves: tuples, lists, dicts and dataclasses. Nothing here knows arrays.
 
 A `Structure` is what remains of a nested value when its leaves are taken out. It is hashable, so it can stand in keys. `None`,
-text and the dataclass fields declared `field(metadata={"static": True})` are part of the structure, not leaves.
+text, static arguments and the dataclass fields declared `field(metadata={"static": True})` are part of the structure, not leaves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final
 
 from gradwire_core.errors import ArgumentError
@@ -146,10 +146,48 @@ def flatten_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[An
     return leaves, Branch(OrderedDict, ("args", "kwargs"), (Branch(tuple, _positions(len(args)), children), keywords))
 
 
+def flatten_with_static(
+    args: tuple[Any, ...], kwargs: dict[str, Any], is_static: Callable[[int | str], bool]
+) -> tuple[list[Any], Branch]:
+    """Return what `flatten_call` does; static arguments, by their number or name, are part of the structure.
+
+    Raises:
+        ArgumentError: a static argument does not hash.
+    """
+    leaves: list[Any] = []
+    children = tuple([_static(item, place) if is_static(place) else _flatten(item, leaves) for place, item in enumerate(args)])
+    names = tuple(sorted(kwargs))
+    keywords = tuple([_static(kwargs[name], name) if is_static(name) else _flatten(kwargs[name], leaves) for name in names])
+    positions = Branch(tuple, _positions(len(args)), children)
+    return leaves, Branch(OrderedDict, ("args", "kwargs"), (positions, Branch(dict, names, keywords))) if names else positions
+
+
+def _static(item: Any, place: int | str) -> Static:
+    try:
+        hash(item)
+    except TypeError:
+        text = (
+            f"argument {place}: needed something that hashes as a static argument, got {type(item).__name__}; pass it as an array"
+        )
+        raise ArgumentError(text, given=type(item).__name__) from None
+    return Static(item)
+
+
 def unflatten_call(structure: Branch, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the positional and the keyword arguments of a call that has these leaves."""
     whole = structure.unflatten(leaves)
     return (whole, {}) if structure.kind is tuple else (whole["args"], whole["kwargs"])
+
+
+def static_values(structure: Structure) -> Iterator[Any]:
+    """Yield the values of a structure that are no leaves."""
+    stack = [structure]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Static):
+            yield item.value
+        elif isinstance(item, Branch):
+            stack.extend(item.children)
 
 
 def positional(structure: Branch) -> tuple[Structure, ...]:

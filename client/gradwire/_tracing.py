@@ -18,7 +18,7 @@ import numpy as np
 from gradwire import _standard  # noqa: F401  # registers what the Array API asks of a traced array
 from gradwire import numpy as _compositions  # noqa: F401  # registers them under NumPy's functions
 from gradwire._guards import watch
-from gradwire._nest import Branch, Structure, flatten, unflatten_call
+from gradwire._nest import Branch, Structure, flatten, static_values, unflatten_call
 from gradwire._watch import Watch
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, DtypeError, GradwireError
@@ -166,7 +166,7 @@ class TraceCache:
                     with contextlib.suppress(KeyError):  # dropped by another thread meanwhile
                         self._traces.move_to_end(key)
                     return found
-        seen = watch(function)  # before the function runs, for it may change what it sees
+        seen = watch(function, static_values(arguments))  # before the function runs, for it may change what it sees
         made = trace(function, arguments, input_types())
         if seen is not None and not any(isinstance(item, Value) for item in made.captures):
             made.watch = seen

@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradwire._calls import Performer, Seeds, Transformed, Vmapped, as_seed, batch_axes, bind, directions, flatten_primals, type_of
+from gradwire._calls import (
+    Performer,
+    Seeds,
+    Statics,
+    Transformed,
+    Vmapped,
+    as_seed,
+    batch_axes,
+    bind,
+    directions,
+    flatten_primals,
+    type_of,
+)
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
 from gradwire._task import Argnums, Form
@@ -16,16 +28,23 @@ from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 
 Function = Callable[..., Any]
+Numbers = int | Sequence[int]
+Names = str | Sequence[str]
 
 
 class Functions(Performer):
     """The functions of gradwire, over what performs tasks."""
 
-    def evaluate(self, f: Function | Program, *, reproducible: bool = False) -> Any:
+    def evaluate(
+        self, f: Function | Program, *, static_argnums: Numbers = (), static_argnames: Names = (), reproducible: bool = False
+    ) -> Any:
         """Return a function that computes `f` by its program.
 
         Args:
             f: a function of arrays, written with NumPy, or a `Program`.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -39,14 +58,26 @@ class Functions(Performer):
             >>> gw.evaluate(lambda x: np.exp(x) + 1)(np.zeros(2))
             array([2., 2.])
         """
-        return Transformed(self._answer, f, Form("evaluate"), reproducible)
+        statics = Statics.of("evaluate", f, static_argnums, static_argnames)
+        return Transformed(self._answer, f, Form("evaluate"), reproducible, statics)
 
-    def grad(self, f: Function | Program, argnums: Argnums = 0, *, reproducible: bool = False) -> Any:
+    def grad(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return the gradient of a scalar function, `df/dx_i`, shaped as the argument.
 
         Args:
             f: a function with one scalar result, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -61,14 +92,26 @@ class Functions(Performer):
             >>> gw.grad(lambda x: np.sum(x**2))(np.array([1.0, 2.0]))
             array([2., 4.])
         """
-        return self._derivative(f, Form("grad", argnums), reproducible=reproducible)
+        statics = Statics.of("grad", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("grad", argnums), statics, reproducible=reproducible)
 
-    def value_and_grad(self, f: Function | Program, argnums: Argnums = 0, *, reproducible: bool = False) -> Any:
+    def value_and_grad(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return value and gradient of a scalar function, `(f, df/dx_i)`, from one forward pass.
 
         Args:
             f: a function with one scalar result, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -82,9 +125,19 @@ class Functions(Performer):
             >>> gw.value_and_grad(lambda x: x**3)(2.0)
             (array(8.), array(12.))
         """
-        return self._derivative(f, Form("value_and_grad", argnums), reproducible=reproducible)
+        statics = Statics.of("value_and_grad", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("value_and_grad", argnums), statics, reproducible=reproducible)
 
-    def jacobian(self, f: Function | Program, argnums: Argnums = 0, layout: str = "dense", *, reproducible: bool = False) -> Any:
+    def jacobian(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        layout: str = "dense",
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return the Jacobian `dy_i/dx_j`, of shape `shape_out + shape_in`; i and j run over all axes of y and x.
 
         Args:
@@ -92,6 +145,9 @@ class Functions(Performer):
             argnums: the argument x, counted from 0; a tuple for several.
             layout: `dense` for an array; `structured` for a `StructuredJacobian`, which holds the Jacobian as a sum of
                 labelled terms and costs what its structure costs.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -106,15 +162,28 @@ class Functions(Performer):
             >>> gw.jacobian(np.square, layout="structured")(np.ones(1_000_000)).nbytes
             8000000
         """
-        return self._derivative(f, Form("jacobian", argnums, layout), reproducible=reproducible)
+        statics = Statics.of("jacobian", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("jacobian", argnums, layout), statics, reproducible=reproducible)
 
-    def hessian(self, f: Function | Program, argnums: Argnums = 0, layout: str = "dense", *, reproducible: bool = False) -> Any:
+    def hessian(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        layout: str = "dense",
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return the Hessian of a scalar function, `d2f/dx_i dx_j`, of shape `shape_in + shape_in`.
 
         Args:
             f: a function with one scalar result, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.
             layout: `dense` for an array, `structured` for a `StructuredJacobian`.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -130,7 +199,8 @@ class Functions(Performer):
             array([[6., 2.],
                    [2., 0.]])
         """
-        return self._derivative(f, Form("hessian", argnums, layout), reproducible=reproducible)
+        statics = Statics.of("hessian", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("hessian", argnums, layout), statics, reproducible=reproducible)
 
     def jvp(self, f: Function | Program, primals: Any, tangents: Any, *, reproducible: bool = False) -> Any:
         """Return `(y, ydot)`: the value and the directional derivative `ydot_i = sum_j dy_i/dx_j xdot_j`.
@@ -212,12 +282,23 @@ class Functions(Performer):
         finish = None if isinstance(primals, tuple) else _only
         return self._ask(call, "hvp", directions("hvp", call, primals, tangents), finish=finish, reproducible=reproducible)
 
-    def jacobian_det(self, f: Function | Program, argnums: Argnums = 0, *, reproducible: bool = False) -> Any:
+    def jacobian_det(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return `det dy/dx`, where y and x are flattened row-major and of one size.
 
         Args:
             f: a function whose result has as many elements as the argument, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several, flattened in order.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -232,14 +313,26 @@ class Functions(Performer):
             >>> gw.jacobian_det(polar)(np.array([2.0, 0.0]))
             array(2.)
         """
-        return self._derivative(f, Form("jacobian_det", argnums), reproducible=reproducible)
+        statics = Statics.of("jacobian_det", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("jacobian_det", argnums), statics, reproducible=reproducible)
 
-    def jacobian_slogdet(self, f: Function | Program, argnums: Argnums = 0, *, reproducible: bool = False) -> Any:
+    def jacobian_slogdet(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
         """Return the sign of `det dy/dx` and the logarithm of its absolute value, which neither overflow nor underflow.
 
         Args:
             f: a function whose result has as many elements as the argument, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several, flattened in order.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -253,7 +346,8 @@ class Functions(Performer):
             >>> gw.jacobian_slogdet(lambda x: -np.exp(x))(np.array([1.0, 2.0, 3.0]))
             (array(-1.), array(6.))
         """
-        return self._derivative(f, Form("jacobian_slogdet", argnums), reproducible=reproducible)
+        statics = Statics.of("jacobian_slogdet", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("jacobian_slogdet", argnums), statics, reproducible=reproducible)
 
     def vmap(
         self,
@@ -261,6 +355,8 @@ class Functions(Performer):
         in_axes: int | tuple[int | None, ...] | None = 0,
         *,
         axis_size: int | None = None,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
         reproducible: bool = False,
     ) -> Any:
         """Return f over a batch axis: what f gives for each item, stacked along a first axis.
@@ -270,6 +366,9 @@ class Functions(Performer):
             in_axes: the batch axis of every argument, or one an argument; None for an argument that is not batched. Keyword
                 arguments are not batched.
             axis_size: the number of items; by default what the arguments say.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
             reproducible: whether answers repeat to the last bit, on every backend.
 
         Returns:
@@ -284,17 +383,23 @@ class Functions(Performer):
             >>> gw.vmap(gw.grad(lambda x: x**2))(np.array([1.0, 2.0, 3.0]))
             array([2., 4., 6.])
         """
+        statics = Statics.of("vmap", f, static_argnums, static_argnames)
         if isinstance(f, Program) and axis_size is not None:
             axes, _ = batch_axes("vmap(program)", in_axes, None, f.traced.arguments, axis_size)
             return derive_program(f, Form("vmap", in_axes=axes, axis_size=axis_size))
-        return Vmapped(self._answer, f, in_axes, axis_size, reproducible)
+        return Vmapped(self._answer, f, in_axes, axis_size, reproducible, statics)
 
-    def trace(self, f: Function | Program, *args: Any) -> Program:
+    def trace(
+        self, f: Function | Program, *args: Any, static_argnums: Numbers = (), static_argnames: Names = (), **kwargs: Any
+    ) -> Program:
         """Return the program of a function, for arguments of the given shapes and dtypes.
 
         Args:
             f: a function of arrays; for a `Program`, it is returned itself.
-            args: examples of the arguments; their values do not matter.
+            args: examples of the arguments; their values do not matter, but for static ones.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0.
+            static_argnames: the same, by name.
+            kwargs: arguments that are passed by name.
 
         Raises:
             TracingError: `f` needs the value of a traced array.
@@ -307,9 +412,10 @@ class Functions(Performer):
               c: float64[] = sum[axes=(0)](b)
             } -> (c)
         """
+        statics = Statics.of("trace", f, static_argnums, static_argnames)
         if isinstance(f, Program):
             return f
-        trace = bind(f, *flatten_call(args, {})).trace
+        trace = bind(f, *(statics.flatten if statics else flatten_call)(args, kwargs)).trace
         captured = [item for item in trace.captures if not isinstance(item, Value)]
         if len(captured) != len(trace.captures):
             raise ArgumentError(
@@ -317,8 +423,8 @@ class Functions(Performer):
             )
         return Program.of(trace.program, captured)
 
-    def _derivative(self, f: Function | Program, form: Form, *, reproducible: bool) -> Any:
-        return derive_program(f, form) if isinstance(f, Program) else Transformed(self._answer, f, form, reproducible)
+    def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
+        return derive_program(f, form) if isinstance(f, Program) else Transformed(self._answer, f, form, reproducible, statics)
 
 
 def _only(values: Sequence[Any]) -> Any:
