@@ -32,6 +32,7 @@ CASES = [
     (lambda x: np.cov(x, ddof=2), M),
     (np.cov, V),
     (np.corrcoef, M),
+    (lambda x: np.corrcoef(x) * x[0], V),
     (lambda x: np.corrcoef(x, V), V**2),
 ]
 NAN_FUNCTIONS = [
@@ -93,6 +94,7 @@ def test_comparisons_of_arrays():
     assert gw.evaluate(lambda x: np.allclose(x, y[:2]))(x[:2])
     assert not gw.evaluate(lambda x: x * 0 + np.array_equal(x, y[:2]))(x[:1]).any()
     assert gw.evaluate(lambda x: np.array_equiv(x, y[:1]))(np.ones((2, 2)))
+    assert not gw.evaluate(lambda x: x * 0 + np.array_equiv(x, y[:3]))(x[:2]).any()
     np.testing.assert_array_equal(gw.evaluate(lambda x: np.isin(x, [1.0, np.inf]))(x), np.isin(x, [1.0, np.inf]))
     np.testing.assert_array_equal(gw.evaluate(lambda x: np.isin(x, [1.0], invert=True))(x), np.isin(x, [1.0], invert=True))
 
@@ -103,6 +105,7 @@ def test_comparisons_of_arrays():
         (lambda x: np.average(x, weights=V), gw.ShapeError),
         (lambda x: np.cov(x, aweights=np.ones(4)), gw.ArgumentError),
         (lambda x: np.cov(x[None]), gw.ShapeError),
+        (lambda x: np.corrcoef(x, dtype=np.float64), gw.ArgumentError),
         (lambda x: np.nanmean(x, where=M > 0), gw.ArgumentError),
         (lambda x: np.nanvar(x, out=np.zeros(())), gw.ArgumentError),
     ],
