@@ -20,7 +20,7 @@ proto: .venv/.server ## regenerate the code in proto/gradwire_proto/v1
 	@$(bin)/python -m gradwire_proto
 bench: .venv/.server ## run the benchmarks
 	@for each in bench/[a-z]*.py; do $(bin)/python $$each || exit 1; done
-docs: .venv/.server ## regenerate docs/primitives.md and docs/errors.md
+docs: .venv/.server ## regenerate the pages of docs/ that are made from the code
 	@$(bin)/python docs/generate.py
 clean: ## remove environments and caches
 	@rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
