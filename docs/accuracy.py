@@ -27,8 +27,9 @@ HEAD = """# Accuracy
 
 What float64 loses, beside mpmath at 50 digits. For each elementwise primitive: the worst error of its value and of its
 derivatives at {count} points drawn from its domain, and the worst at chosen points in its tails, in units in the last place of the
-exact number (one is a relative error of 1e-16 to 2e-16; 1e-11 is 45,000 to 90,000). Then the point in question. Operands in which
-a function has no derivative, or a constant one, do not count. The tests hold every entry to a relative error of 1e-11.
+exact number (0 is the nearest float64; one is a relative error of 1e-16 to 2e-16; 1e-11 is 45,000 to 90,000). Then the point in
+question. Operands in which a function has no derivative, or a constant one, do not count. The tests hold every entry to a relative
+error of 1e-11.
 
 Values are NumPy's and SciPy's own, so their errors are those of the libraries (NumPy {numpy}, SciPy {scipy}); a derivative can be
 no better than the values it is made of. Errors are large where a function is near a zero of its own: there, the conditioning is to
