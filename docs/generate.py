@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradwire.numpy  # fills FUNCTIONS and FOREIGN
 from gradwire._refusals import REFUSALS
 from gradwire_core.builder import FOREIGN, FUNCTIONS, Value
 from gradwire_core.errors import GradwireError
@@ -52,6 +51,7 @@ def primitives() -> str:
 
 def coverage() -> str:
     """The page of what five peers have, and what has it here."""
+    importlib.import_module("gradwire.numpy")  # fills FUNCTIONS
     data = tomllib.loads((FOLDER / "peers.toml").read_text(encoding="utf-8"))
     peers, ours = data["peers"], data["ours"]
     lines, missing, counts = [], {}, {}
@@ -76,8 +76,8 @@ PLACES = ("gradwire.linalg", "gradwire.special", "gradwire.numpy", "gradwire.fft
 
 def _opening(peers: dict[str, str], counts: dict[str, int], missing: dict[str, list[str]]) -> Iterator[str]:
     yield f"What {', '.join(peers.values())} differentiate, and what serves it"
-    yield "here. Functions of `numpy` and `scipy.special` are called by those names; `x` is a traced array, and `primitives` are what"
-    yield "operators write. An x in a column says that the peer has it."
+    yield "here. Functions of `numpy` and `scipy.special` are called by those names; `x` is a traced array, and `primitives` are"
+    yield "what operators write. An x in a column says that the peer has it."
     yield ""
     for rank, text in RANKS.items():
         lacking = missing.get(rank, [])

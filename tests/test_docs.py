@@ -47,7 +47,7 @@ def blocks(page, kind):
 
 
 def commands():
-    """The shell commands of the README, in order: their words, and what stands behind them as a comment."""
+    """The shell commands of the README, in order: their words, and what stands behind or below them as a comment."""
     found, text = [], ""
     for line in "".join(blocks(README, "sh")).splitlines():
         text += line + "\n"
@@ -55,22 +55,25 @@ def commands():
             words = shlex.split(text, comments=True)
         except ValueError:  # a quotation that ends on a later line
             continue
-        found.append((words, text.partition(" # ")[2].strip()))
+        if words:
+            found.append((words, text.partition(" # ")[2].strip()))
+        elif text.startswith("# "):
+            found[-1] = (found[-1][0], found[-1][1] + text.removeprefix("# "))
         text = ""
     assert not text
     return found
 
 
-def command(name):
+def command(*names):
     """The only command of the README with a name: its words, and its comment."""
-    (found,) = [pair for pair in commands() if pair[0][0] == name]
+    (found,) = [pair for pair in commands() if pair[0][: len(names)] == list(names)]
     return found
 
 
 @pytest.fixture(scope="module")
 def address():
     """The address of the server that the README starts, on a free port."""
-    words, comment = command("gradwire")
+    words, comment = command("gradwire", "serve")
     assert comment == f"prints: listening on {ADDRESS}"
     words = [word.replace(ADDRESS, "127.0.0.1:0") for word in words]
     with subprocess.Popen([SCRIPTS / words[0], *words[1:]], stdout=subprocess.PIPE, text=True) as process:
@@ -98,6 +101,12 @@ def test_examples_of_a_page_run(page, address):
     assert example.examples
     report = []
     assert doctest.DocTestRunner(verbose=False).run(example, out=report.append).failed == 0, "".join(report)
+
+
+def test_the_terminal_prints_what_is_shown():
+    words, shown = command("gradwire", "eval")
+    done = subprocess.run([SCRIPTS / words[0], *words[1:]], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    assert done.stdout == shown
 
 
 def test_make_targets_exist_and_are_run_before_a_change_lands():
