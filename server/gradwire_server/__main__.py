@@ -21,7 +21,7 @@ _BAD_CONFIG = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve derivatives over gRPC; return the exit code: 0, 1 for a probe that failed, 2 if the server cannot start as configured."""
+    """Serve derivatives over gRPC; return 0, 1 for a probe that failed, 2 if the server cannot start as configured."""
     try:
         config, address = parse_arguments(sys.argv[1:] if argv is None else argv)
         if address:
