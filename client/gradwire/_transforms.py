@@ -72,6 +72,9 @@ class Functions(Performer):
     ) -> Any:
         """Return the gradient of a scalar function, `df/dx_i`, shaped as the argument.
 
+        The function must be real. In a complex argument `x + iy` its gradient is `df/dx - i df/dy`, as in JAX: the conjugate of
+        the direction of steepest ascent.
+
         Args:
             f: a function with one scalar result, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.

@@ -13,12 +13,12 @@ from gradwire_core.transforms.vjp import pull_back
 
 
 def grad(program: Program, argnums: Sequence[int] = (0,)) -> Program:
-    """Return the program of the gradient in each chosen input, shaped as the input.
+    """Return the program of the gradient in each chosen input, shaped as the input; in a complex one `df/dx - i df/dy`.
 
     Raises:
         ShapeError: the program has not one scalar output.
         ArgumentError: an input does not exist or is named twice.
-        NotDifferentiableError: an input or the output is of an integer or boolean dtype.
+        NotDifferentiableError: an input or the output is of an integer or boolean dtype, or the output is complex.
     """
     check_scalar("grad", program)
     return pull_back(program, argnums, _one)
