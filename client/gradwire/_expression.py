@@ -89,7 +89,7 @@ class Expression:
             if step.place[1] and not getattr(error, "__notes__", None):
                 error.add_note(show(self.text, step.place))
             raise
-        except (TypeError, ValueError, IndexError, OverflowError) as error:
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
             where = f"\n{show(self.text, step.place)}" if step.place[1] else ""
             text = f"{self.__name__}: needed operands that each function takes, got others ({error}); correct them{where}"
             raise ArgumentError(text, given=error) from error

@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,19 +216,24 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
     """Return the array with each element repeated along an axis."""
     if axis is None:
         a, axis = ravel(a), 0
-    return np.take(a, np.repeat(np.arange(shape(a)[axis]), repeats), axis)
+    return np.take(a, np.repeat(np.arange(shape(a)[axis]), _known(repeats)), axis)
 
 
 @implements(np.split)
 def split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     """Return the parts of an array along an axis, equally long or between given places."""
-    return _parts(ary, np.split(np.arange(shape(ary)[axis]), indices_or_sections), axis)
+    return _parts(ary, np.split(np.arange(shape(ary)[axis]), _known(indices_or_sections)), axis)
 
 
 @implements(np.array_split)
 def array_split(ary: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     """Return the parts of an array along an axis, as equally long as can be."""
-    return _parts(ary, np.array_split(np.arange(shape(ary)[axis]), indices_or_sections), axis)
+    return _parts(ary, np.array_split(np.arange(shape(ary)[axis]), _known(indices_or_sections)), axis)
+
+
+def _known(count: Any) -> Any:
+    """Return numbers that decide a shape; traced ones are refused."""
+    return operator.index(count) if isinstance(count, Value) else count
 
 
 def _parts(ary: Any, places: Sequence[Any], axis: int) -> list[Any]:

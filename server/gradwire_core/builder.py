@@ -328,6 +328,12 @@ class Value:
         """Where arrays are, by the Array API standard."""
         return "cpu"
 
+    def to_device(self, device: str, /, *, stream: Any = None) -> Value:
+        """Return the array itself: there is one device."""
+        if device != self.device or stream is not None:
+            raise ArgumentError(f"to_device: needed {self.device!r}, got {device!r}; leave it out", given=device)
+        return self
+
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return find_function(Value.__array_namespace__)(self, api_version)
 
@@ -393,7 +399,7 @@ class Value:
             if name not in error.message and not getattr(error, "__notes__", None):
                 error.add_note(f"while tracing {name} at {user_line()}")
             raise
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, RecursionError, TypeError, ValueError) as error:
             text = (
                 f"{user_line()}: needed arguments that {name} takes when traced, got others ({error}); see {name} of gradwire.numpy"
             )

@@ -221,6 +221,8 @@ def test_what_needs_values_is_refused():
         gw.evaluate(shaped_by_values)(np.ones(3))
     with pytest.raises(ValueError, match=r"needed a version up to 2024.12"):
         gw.evaluate(lambda x: x.__array_namespace__(api_version="1999.12").sin(x))(1.0)
+    with pytest.raises(gw.ArgumentError, match="to_device: needed 'cpu', got 'gpu'"):
+        gw.evaluate(lambda x: x.to_device("cpu") + x.to_device("gpu"))(1.0)
     with pytest.raises(gw.ArgumentError, match="needed 'cpu'"):
         array_api.asarray([1.0], device="gpu")
 

@@ -130,3 +130,9 @@ def test_what_scipy_writes_in_python_is_named_with_what_to_call():
 def test_a_call_that_an_implementation_does_not_take_is_an_argument_error():
     with pytest.raises(gw.ArgumentError, match=r"test_dispatch.py:\d+: needed arguments that clip takes when traced"):
         gw.evaluate(lambda x: np.clip(x, 0, 1, x))(V)
+
+
+@pytest.mark.parametrize("function", [np.split, np.array_split, np.repeat])
+def test_a_traced_number_that_decides_a_shape_is_refused(function):
+    with pytest.raises(gw.TracingError, match="needed an index known while tracing"):
+        gw.evaluate(lambda x: function(x, x[0]))(V)
