@@ -11,6 +11,7 @@ import pytest
 from gradwire_core.builder import Builder
 from gradwire_core.check import check_program
 from gradwire_core.errors import ShapeError
+from gradwire_core.ops import shaping
 from gradwire_core.program import Program
 from gradwire_core.testing import check_derivatives, interpret
 from gradwire_core.transforms import grad, jacobian, jacobian_det, jacobian_slogdet, vmap
@@ -152,6 +153,8 @@ CASES = {
     "the matrix square": (lambda x: x @ x, (3, 3)),
     "a gather": (lambda x: np.take(x, [2, 0, 1, 3], 1) * 2, (3, 4)),
     "two halves joined": (lambda x: np.concatenate([x[2:] * 2, np.sin(x[:2])]), (4,)),
+    "the diagonal once more": (lambda x: x + 2 * shaping.embed(np.einsum("ii->i", np.sin(x)), (0, 0)), (3, 3)),
+    "the diagonal at every place": (lambda x: x * 2 + np.einsum("ii->i", x)[:, None], (3, 3)),
     "autoregressive": (lambda x: np.stack([x[0], x[1] * np.exp(x[0]), x[2] + np.sin(x[0] * x[1])]), (3,)),
 }
 

@@ -312,6 +312,35 @@ def test_diagonals_tie_runs_of_every_kind(subscripts):
             np.testing.assert_allclose(np.tensordot(found.todense(), tangent, len(source)), needed, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("source", [(4, 9, 6, 6), (36, 6, 6), (4, 9, 36), (6, 6, 9, 4), (2, 18, 3, 12)])
+def test_a_diagonal_over_axes_whose_parts_do_not_factor(source):
+    program = traced(lambda x: np.einsum("ii->i", np.reshape(np.sin(x), (36, 36))), source)
+    x = np.random.default_rng(0).normal(size=source)
+    _, found = structured(program, arrays=[x])
+    tangent = np.random.default_rng(1).normal(size=source)
+    (needed,) = interpret(jvp(program), [x, tangent])
+    np.testing.assert_allclose(np.tensordot(found.todense(), tangent, len(source)), needed, rtol=1e-9, atol=1e-9)
+
+
+def test_a_sum_of_many_patterns_stays_bounded():
+    """Sums over every subset of axes, each broadcast again: sixteen patterns in one value."""
+    shape = (2, 3, 2, 3)
+
+    def function(x):
+        total = np.sin(x)
+        for count in range(1, 5):
+            for axes in itertools.combinations(range(4), count):
+                total = total + np.sum(x * float(len(axes)), axis=axes, keepdims=True) * float(1 + axes[0])
+        return total
+
+    program = traced(function, shape)
+    x = np.random.default_rng(0).normal(size=shape)
+    _, found = structured(program, arrays=[x])
+    tangent = np.random.default_rng(1).normal(size=shape)
+    (needed,) = interpret(jvp(program), [x, tangent])
+    np.testing.assert_allclose(np.tensordot(found.todense(), tangent, 4), needed, rtol=1e-9, atol=1e-9)
+
+
 def test_a_zero_jacobian_has_no_terms():
     program = traced(lambda x, y: x * 2, (3,), (4,))
     derived, found = structured(program, 1, arrays=[np.ones(3), np.ones(4)])
