@@ -173,6 +173,25 @@ def test_linear_algebra_and_fourier(name, seed):
     check(LINALG[name], x, rtol=1e-10)
 
 
+INTEGERS = {
+    1: ["abs", "negative", "positive", "sign", "square", "ceil", "floor", "trunc", "round", "isfinite", "isnan", "isinf"],
+    2: ["add", "subtract", "multiply", "floor_divide", "remainder", "maximum", "minimum", "equal", "less", "greater_equal", "pow"],
+}  # fmt: skip
+REDUCTIONS = ["sum", "prod", "max", "min", "argmax", "any", "all", "sort", "argsort", "diff", "count_nonzero"]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("name", [*INTEGERS[1], *INTEGERS[2], *REDUCTIONS])
+def test_integers(name, dtype):
+    given = [np.arange(1, 13, dtype=dtype).reshape(3, 4) % 7 + 1, np.arange(12, dtype=dtype).reshape(3, 4) % 3 + 1]
+    check(lambda xp, *args: getattr(xp, name)(*args), *(given if name in INTEGERS[2] else given[:1]))
+
+
+@pytest.mark.parametrize("name", ["any", "all", "count_nonzero"])
+def test_masks(name):
+    check(lambda xp, x: getattr(xp, name)(x, axis=0), np.array([[True, False], [True, True]]))
+
+
 @pytest.mark.parametrize("name", ["logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor"])
 def test_logic(name):
     x, y = np.array([True, True, False, False]), np.array([True, False, True, False])
