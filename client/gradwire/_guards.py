@@ -29,6 +29,10 @@ VISIT_LIMIT = 20_000  # objects walked; what reaches more is traced at every cal
 COPY_LIMIT_BYTES = 64 * 2**20  # arrays watched by one function; beyond, it is traced at every call
 
 _VOLATILE_BUILTINS = frozenset({"eval", "exec", "globals", "locals", "vars", "input", "open", "__import__"})
+# Functions and methods of NumPy and pathlib that read a file, whatever they are called on.
+_FILE_READERS = frozenset(
+    {"fromfile", "fromregex", "genfromtxt", "load", "loadtxt", "memmap", "open", "open_memmap", "read_bytes", "read_text", "stat"}
+)
 _VOLATILE_MODULES = frozenset(
     {"random", "time", "datetime", "os", "posix", "sys", "io", "secrets", "uuid", "socket", "threading", "importlib"}
 )
@@ -115,6 +119,8 @@ class _Walk:
             self._stack.append(function.__kwdefaults__)
         if function.__dict__:
             self._stack.append(function.__dict__)
+        if _reads_files(function.__code__):
+            raise UnverifiableError
         cells = self._closure(function)
         for scope, name, attributes in loads(function.__code__):
             if scope == "global":
@@ -263,6 +269,13 @@ _VISITS: tuple[tuple[Any, Callable[[_Walk, Any], None]], ...] = (
     (type, _Walk.see_class),
     ((*_DESCRIPTORS, np.ufunc, type(np.sum)), _Walk.see_nothing),
 )
+
+
+def _reads_files(code: types.CodeType) -> bool:
+    """Whether a function, or one within it, names something that reads a file."""
+    if not _FILE_READERS.isdisjoint(code.co_names):
+        return True
+    return any(_reads_files(item) for item in code.co_consts if isinstance(item, types.CodeType))
 
 
 def _is_fixed(module: str | None) -> bool:

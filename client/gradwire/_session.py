@@ -13,6 +13,7 @@ error. `gradwire._remote` drives it over a channel.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator
@@ -233,11 +234,10 @@ class Session:
         return errors.UnreachableError(text, target=self.target, attempts=1)
 
     def too_large(self, details: str, *_: Any) -> GradwireError:
-        limit = self.config.message_max_bytes
-        text = (
-            f"{self.target}: needed messages of at most {limit} bytes, got a larger one ({_brief(details)}); ask for less at once"
-        )
-        return errors.LimitError(text, target=self.target, limit=limit)
+        sizes = re.search(r"\((\d+) vs\. (\d+)\)", details)  # what gRPC says on either side
+        given, limit = sizes.groups() if sizes else ("a larger one", self.config.message_max_bytes)
+        text = f"{self.target}: needed messages of at most {limit} bytes, got {given}; send or ask for less at once"
+        return errors.LimitError(text, target=self.target, limit=limit, given=given)
 
     def cancelled(self, *_: Any) -> GradwireError:
         return errors.CancelledError(f"{self.target}: the call was cancelled before its answer; call again", target=self.target)

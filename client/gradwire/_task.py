@@ -129,6 +129,18 @@ class Selection:
         return groups[0] if self.is_single else tuple(groups)
 
 
+def check_argnums(form: Form) -> None:
+    """Check that `argnums` is a number or a tuple of numbers.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    given = form.argnums if isinstance(form.argnums, tuple) else (form.argnums,)
+    if any(isinstance(number, bool) or not hasattr(number, "__index__") for number in given):
+        text = f"{form.kind}: needed argnums that are an int or a tuple of ints, got {form.argnums!r}; write 0 or (0, 1)"
+        raise ArgumentError(text, argnums=form.argnums)
+
+
 def select(trace: Trace, form: Form) -> Selection:
     """Return the leaves of the arguments that `argnums` chooses.
 

@@ -21,7 +21,7 @@ from gradwire._guards import watch
 from gradwire._nest import Branch, Structure, flatten, static_values, unflatten_call
 from gradwire._watch import Watch
 from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import ArgumentError, DtypeError, GradwireError
+from gradwire_core.errors import ArgumentError, DtypeError, GradwireError, TracingError
 from gradwire_core.program import Program
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -85,6 +85,9 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
         except GradwireError as error:
             _add_place(error)
             raise
+        except (TypeError, ValueError) as error:
+            _refuse_assignment(error)
+            raise
         leaves, results = flatten(returned)
         outputs = [_lift(builder, leaf, name) for leaf in leaves]
         if not outputs:
@@ -92,6 +95,15 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
                 f"{name}: needed an array or a tuple of arrays as its result, got {returned!r}; return the arrays", given=returned
             )
         return Trace(name, builder.build(outputs), tuple(builder.captures), arguments, results)
+
+
+def _refuse_assignment(error: Exception) -> None:
+    """Say what went wrong where NumPy hid our refusal behind an error of its own, as in `zeros[0] = x[0]`."""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, TracingError):
+        _add_place(cause)
+        text = f"{cause.message}; an array that is filled with traced values is built by np.stack or np.concatenate"
+        raise TracingError(text, **cause.metadata) from error
 
 
 def _lift(builder: Builder, leaf: Any, name: str) -> Value:

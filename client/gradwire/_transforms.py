@@ -23,7 +23,7 @@ from gradwire._calls import (
 )
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
-from gradwire._task import Argnums, Form
+from gradwire._task import Argnums, Form, check_argnums
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 
@@ -427,6 +427,7 @@ class Functions(Performer):
         return Program.of(trace.program, captured)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
+        check_argnums(form)
         return derive_program(f, form) if isinstance(f, Program) else Transformed(self._answer, f, form, reproducible, statics)
 
 

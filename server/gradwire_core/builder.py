@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradwire_core.errors import ArgumentError, GradwireError, ProgramError, ShapeError, TracingError, UnknownPrimitiveError
+from gradwire_core.errors import (
+    ArgumentError,
+    GradwireError,
+    LimitError,
+    ProgramError,
+    ShapeError,
+    TracingError,
+    UnknownPrimitiveError,
+)
 from gradwire_core.program import Equation, Literal, Operand, Param, Params, Primitive, Program, Var
 from gradwire_core.types import Array, Shape, TensorType
 
@@ -25,6 +33,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 FOREIGN: dict[str, Callable[..., Any]] = {}
 """What computes the ufuncs of packages that are not imported here, by where they are found: `scipy.special.erf`."""
 FOLD_ELEMENTS = 1024
+MOST_AXES = 52  # as many as contractions have labels for
+MOST_ELEMENTS = 2**58
 Function = TypeVar("Function", bound=Callable[..., Any])
 _serials = itertools.count()
 
@@ -64,7 +74,12 @@ class Builder:
         self.is_open = True
 
     def input(self, type: TensorType) -> Value:
-        """Add an input of the given type."""
+        """Add an input of the given type.
+
+        Raises:
+            LimitError: it has more axes or elements than any array.
+        """
+        check_bounds("input", type)
         var = Var(type)
         self.inputs.append(var)
         return Value(self, var)
@@ -121,6 +136,8 @@ class Builder:
 
     def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         types = primitive.infer(*[operand.type for operand in operands], **params)
+        for type in types:
+            check_bounds(primitive.name, type)
         if operands and self._is_foldable(operands, types):
             return self._fold(primitive, operands, params)
         results = tuple(map(Var, types))
@@ -209,6 +226,19 @@ def _identity(param: Param) -> Param:
     return param.digest if isinstance(param, Program) else param
 
 
+def check_bounds(where: str, type: TensorType) -> None:
+    """Check that a type is one that arrays can have.
+
+    Raises:
+        LimitError: it has more axes or elements.
+    """
+    if type.ndim > MOST_AXES or type.size > MOST_ELEMENTS:
+        shape = ",".join(map(str, type.shape[:8])) + (",..." if type.ndim > 8 else "")
+        most = f"{MOST_AXES} axes and {MOST_ELEMENTS} elements"
+        text = f"{where}: needed at most {most}, got {type.ndim} axes, [{shape}]; make it smaller"
+        raise LimitError(text, axes=type.ndim, limit=MOST_AXES)
+
+
 def check_operands(needed: Sequence[TensorType], given: Sequence[TensorType], what: str = "input") -> None:
     """Check that types agree, position by position.
 
@@ -272,6 +302,9 @@ def _find_foreign(function: Any) -> Callable[..., Any] | None:
             if name == function.__name__ and getattr(sys.modules.get(module), name, None) is function:
                 return FUNCTIONS.setdefault(function, implementation)
     return None
+
+
+_KEEP = "leave the conversion out, or compute it outside the function"
 
 
 class Value:
@@ -418,11 +451,28 @@ class Value:
         raise AssertionError
 
     def __float__(self) -> float:
-        self._refuse("code that keeps values traced", "float()", "leave the conversion out, or compute it outside the function")
+        self._refuse("code that keeps values traced", "float()", f"{_KEEP}; in place of a function of math use NumPy's")
         raise AssertionError
 
-    __int__ = __float__
-    __complex__ = __float__
+    def __int__(self) -> int:
+        self._refuse("code that keeps values traced", "int()", f"{_KEEP}; x.astype(int) truncates")
+        raise AssertionError
+
+    def __complex__(self) -> complex:
+        self._refuse("code that keeps values traced", "complex()", _KEEP)
+        raise AssertionError
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            self._refuse(
+                "code that keeps values traced", "a number to print", "print outside the function, or leave the format out"
+            )
+        return repr(self)
+
+    def copy(self, order: str = "K") -> Value:
+        """Return the array: what is traced is never changed in place."""
+        del order
+        return self
 
     def __index__(self) -> int:
         self._refuse("an index known while tracing", "a traced index", "use gradwire.numpy.take(array, index)")
@@ -442,7 +492,7 @@ def _conversion_advice() -> str:
         if package == "scipy" and home in {"linalg", "special"} and hasattr(sys.modules.get(f"scipy.{home}"), name):
             found = f"scipy.{home}.{name} converts: call gradwire.{home}.{name} if there is one, or compute it outside the function"
         frame = frame.f_back
-    return found or "keep it traced, or compute it outside the function"
+    return found or "keep it traced (np.stack builds arrays of traced values), or compute it outside the function"
 
 
 def _reduction(ufunc: Any) -> Any:
@@ -470,6 +520,27 @@ def _operator(ufunc: Any) -> tuple[Callable[[Value, Any], Any], Callable[[Value,
         return find_function(ufunc)(other, self)
 
     return forward, reflected
+
+
+VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose"})
+
+
+SYMBOLS = {
+    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+    "and": "&", "or": "|", "xor": "^",
+}  # fmt: skip
+
+
+def _augmented(ufunc: Any, symbol: str) -> Callable[[Value, Any], Any]:
+    def apply(self: Value, other: Any) -> Any:
+        maker = self.builder.producer(self.operand)
+        if self.shape and maker is not None and maker.primitive.name in VIEWS:
+            # In NumPy this would change the array that is viewed.
+            advice = f"write x = x.at[index].set(...), or y = y {symbol} z where only the new array is meant"
+            self._refuse("an array that is not changed in place", f"{symbol}= on a view of one", advice)
+        return find_function(ufunc)(self, other)
+
+    return apply
 
 
 def _unary(ufunc: Any) -> Callable[[Value], Any]:
@@ -514,6 +585,7 @@ def _install() -> None:
         forward, reflected = _operator(ufunc)
         setattr(Value, f"__{name}__", forward)
         setattr(Value, f"__r{name}__", reflected)
+        setattr(Value, f"__i{name}__", _augmented(ufunc, SYMBOLS[name]))
     compare = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal, "ne": np.not_equal}
     for name, ufunc in compare.items():
         setattr(Value, f"__{name}__", _operator(ufunc)[0])

@@ -7,19 +7,22 @@ Hessian share their forward pass), simplified, planned and compiled. That is pur
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import itertools
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
+from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
 from gradwire_core.executor import Executor
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan, plan
@@ -83,8 +86,8 @@ def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool =
     """
     with _collecting_later():
         parts = [_derive_part(program, output) for output in outputs]
-        joint, kept, shareable = _join(program, parts)
-        found = plan(run_passes(joint), reproducible=reproducible, shareable=shareable)
+        joint, kept = _join(program, parts)
+        found = plan(run_passes(joint), reproducible=reproducible)
         return Executable(found, len(program.inputs), kept)
 
 
@@ -124,26 +127,24 @@ class _Reading(NamedTuple):
     specs: tuple[JacobianSpec, ...] | None
 
 
-def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...], list[int]]:
-    """Return one program for all parts: inputs, then the seeds of each part; also the numbers of outputs that are factors."""
+def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...]]:
+    """Return one program for all parts: inputs, then the seeds of each part; and how its outputs are read."""
     count = len(program.inputs)
     if len(parts) == 1:  # nothing to share
         (part,) = parts
         size = len(part.program.outputs)
         reading = _Reading(len(part.program.inputs) - count, 0, size, part.specs)
-        return part.program, (reading,), [] if part.specs is None else list(range(size))
+        return part.program, (reading,)
     builder = Builder()
     inputs = [builder.input(type) for type in _input_types(program, parts)]
     flat: list[Value] = []
     readings: list[_Reading] = []
-    shareable: list[int] = []
     for part in parts:
         seeds = [builder.input(type) for type in part.program.input_types[count:]]
         start = len(flat)
         flat += builder.inline(part.program, [*inputs, *seeds])
         readings.append(_Reading(len(seeds), start, len(flat), part.specs))
-        shareable += [] if part.specs is None else range(start, len(flat))
-    return builder.build(flat), tuple(readings), shareable
+    return builder.build(flat), tuple(readings)
 
 
 def _input_types(program: Program, parts: Sequence[_Part]) -> Sequence[TensorType]:
@@ -192,15 +193,25 @@ class Executable:
         Raises:
             ShapeError, DtypeError: an array is not of the type it was compiled for.
             ArgumentError: the number of arrays is wrong, or an index is out of range.
+            LimitError: there is not enough memory.
         """
         arrays = list(inputs)
         if seeds:
             arrays += [seed for group in seeds for seed in group]
         arrays = self._check(arrays, inputs, seeds)
-        flat = self._execute(*arrays)
+        with _one_thread() if self.plan.reproducible else _UNCHANGED:
+            flat = self._run(arrays)
         return [
             list(flat[start:stop]) if specs is None else _fill(specs, flat[start:stop]) for _, start, stop, specs in self._readings
         ]
+
+    def _run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        try:
+            return self._execute(*arrays)
+        except MemoryError as error:
+            needed = self.plan.peak_bytes
+            text = f"run: needed {needed} bytes of memory at its peak, got fewer; ask for less at once, or for layout='structured'"
+            raise LimitError(text, needed=needed) from error
 
     def _check(self, arrays: list[Array], inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> list[Array]:
         """Return the arrays as NumPy arrays in native byte order, if they are of the right types."""
@@ -230,6 +241,22 @@ class Executable:
             kind = ShapeError if found.shape != needed.shape else DtypeError
             raise kind(f"{what}: needed {needed}, got {found}; pass an array of that type", needed=needed, given=found)
         return array.astype(needed.dtype.numpy, copy=False)
+
+
+_UNCHANGED = contextlib.nullcontext()
+
+
+def _one_thread() -> contextlib.AbstractContextManager[Any]:
+    """Limit BLAS to one thread for a block: how many threads share a sum decides its last bits."""
+    has_scipy = "scipy.linalg" in sys.modules  # it brings a BLAS of its own
+    limited: contextlib.AbstractContextManager[Any] = _blas(has_scipy).limit(limits=1, user_api="blas")
+    return limited
+
+
+@functools.cache
+def _blas(has_scipy: bool) -> ThreadpoolController:
+    del has_scipy
+    return ThreadpoolController()
 
 
 def _fill(specs: tuple[JacobianSpec, ...], factors: Sequence[Array]) -> list[Result]:

@@ -44,8 +44,8 @@ class Executor:
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
 
-        Outputs are row-major, and share no memory with each other, with an input or with the plan, but for those planned as
-        shareable. NaN and inf are results, and no warning is given.
+        Outputs are row-major, and share no memory with each other, with an input or with the plan. NaN and inf are results, and no
+        warning is given.
 
         Raises:
             ArgumentError: an index is out of range.
@@ -320,7 +320,6 @@ HANDOVERS: Mapping[Handover, str] = {
     Handover.KEEP: "keep",
     Handover.ORDER: "order",
     Handover.COPY: "copy",
-    Handover.SHARE: "array",
 }
 
 

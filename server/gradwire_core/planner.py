@@ -46,7 +46,6 @@ class Handover(enum.Enum):
     KEEP = "as it is"
     ORDER = "as it is, or a row-major copy"
     COPY = "a copy"
-    SHARE = "as it is, shared with an input or not"
 
 
 class Step(NamedTuple):
@@ -109,15 +108,14 @@ class Plan:
         return self.report
 
 
-def plan(program: Program, *, reproducible: bool = False, shareable: Collection[int] = ()) -> Plan:
+def plan(program: Program, *, reproducible: bool = False) -> Plan:
     """Return the plan of a program, in time linear in its equations.
 
     Args:
         program: what is to run.
         reproducible: whether every evaluation must give the same bits.
-        shareable: the numbers of the outputs that may share memory with an input, a literal or each other, in any order of axes.
     """
-    return _Planning(program).run(reproducible, frozenset(shareable))
+    return _Planning(program).run(reproducible)
 
 
 # -- broadcasts that NumPy does by itself ------------------------------------------------------------------------------------
@@ -205,13 +203,13 @@ class _Planning:
     costs: dict[object, float] = field(default_factory=dict)
     numbers: _Buffer = field(default_factory=lambda: _Buffer(0, is_private=True, is_exclusive=False))
 
-    def run(self, reproducible: bool, shareable: frozenset[int]) -> Plan:
+    def run(self, reproducible: bool) -> Plan:
         operands = _narrow_operands(self.program)
         needed = self._find_last_uses(operands)
         for var in self.program.inputs:
             self._settle(var, _Buffer(var.type.nbytes, is_private=False, is_exclusive=False), is_writable=False, is_row_major=True)
         steps = tuple([self._step(number, operands[number]) for number in reversed(needed)])
-        outputs = self._hand_over(shareable)
+        outputs = self._hand_over()
         literals = tuple(literal.value for literal in self.literals if isinstance(literal, Literal))
         return Plan(self.program, steps, literals, outputs, self.slot_count, self.flops, self.peak_bytes, reproducible)
 
@@ -354,14 +352,14 @@ class _Planning:
             self.live_bytes -= buffer.nbytes
         return home.slot
 
-    def _hand_over(self, shareable: frozenset[int]) -> tuple[tuple[int, Handover], ...]:
+    def _hand_over(self) -> tuple[tuple[int, Handover], ...]:
         outputs: list[tuple[int, Handover]] = []
         taken: set[int] = set()
         extra = 0
-        for number, operand in enumerate(self.program.outputs):
+        for operand in self.program.outputs:
             home = self.homes.get(operand)
-            how = Handover.SHARE if number in shareable else _handover(operand.type, home, taken)
-            if home is not None and how is not Handover.SHARE:
+            how = _handover(operand.type, home, taken)
+            if home is not None:
                 taken.add(id(home.buffer.root))
             is_copied = how is Handover.COPY or (how is Handover.ORDER and home is not None and not home.is_row_major)
             extra += operand.type.nbytes if is_copied else 0

@@ -45,7 +45,7 @@ class ServerConfig:
     grace_s: float = setting(30.0, "seconds that running calls are given to finish when the server stops")
     max_message_bytes: int = setting(64 * 2**20, "bytes of the largest request or response")
     max_equation_count: int = setting(250_000, "number of equations of a program, nested ones included")
-    max_axis_count: int = setting(32, "number of axes of a tensor")
+    max_axis_count: int = setting(52, "number of axes of a tensor")
     max_element_count: int = setting(2**28, "number of elements of a tensor")
     max_input_count: int = setting(4096, "number of inputs of a request, and of seeds of each of its outputs")
     max_output_count: int = setting(256, "number of outputs of a request")

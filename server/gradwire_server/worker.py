@@ -103,6 +103,7 @@ class Worker:
         pairs = [evaluation.decode_output(output) for output in request.outputs]
         executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
         self._limits.check_cost(executable.plan)
+        self._limits.check_response(sum(type.nbytes for type in executable.program.output_types))  # before anything runs
         inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
         results = executable.run(inputs, [seeds for _, seeds in pairs])
         return _result(source, self._encode_results(source, results))

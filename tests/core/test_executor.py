@@ -201,15 +201,6 @@ def test_outputs_that_are_inputs_literals_or_twice_the_same_are_copies() -> None
     np.testing.assert_array_equal(run(x)[5], np.ones(3))
 
 
-def test_shareable_outputs_hold_an_input_without_a_copy() -> None:
-    x = np.ones((3, 4))
-    program = trace(lambda x: (x, x.T, x), floats(3, 4))
-    found = Executor(plan(program, shareable=(0, 1)))(x)
-    assert found[0] is x
-    assert found[1].base is x
-    assert not np.shares_memory(found[2], x)
-
-
 def test_a_program_without_equations_or_outputs_runs() -> None:
     assert Executor(plan(trace(lambda x: (), floats(3))))(np.ones(3)) == ()
     assert Executor(plan(trace(lambda x: x, floats())))(np.float64(2))[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import grpc
 import numpy as np
@@ -11,6 +12,8 @@ from grpc_status import rpc_status
 
 from gradwire_core import errors
 from gradwire_core.ops import PRIMITIVES
+from gradwire_core.program import Equation, Literal, Program, Var
+from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import decode_status
 from gradwire_proto.tensor import encode_tensor
@@ -60,6 +63,28 @@ def test_a_program_is_created_listed_returned_evaluated_and_deleted(stub):
     assert isinstance(refusal(stub.GetProgram, pb.GetProgramRequest(name=name)), errors.NotFoundError)
     assert isinstance(refusal(stub.DeleteProgram, pb.DeleteProgramRequest(name=name)), errors.NotFoundError)
     assert isinstance(refusal(stub.Evaluate, request), errors.ProgramMissingError)
+
+
+def test_an_answer_too_large_to_send_is_refused_before_anything_runs(stub):
+    shape = (2**28,)
+    one = Literal(np.ones(()))
+    repeated = Equation(PRIMITIVES["broadcast_to"], (one,), {"shape": shape}, (Var(TensorType(Dtype.FLOAT64, shape)),))
+    began = time.monotonic()
+    error = refusal(stub.Evaluate, evaluation(Program((), (repeated,), repeated.results)))
+    assert isinstance(error, errors.LimitError)
+    assert error.metadata["limit"] == "message_bytes"
+    assert time.monotonic() - began < 5, "it takes seconds to compute, and gigabytes"
+    assert_works(stub)
+
+
+def test_a_batch_beyond_any_array_is_a_limit(stub):
+    request = evaluation(product(), X)
+    del request.outputs[:]
+    request.outputs.add().transforms.add().vmap.CopyFrom(
+        transform_pb2.Vmap(in_axes=[transform_pb2.BatchAxis(axis=0)], axis_size=2**62)
+    )
+    assert isinstance(refusal(stub.Evaluate, request), errors.LimitError)
+    assert_works(stub)
 
 
 def test_an_inline_program_is_known_by_its_name_afterwards(stub):

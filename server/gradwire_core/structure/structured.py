@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from gradwire_core.errors import ArgumentError
 from gradwire_core.program import letters
 from gradwire_core.types import Array, Dtype, Shape
 
@@ -133,6 +135,12 @@ class StructuredJacobian:
             view = diagonal_view(dense.reshape([pattern.sizes[label] for label in labels]), labels)
             view += _contract(pattern, factors)
         return dense
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return the dense Jacobian, where NumPy asks for an array."""
+        if copy is False:
+            raise ArgumentError("StructuredJacobian: needed a copy to become an array, got copy=False; leave it out")
+        return self.todense() if dtype is None else self.todense().astype(dtype)
 
     def __repr__(self) -> str:
         return f"<StructuredJacobian {self}>"

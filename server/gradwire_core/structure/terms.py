@@ -21,7 +21,7 @@ import numpy as np
 from gradwire_core.builder import Builder, Value
 from gradwire_core.ops.contraction import einsum_of
 from gradwire_core.ops.elementwise import add, multiply
-from gradwire_core.ops.shaping import broadcast_to, embed, eye, reshape, take_diagonal, transpose
+from gradwire_core.ops.shaping import broadcast_to, concatenate, embed, eye, reshape, take_diagonal, transpose
 from gradwire_core.structure.structured import Pattern
 from gradwire_core.types import Dtype, Shape
 
@@ -304,12 +304,54 @@ def _join_equal(terms: list[Term]) -> list[Term]:
     rests = [replace(term, factors=tuple(item for item in term.factors if not _has_one(common, item))) for term in renamed]
     present = {label for rest in rests for factor in rest.factors for label in factor.labels}
     labels = tuple(label for label in first.core if label in present)
-    if run_length(labels) > sum(map(held_elements, rests)) and len(terms) <= MOST_EQUAL:
-        return terms
+    if run_length(labels) > sum(map(held_elements, rests)):
+        kept = rests if len(rests) <= MOST_EQUAL else _concatenated(rests)
+        if len(kept) <= MOST_EQUAL:
+            return [replace(rest, factors=(*common, *rest.factors)) for rest in kept]
     total = contracted(rests[0], labels)
     for rest in rests[1:]:
         total = add(total, contracted(rest, labels))
     return [settle(replace(first, factors=(*common, Factor(total, labels))))]
+
+
+def _concatenated(terms: Sequence[Term]) -> list[Term]:
+    """Return the same sum with terms of equal form joined along their summed label: `A B + C D = [A C] [B D]`, low rank stays low."""
+    forms: dict[Any, list[Term]] = {}
+    for index, term in enumerate(terms):
+        form = [frozenset(factor.labels).intersection(term.core) for factor in term.factors if factor.labels]
+        is_joinable = len(_inner(term)) <= 1 and len(set(form)) == len(form) > 0
+        forms.setdefault(frozenset(form) if is_joinable else index, []).append(term)
+    return [group[0] if len(group) == 1 else _join_ranks(group) for group in forms.values()]
+
+
+def _inner(term: Term) -> Run:
+    """Return the labels that are summed."""
+    return tuple(dict.fromkeys(label for factor in term.factors for label in factor.labels if label not in term.core))
+
+
+def _join_ranks(terms: Sequence[Term]) -> Term:
+    first = terms[0]
+    ranks = [run_length(_inner(term)) for term in terms]
+    fresh = Label(sum(ranks))
+    columns = [_by_form(term) for term in terms]
+    factors = []
+    for form, labels in ((form, tuple(label for label in first.core if label in form)) for form in columns[0]):
+        parts = []
+        for term, column, rank in zip(terms, columns, ranks, strict=True):
+            inner = tuple(label for label in _inner(term) if label in column[form].labels)
+            value = reshape(permuted(column[form], (*labels, *inner)), (*[label.size for label in labels], run_length(inner)))
+            parts.append(broadcast_to(value, (*value.shape[:-1], rank)))
+        factors.append(Factor(concatenate(parts, -1), (*labels, fresh)))
+    return replace(first, factors=tuple(factors))
+
+
+def _by_form(term: Term) -> dict[frozenset[Label], Factor]:
+    """Return the factors of a term by their labels on the sides; numbers are multiplied onto the smallest of them."""
+    numbers = [factor for factor in term.factors if not factor.labels]
+    arrays = sorted((factor for factor in term.factors if factor.labels), key=factor_size)
+    if numbers:
+        arrays[0] = contract((*numbers, arrays[0]), arrays[0].labels)
+    return {frozenset(factor.labels).intersection(term.core): factor for factor in arrays}
 
 
 def _has(term: Term, factor: Factor) -> bool:
