@@ -504,8 +504,8 @@ def use_where(x):
 REFUSALS = {
     branch: r"a traced truth value .*use np.where\(condition, a, b\)",
     convert_float: r"float\(\)",
-    convert_int: r"float\(\)",
-    convert_complex: r"float\(\)",
+    convert_int: r"int\(\)",
+    convert_complex: r"complex\(\)",
     convert_array: r"a conversion to a NumPy array",
     loop: r"a traced index",
     contains: r"a traced truth value",
