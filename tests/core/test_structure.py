@@ -217,6 +217,48 @@ def test_a_gradient_that_scales_with_a_sum_is_low_rank():
     assert found.nbytes <= 8 * (4 * n)
 
 
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_a_sum_of_products_of_vectors_stays_of_low_rank(count):
+    """Each summand adds a column to two factors; none makes them n by n."""
+    n = 3000
+    rng = np.random.default_rng(0)
+
+    def function(x, left, right):
+        total = np.sin(x)
+        for number in range(count):
+            total = total + left[number] * np.sum(right[number] * x) * 2.0
+        return total
+
+    arrays = [rng.normal(size=n), rng.normal(size=(count, n)), rng.normal(size=(count, n))]
+    program = traced(function, *map(np.shape, arrays))
+    derived, found = structured(program, arrays=arrays)
+    assert largest(derived) <= 2 * count * n
+    assert found.nbytes <= 8 * (2 * count + 1) * n + 8 * count
+    tangent = rng.normal(size=n)
+    needed = np.cos(arrays[0]) * tangent + 2 * arrays[1].T @ (arrays[2] @ tangent)
+    np.testing.assert_allclose(applied(found, tangent), needed, rtol=1e-9, atol=1e-9)
+
+
+def test_a_sum_of_products_of_thin_matrices_stays_of_low_rank():
+    n, k = 400, 3
+    rng = np.random.default_rng(0)
+
+    def function(x, u, v):
+        total = x * 1.0
+        for number in range(6):
+            rank = k if number % 2 else 1
+            total = total + u[number, :, :rank] @ np.tanh(v[number, :rank] @ x)
+        return total
+
+    arrays = [rng.normal(size=n), rng.normal(size=(6, n, k)), rng.normal(size=(6, k, n))]
+    derived, found = structured(traced(function, *map(np.shape, arrays)), arrays=arrays)
+    assert largest(derived) <= max(array.size for array in arrays)
+    assert found.nbytes <= 8 * (2 * 6 * k * n + 100)
+    tangent = rng.normal(size=n)
+    (needed,) = interpret(jvp(traced(function, *map(np.shape, arrays))), [*arrays, tangent])
+    np.testing.assert_allclose(applied(found, tangent), needed, rtol=1e-9, atol=1e-9)
+
+
 STRUCTURES = {
     # name: function, shapes, elements that the factors may hold
     "identity": (lambda x: x, [(50, 40)], 0),

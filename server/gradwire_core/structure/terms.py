@@ -315,7 +315,7 @@ def _join_equal(terms: list[Term]) -> list[Term]:
 
 
 def _concatenated(terms: Sequence[Term]) -> list[Term]:
-    """Return the same sum with terms of equal form joined along their summed label: `A B + C D = [A C] [B D]`, low rank stays low."""
+    """Return the same sum with terms of equal form joined along their summed label, so that low rank stays low."""
     forms: dict[Any, list[Term]] = {}
     for index, term in enumerate(terms):
         form = [frozenset(factor.labels).intersection(term.core) for factor in term.factors if factor.labels]
