@@ -536,7 +536,7 @@ def _augmented(ufunc: Any, symbol: str) -> Callable[[Value, Any], Any]:
         maker = self.builder.producer(self.operand)
         if self.shape and maker is not None and maker.primitive.name in VIEWS:
             # In NumPy this would change the array that is viewed.
-            advice = f"write x = x.at[index].set(...), or y = y {symbol} z where only the new array is meant"
+            advice = f"write x = x.at[index].set(value), or y = y {symbol} z where only the new array is meant"
             self._refuse("an array that is not changed in place", f"{symbol}= on a view of one", advice)
         return find_function(ufunc)(self, other)
 
