@@ -128,7 +128,5 @@ def test_wrong_operands_are_refused():
         gw.evaluate(np.diag)(T)
     with pytest.raises(gw.ShapeError, match="cross: needed 3 elements along axis -1"):
         gw.evaluate(np.cross)(M, M)
-    with pytest.raises(
-        gw.ArgumentError, match="norm: needed ord None, 'fro', 'nuc', 1, -1, 2, -2, inf or -inf for a matrix"
-    ):
+    with pytest.raises(gw.ArgumentError, match="norm: needed ord None, 'fro', 'nuc', 1, -1, 2, -2, inf or -inf for a matrix"):
         gw.evaluate(lambda x: np.linalg.norm(x, 3))(M)
