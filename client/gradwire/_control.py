@@ -17,10 +17,11 @@ import numpy as np
 from gradwire._nest import Branch, Structure, flatten, flatten_call, unflatten_call
 from gradwire._tracing import Trace, name_of, to_array, trace
 from gradwire_core.builder import Builder, Value, builder_of
-from gradwire_core.errors import ArgumentError, ShapeError
+from gradwire_core.errors import ArgumentError, ShapeError, TracingError
 from gradwire_core.ops.control import cond_primitive, custom_primitive, scan_primitive
 from gradwire_core.ops.rounding import stop_gradient as stop
 from gradwire_core.program import Primitive, Program
+from gradwire_core.transforms.dependence import is_linear
 from gradwire_core.types import TensorType
 
 
@@ -167,10 +168,11 @@ def custom_derivative(f: Callable[..., Any], tangent: Callable[..., Any]) -> Cal
             Where it calls the returned function, that is f, differentiated as it is written.
 
     Returns:
-        A function that is called as f is.
+        A function that is called as f is, by position.
 
     Raises:
-        ArgumentError: when called: what `tangent` returns is nested differently from the result.
+        ArgumentError: when called: what `tangent` returns is nested differently from the result, or not linear.
+        TracingError: when called: f uses a traced value that is not among its arguments.
         ShapeError: when called: a tangent has another shape than its result.
 
     Example:
@@ -188,7 +190,10 @@ def custom_derivative(f: Callable[..., Any], tangent: Callable[..., Any]) -> Cal
         leaves, arguments = flatten_call(args, {})
         items = [_as_operand(leaf, name_of(f)) for leaf in leaves]
         body = _trace(f, arguments, items)
-        builder = builder_of([*items, *body.captures])
+        if any(isinstance(item, Value) and item.type.dtype.is_inexact for item in body.captures):
+            text = f"custom_derivative: needed {name_of(f)} to take traced values as arguments, got one from outside; pass it"
+            raise TracingError(text)
+        builder = builder_of(items)
         if builder is None:
             return f(*args)
         token = is_inside.set(True)
@@ -332,6 +337,10 @@ def _trace_tangent(tangent: Callable[..., Any], arguments: Branch, items: Sequen
     inexact = [item for item, flag in zip(items, is_inexact, strict=True) if flag]
     found = _trace(rule, flatten_call((*items, *inexact), {})[1], [*items, *inexact])
     _check_alike(f"custom_derivative: tangent of {body.name}", body.results, found.results)
+    first = len(items)
+    if not is_linear(found.program, range(first, first + len(inexact))):
+        text = f"custom_derivative: needed a tangent of {body.name} that is linear in the tangents, got one that is not; correct it"
+        raise ArgumentError(text)
     return found
 
 

@@ -469,6 +469,12 @@ class Value:
             )
         return repr(self)
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return find_function(np.round)(self, digits or 0)
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
     def copy(self, order: str = "K") -> Value:
         """Return the array: what is traced is never changed in place."""
         del order

@@ -135,6 +135,9 @@ def test_a_gradient_stops():
         (lambda x: gw.cond(x > 0, lambda: x, lambda: (x, x)), gw.ArgumentError, "nested"),
         (lambda x: gw.cond(x > 0, lambda: x, lambda: np.stack([x, x])), gw.ShapeError, "same outputs"),
         (lambda x: gw.cond(x, lambda: x, lambda: x), gw.DtypeError, "bool"),
+        (lambda x: gw.custom_derivative(lambda y: y * x, lambda p, t: t[0] * x)(x), gw.TracingError, "pass it"),
+        (gw.custom_derivative(np.sign, lambda p, t: t[0] ** 2), gw.ArgumentError, "linear in the tangents"),
+        (lambda x: np.stack([x])[::0][0], gw.ShapeError, "step"),
     ],
 )
 def test_mistakes_are_named(f, error, text):

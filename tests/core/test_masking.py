@@ -30,6 +30,10 @@ def vector_cases():
         lambda x: np.sum(np.where(np.array([True, True, False, False]), np.concatenate([x, np.sqrt(x)]), 1.0)[:3]),
         np.zeros(2),
     )
+    yield "gathered", lambda x: np.sum(np.where(x > 0, np.sqrt(x)[np.array([0, 1, 1])], 0.0)), np.array([0.0, 1.0, 4.0])
+    yield "outer", lambda x: np.sum(np.where(x[:, None] > 0, np.outer(np.sqrt(x), np.ones(2)), 0.0)), np.array([0.0, 4.0])
+    yield "running", lambda x: np.where(x[0] > 0, np.cumsum(np.log(x))[0], np.sum(x)), np.array([0.0, 4.0])
+    yield "largest", lambda x: np.max(np.sqrt(x)), np.array([0.0, 4.0, 9.0])
     yield "norm", lambda x: np.where(np.sum(x * x) > 0, np.sqrt(np.sum(x * x)), 0.0), np.zeros(3)
 
 

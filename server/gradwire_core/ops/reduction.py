@@ -30,7 +30,7 @@ from gradwire_core.ops._declare import (
     normalize_axes,
     size_flops,
 )
-from gradwire_core.ops.elementwise import equal
+from gradwire_core.ops.elementwise import equal, isnan, logical_or, where
 from gradwire_core.ops.shaping import broadcast_to, pad_with_zeros, reshape, slice_axes, stack, transpose
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, Dtype, Shape, TensorType
@@ -191,9 +191,12 @@ def prod(x: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims:
 
 
 def _extreme_tangent(t: Any, y: Any, x: Any, *, axes: Integers) -> Any:
-    reached = equal(x, spread(y, x.shape, axes)).astype(x.dtype)
-    share = reached / spread(call(_sum, reached, axes=axes), x.shape, axes)
-    return call(_sum, t * share, axes=axes)
+    extreme = spread(y, x.shape, axes)
+    reached = equal(x, extreme)
+    numbers = convert(reached, Dtype.of(x.dtype))
+    share = numbers / spread(call(_sum, numbers, axes=axes), x.shape, axes)
+    # The share alone would not do: the partials of what is not taken may be inf.
+    return call(_sum, where(logical_or(reached, isnan(extreme)), t * share, 0.0), axes=axes)
 
 
 def _extreme(ufunc: np.ufunc, name: str, text: str) -> Primitive:

@@ -158,6 +158,8 @@ def _along_axis(item: Any, length: int) -> tuple[tuple[int, int, int], list[int]
 
 def _normal_slice(item: slice, length: int) -> tuple[int, int, int, bool]:
     """Return a slice of positive step, and whether what it takes is then reversed."""
+    if item.step == 0:
+        raise ShapeError("index: needed a slice of a step other than 0, got 0; leave the step out", given=0)
     start, stop, step = item.indices(length)
     places = range(start, stop, step)
     if not places:

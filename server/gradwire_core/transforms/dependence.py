@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.program import Equation, Operand
+from gradwire_core.program import Equation, Linear, Operand, Program, Whole
 
 
 def linear_equations(builder: Builder, inputs: Sequence[Value], outputs: Sequence[Value | None] | None = None) -> list[Equation]:
@@ -27,3 +27,19 @@ def _leading_to(equations: Sequence[Equation], outputs: Sequence[Value | None]) 
             needed.update(equation.operands)
             kept.append(equation)
     return kept[::-1]
+
+
+def is_linear(program: Program, positions: Sequence[int]) -> bool:
+    """Whether every equation of a program that depends on chosen inputs is linear in what depends on them."""
+    linear: set[Operand] = {program.inputs[position] for position in positions}
+    for equation in program.equations:
+        reached = [position for position, operand in enumerate(equation.operands) if operand in linear]
+        if not reached:
+            continue
+        derivatives = [equation.primitive.derivative(position) for position in reached]
+        if not all(isinstance(item, Linear | Whole) for item in derivatives):
+            return False
+        if len(reached) > 1 and any(isinstance(item, Linear) and not item.joint for item in derivatives):
+            return False
+        linear.update(equation.results)
+    return True

@@ -7,19 +7,18 @@ and a residual that multiplies or divides it is masked by that: `where(demand, p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.ops.elementwise import logical_and, logical_not, logical_or, where
-from gradwire_core.ops.reduction import any as any_over
-from gradwire_core.ops.reduction import spread
-from gradwire_core.ops.shaping import pad_with_zeros, reshape, slice_axes, transpose
-from gradwire_core.program import Equation, Operand, Primitive
+from gradwire_core.ops._declare import convert
+from gradwire_core.ops.elementwise import greater, logical_and, logical_not, logical_or, where
+from gradwire_core.ops.shaping import broadcast_to
+from gradwire_core.program import Equation, Linear, Operand, Primitive
 from gradwire_core.transforms.dependence import linear_equations
-from gradwire_core.types import TensorType
+from gradwire_core.types import Dtype
 
 # What a residual becomes where it is not demanded, by the primitive and the position of the tangent.
 NEUTRAL = {("multiply", 0): 0.0, ("multiply", 1): 0.0, ("divide", 0): 1.0}
@@ -65,7 +64,7 @@ def _masked(primitive: Primitive, operands: Sequence[Value], is_linear: Sequence
 # -- demand --------------------------------------------------------------------------------------------------------------------
 
 EVERYTHING = None
-"""The demand of what is taken whole, or by an operation without a row below."""
+"""The demand of what is taken whole, or by an operation that demand is not followed through."""
 
 
 def _demands(
@@ -98,7 +97,7 @@ def _union(one: Value | None, other: Value | None) -> Value | None:
 
 def _operand_demand(builder: Builder, equation: Equation, position: int, demand: Value | None) -> Value | None:
     """Return which elements of an operand are taken, when those of the result are."""
-    name, operand = equation.primitive.name, equation.operands[position]
+    name = equation.primitive.name
     if name == "where":
         condition = Value(builder, equation.operands[0])
         own = condition if position == 1 else logical_not(condition)
@@ -107,42 +106,28 @@ def _operand_demand(builder: Builder, equation: Equation, position: int, demand:
         return EVERYTHING
     if equation.primitive.is_elementwise or name == "convert":
         return demand
-    rule = ROWS.get(name)
-    return (
-        None if rule is None else rule(demand, position, [item.type for item in equation.operands], operand.type, equation.params)
-    )
+    return _pulled_back(builder, equation, position, demand) if name in COUNTING else EVERYTHING
 
 
-def _unbroadcast(demand: Value, position: int, types: Any, x: TensorType, params: Any) -> Value:
-    lead = demand.ndim - x.ndim
-    stretched = [axis for axis in range(lead, demand.ndim) if x.shape[axis - lead] != demand.shape[axis]]
-    value: Value = reshape(any_over(demand, (*range(lead), *stretched)), x.shape)
+# Linear primitives that move, repeat and add elements, or multiply them: their transpose counts in how many demanded results an
+# element takes part, when residuals are taken as 1.
+COUNTING = frozenset({
+    "broadcast_to", "concatenate", "cumsum", "diagonal", "einsum", "embed", "flip", "pad", "reshape", "scatter_add", "slice", "sum",
+    "take", "transpose",
+})  # fmt: skip
+
+
+def _pulled_back(builder: Builder, equation: Equation, position: int, demand: Value) -> Value:
+    derivative = equation.primitive.derivative(position)
+    assert isinstance(derivative, Linear)
+    one = builder.literal(np.ones(()))
+    operands: list[Any] = []
+    for index, item in enumerate(equation.operands):
+        type = item.type.with_dtype(Dtype.FLOAT64)
+        is_linear = index == position or derivative.joint
+        operands.append(
+            type if is_linear else broadcast_to(one, type.shape) if item.type.dtype.is_inexact else Value(builder, item)
+        )
+    counts = derivative.transpose(convert(demand, Dtype.FLOAT64), *operands, **equation.params)
+    value: Value = greater(counts, 0.0)
     return value
-
-
-def _unslice(demand: Value, position: int, types: Any, x: TensorType, params: Mapping[str, Any]) -> Value:
-    steps, starts = params["steps"], params["starts"]
-    spans = [(count - 1) * step + 1 if count else 0 for count, step in zip(demand.shape, steps, strict=True)]
-    high = tuple(length - start - span for length, start, span in zip(x.shape, starts, spans, strict=True))
-    value: Value = pad_with_zeros(demand, starts, high, tuple(step - 1 for step in steps))
-    return value
-
-
-def _unconcatenate(demand: Value, position: int, types: Sequence[TensorType], x: TensorType, params: Mapping[str, Any]) -> Value:
-    axis = params["axis"]
-    starts, stops = [0] * x.ndim, list(demand.shape)
-    starts[axis] = sum(type.shape[axis] for type in types[:position])
-    stops[axis] = starts[axis] + x.shape[axis]
-    value: Value = slice_axes(demand, tuple(starts), tuple(stops), (1,) * x.ndim)
-    return value
-
-
-ROWS: dict[str, Any] = {
-    "broadcast_to": _unbroadcast,
-    "concatenate": _unconcatenate,
-    "flip": lambda demand, position, types, x, params: np.flip(demand, params["axes"]),
-    "reshape": lambda demand, position, types, x, params: reshape(demand, x.shape),
-    "slice": _unslice,
-    "sum": lambda demand, position, types, x, params: spread(demand, x.shape, params["axes"]),
-    "transpose": lambda demand, position, types, x, params: transpose(demand, tuple(np.argsort(params["axes"]).tolist())),
-}
