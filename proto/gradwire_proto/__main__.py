@@ -35,8 +35,10 @@ def generator() -> Path:
     python = CACHE / "bin" / "python"
     ready = CACHE / "ready"
     if not ready.exists():
-        venv.create(CACHE, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--only-binary=:all:", *REQUIREMENTS], check=True)
+        venv.create(CACHE, clear=True, with_pip=False)  # a bare Debian has no pip to put into it
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--only-binary=:all:", *REQUIREMENTS], check=True
+        )
         ready.touch()
     return python
 
