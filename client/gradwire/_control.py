@@ -286,7 +286,8 @@ def _scan_length(rows: Sequence[Any], length: int | None) -> int:
     if None in found:
         raise ShapeError("scan: needed xs with an axis 0 to go along, got a scalar; stack the elements")
     if len(found) > 1:
-        raise ShapeError(f"scan: needed xs of one length along axis 0, got {sorted(found)}; make them agree", given=sorted(found))  # type: ignore[type-var]
+        lengths = sorted(item for item in found if item is not None)
+        raise ShapeError(f"scan: needed xs of one length along axis 0, got {lengths}; make them agree", given=lengths)
     if not found:
         raise ArgumentError("scan: needed xs or a length, got neither; pass one")
     count = found.pop()

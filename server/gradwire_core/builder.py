@@ -528,6 +528,7 @@ def _operator(ufunc: Any) -> tuple[Callable[[Value, Any], Any], Callable[[Value,
     return forward, reflected
 
 
+# What shares memory with its first operand.
 VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose"})
 
 

@@ -313,7 +313,7 @@ def _kept(array: Array) -> Array:
     return array
 
 
-FINISHES: Mapping[str, Callable[[Any], Array]] = {"array": np.asarray, "copy": _copied, "keep": _kept, "order": _ordered}
+FINISHES: Mapping[str, Callable[[Any], Array]] = {"copy": _copied, "keep": _kept, "order": _ordered}
 
 
 HANDOVERS: Mapping[Handover, str] = {

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradwire_core.builder import VIEWS
 from gradwire_core.einsum import lower
 from gradwire_core.program import (
     Equation,
@@ -27,8 +28,6 @@ from gradwire_core.program import (
 )
 from gradwire_core.types import Array, Shape, TensorType
 
-# Results that share memory with the first operand.
-VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose"})
 # Results in memory of their own, of kernels that are not ufuncs; what a primitive absent from both does is not relied on.
 OWNERS = frozenset({
     "adjugate", "all", "any", "concatenate", "convert", "det", "embed", "eye", "inv", "logistic", "max", "min", "pad", "prod",

@@ -117,6 +117,12 @@ def test_a_given_derivative_is_used_at_every_order():
     close(gw.vmap(gw.grad(f))(x), 2 * np.exp(x))
 
 
+def test_a_given_derivative_takes_zeros_for_what_does_not_vary():
+    f = gw.custom_derivative(lambda x, y: x * y, lambda primals, tangents: tangents[0] * primals[1] + primals[0] * tangents[1])
+    close(gw.grad(lambda x: f(x, 2.0))(3.0), 2.0)
+    close(gw.grad(f, (0, 1))(3.0, 2.0), (2.0, 3.0))
+
+
 def test_a_gradient_stops():
     close(gw.grad(lambda x: x * gw.stop_gradient(x))(3.0), 3.0)
 

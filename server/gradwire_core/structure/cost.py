@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradwire_core.builder import VIEWS
 from gradwire_core.program import Program
 
 SECONDS_PER_FLOP = 2e-10
@@ -29,9 +30,6 @@ class Cost:
     def seconds(self) -> float:
         """The predicted time on one core; good for comparing strategies, not for promises."""
         return self.flops * SECONDS_PER_FLOP + self.bytes * SECONDS_PER_BYTE + self.equations * SECONDS_PER_EQUATION
-
-
-VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose"})
 
 
 def predict(program: Program) -> Cost:

@@ -11,15 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gradwire_core.builder import Builder, Value
-from gradwire_core.ops._declare import call, filled
+from gradwire_core.ops._declare import call
 from gradwire_core.ops.control import RULES, Rules, cond_primitive, custom_primitive, scan_primitive
 from gradwire_core.ops.elementwise import add, where
 from gradwire_core.ops.shaping import broadcast_to, reshape
 from gradwire_core.ops.shaping import transpose as permute
 from gradwire_core.program import Equation, Literal, Operand, Param, Program, Var
+from gradwire_core.transforms.dependence import linear_equations
 from gradwire_core.transforms.linearize import Linearized, instantiate, linearize
 from gradwire_core.transforms.transpose import transpose
 from gradwire_core.transforms.vmap import vmap
@@ -31,11 +30,6 @@ Tangents = Sequence[Value | None]
 
 def _emit(builder: Builder, primitive: Any, operands: Sequence[Value], params: Params) -> list[Value]:
     return list(builder.emit(primitive, operands, dict(params)))
-
-
-def _zeros(builder: Builder, type: TensorType) -> Value:
-    value: Value = filled(0, type, builder.literal(np.zeros((), type.dtype.numpy)))
-    return value
 
 
 # -- parting a sub-program -----------------------------------------------------------------------------------------------------
@@ -74,12 +68,8 @@ class _Parted:
         for index in outputs:
             tangent_output = self.linear.tangent_outputs[index]
             value = None if tangent_output is None else builder.resolve(tangent_output.operand, known)
-            found.append(_instantiate(builder, value, self.linear.outputs[index].type))
+            found.append(instantiate(builder, value, self.linear.outputs[index].type))
         return builder.build(found)
-
-
-def _instantiate(builder: Builder, tangent: Value | None, type: TensorType) -> Value:
-    return _zeros(builder, type) if tangent is None else tangent
 
 
 def _part(program: Program, argnums: Sequence[int]) -> _Parted:
@@ -130,7 +120,7 @@ def _with_residuals(part: _Parted, own: list[list[Var]], mine: int) -> Program:
     """Return a branch that also gives the residuals of both branches: zeros for those of the other."""
     builder = part.linear.builder
     extra = [
-        Value(builder, var) if index == mine else _zeros(builder, var.type)
+        Value(builder, var) if index == mine else instantiate(builder, None, var.type)
         for index, residuals in enumerate(own)
         for var in residuals
     ]
@@ -158,7 +148,7 @@ def _transpose_cond(cotangents: Tangents, operands: Sequence[Any], params: Any) 
     builder = next(item for item in cotangents if item is not None).builder
     linear = [isinstance(item, TensorType) for item in operands]
     types = params["on_true"].output_types
-    full = [_instantiate(builder, item, type) for item, type in zip(cotangents, types, strict=True)]
+    full = [instantiate(builder, item, type) for item, type in zip(cotangents, types, strict=True)]
     branches = {name: _transposed(params[name], linear[1:]) for name in ("on_true", "on_false")}
     residuals = [item for item, flag in zip(operands[1:], linear[1:], strict=True) if not flag]
     found = iter(_emit(builder, cond_primitive, [operands[0], *residuals, *full], branches))
@@ -178,16 +168,12 @@ def _transposed(program: Program, linear: Sequence[bool]) -> Program:
 
 def _pull(builder: Builder, program: Program, known: dict[Operand, Value], free: Sequence[Value]) -> list[Value]:
     """Return the cotangents of free inputs, for cotangents of the outputs that become further inputs."""
-    reached = {value.operand for value in free}
-    equations: list[Equation] = []
-    for equation in builder.equations:
-        if not reached.isdisjoint(equation.operands):
-            reached.update(equation.results)
-            equations.append(equation)
+    equations = linear_equations(builder, free)
+    reached = {value.operand for value in free}.union(*[equation.results for equation in equations])
     outputs = [builder.resolve(operand, known) for operand in program.outputs]
     pairs = [(output if output.operand in reached else None, builder.input(output.type)) for output in outputs]
     found = transpose(builder, equations, free, pairs)
-    return [_instantiate(builder, item, value.type) for item, value in zip(found, free, strict=True)]
+    return [instantiate(builder, item, value.type) for item, value in zip(found, free, strict=True)]
 
 
 def _batch_cond(batched: Sequence[bool], operands: Sequence[Value], params: Any) -> Any:
@@ -317,7 +303,7 @@ def _tangent_scan(
     inner = part.tangent_program([index for group in groups for index in group], [*carries, *ys])
     order = [*once, *each]
     body = _reordered(inner, part.residuals, order, [len(once), len(groups[0]), len(groups[1]), len(each), len(groups[2])])
-    full = [[_instantiate(builder, tangents[chosen[index]], operands[chosen[index]].type) for index in group] for group in groups]
+    full = [[instantiate(builder, tangents[chosen[index]], operands[chosen[index]].type) for index in group] for group in groups]
     rows = [*[sources[var] for var in once], *full[0], *full[1], *[sources[var] for var in each], *full[2]]
     changed = {
         **params,
@@ -358,14 +344,14 @@ def _transpose_scan(cotangents: Tangents, operands: Sequence[Any], params: Any) 
     types = [
         type if index < count else type.with_shape((params["length"], *type.shape)) for index, type in enumerate(body.output_types)
     ]
-    full = [_instantiate(builder, item, type) for item, type in zip(cotangents, types, strict=True)]
+    full = [instantiate(builder, item, type) for item, type in zip(cotangents, types, strict=True)]
     residuals = [
         [item for item, flag in zip(group, flag_group, strict=True) if not flag]
         for group, flag_group in zip((parts.constants, parts.xs), (flags[0], flags[2]), strict=True)
     ]
     sums = [item for item, flag in zip(parts.constants, flags[0], strict=True) if flag]
     backward = _transposed_body(body, flags, count)
-    rows = [*residuals[0], *full[:count], *[_zeros(builder, type) for type in sums], *residuals[1], *full[count:]]
+    rows = [*residuals[0], *full[:count], *[instantiate(builder, None, type) for type in sums], *residuals[1], *full[count:]]
     changed = {
         **params,
         "body": backward,
@@ -430,7 +416,7 @@ def _linearize_custom(operands: Sequence[Value], tangents: Tangents, params: Any
     builder = operands[0].builder
     results = _emit(builder, custom_primitive, operands, params)
     given = [
-        instantiate(builder, tangent, operand)
+        instantiate(builder, tangent, operand.type)
         for tangent, operand in zip(tangents, operands, strict=True)
         if operand.type.dtype.is_inexact
     ]
@@ -441,7 +427,7 @@ def _linearize_custom(operands: Sequence[Value], tangents: Tangents, params: Any
 def _transpose_custom(cotangents: Tangents, operands: Sequence[Any], params: Any) -> list[Value | None]:
     builder = next(item for item in cotangents if item is not None).builder
     linear = [isinstance(item, TensorType) for item in operands]
-    full = [_instantiate(builder, item, type) for item, type in zip(cotangents, params["body"].output_types, strict=True)]
+    full = [instantiate(builder, item, type) for item, type in zip(cotangents, params["body"].output_types, strict=True)]
     residuals = [item for item, flag in zip(operands, linear, strict=True) if not flag]
     found = iter(builder.inline(_transposed(params["body"], linear), [*residuals, *full]))
     return [next(found) if flag else None for flag in linear]

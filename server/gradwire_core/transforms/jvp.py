@@ -23,7 +23,7 @@ def jvp(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         assert isinstance(tangent.operand, Var)
         linear.builder.inputs.append(tangent.operand)
     pairs = zip(linear.tangent_outputs, linear.outputs, strict=True)
-    return linear.builder.build([instantiate(linear.builder, tangent, output) for tangent, output in pairs])
+    return linear.builder.build([instantiate(linear.builder, tangent, output.type) for tangent, output in pairs])
 
 
 def hvp(program: Program, argnums: Sequence[int] = (0,)) -> Program:

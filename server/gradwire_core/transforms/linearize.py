@@ -19,6 +19,7 @@ from gradwire_core.ops.elementwise import add
 from gradwire_core.program import Equation, Linear, Operand, Param, Primitive, Program, Tangent, Whole
 from gradwire_core.transforms.dependence import linear_equations
 from gradwire_core.transforms.masking import mask_residuals
+from gradwire_core.types import TensorType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,9 +163,9 @@ def _add_all(total: list[Value | None], part: Any) -> list[Value | None]:
     return [one if other is None else other if one is None else add(one, other) for one, other in zip(total, parts, strict=True)]
 
 
-def instantiate(builder: Builder, tangent: Value | None, like: Value) -> Value:
-    """Return a tangent or cotangent as a Value of the type of its primal: zeros for None."""
+def instantiate(builder: Builder, tangent: Value | None, type: TensorType) -> Value:
+    """Return a tangent or cotangent of a primal of the given type as a Value: zeros for None."""
     if tangent is not None:
         return tangent
-    value: Value = zeros_of(like.type, builder.literal(np.zeros(())))
+    value: Value = zeros_of(type, builder.literal(np.zeros(())))
     return value

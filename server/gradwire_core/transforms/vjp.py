@@ -33,5 +33,5 @@ def pull_back(program: Program, argnums: Sequence[int], seed: Callable[[Builder,
     cotangents = [seed(linear.builder, output) for output in linear.outputs]
     pairs = zip(linear.tangent_outputs, cotangents, strict=True)
     found = transpose(linear.builder, linear.equations, linear.tangents, pairs)
-    filled = [instantiate(linear.builder, value, tangent) for value, tangent in zip(found, linear.tangents, strict=True)]
+    filled = [instantiate(linear.builder, value, tangent.type) for value, tangent in zip(found, linear.tangents, strict=True)]
     return linear.builder.build(filled)
