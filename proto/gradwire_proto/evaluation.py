@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,15 +13,32 @@ from gradwire_core.errors import ArgumentError
 from gradwire_core.structure.structured import Pattern, StructuredJacobian
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Array, Dtype, Shape
+from gradwire_proto.sparse import decode_sparse, encode_sparse
 from gradwire_proto.tensor import check_shape, decode_dtype, decode_tensor, encode_dtype, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2, transform_pb2
 
+if TYPE_CHECKING:
+    from gradwire_proto.sparse import Sparse
+
 KINDS = tuple(field.name for field in transform_pb2.Transform.DESCRIPTOR.oneofs_by_name["kind"].fields)
 """The names of the transforms: those of their fields in the message, and of `Transform` in the core."""
 
-_LAYOUTS = {"dense": pb.LAYOUT_DENSE, "structured": pb.LAYOUT_STRUCTURED}
+_LAYOUTS = {"dense": pb.LAYOUT_DENSE, "structured": pb.LAYOUT_STRUCTURED, "sparse": pb.LAYOUT_SPARSE}
 _LAYOUT_NAMES: dict[int, str] = {pb.LAYOUT_UNSPECIFIED: "dense", **{number: name for name, number in _LAYOUTS.items()}}
+_SHOWN = tuple(map(pb.Layout.Name, _LAYOUTS.values()))
+
+
+class Shapes(Protocol):
+    """The shapes of what a Jacobian is of and in, as the static half of a structured or sparse one has them."""
+
+    @property
+    def shape_out(self) -> Shape:
+        """The shape of the output."""
+
+    @property
+    def shape_in(self) -> Shape:
+        """The shape of the input."""
 
 
 def encode_transform(transform: Transform) -> transform_pb2.Transform:
@@ -77,36 +95,42 @@ def decode_output(message: pb.Output, where: str = "output") -> tuple[Output, li
     transforms = tuple(decode_transform(item, f"{where}, transform {index}") for index, item in enumerate(message.transforms))
     layout = _LAYOUT_NAMES.get(message.layout)
     if layout is None:
-        text = f"{where}: needed LAYOUT_DENSE or LAYOUT_STRUCTURED, got the unknown number {message.layout}; set one of those"
+        text = f"{where}: needed one of {', '.join(_SHOWN)}, got the unknown number {message.layout}; set one of those"
         raise ArgumentError(text, where=where, given=message.layout)
-    if layout == "structured" and (not transforms or transforms[-1].name not in {"jacobian", "hessian"}):
+    if layout != "dense" and (not transforms or transforms[-1].name not in {"jacobian", "hessian"}):
         given = transforms[-1].name if transforms else "no transform"
-        text = f"{where}: needed jacobian or hessian as the last transform for LAYOUT_STRUCTURED, got {given}; use LAYOUT_DENSE"
+        shown = pb.Layout.Name(message.layout)
+        text = f"{where}: needed jacobian or hessian as the last transform for {shown}, got {given}; use LAYOUT_DENSE"
         raise ArgumentError(text, where=where, given=given)
     seeds = [decode_tensor(item, f"{where}, seed {index}") for index, item in enumerate(message.seeds)]
     return Output(transforms, layout), seeds
 
 
-def encode_result(result: Array | StructuredJacobian) -> pb.Result:
-    """Return the message of a result, dense or structured."""
+def encode_result(result: Array | StructuredJacobian | Sparse, shapes: Shapes | None = None) -> pb.Result:
+    """Return the message of a result in any layout; a sparse one needs the shapes that its matrix does not tell."""
     if isinstance(result, StructuredJacobian):
         return pb.Result(structured=encode_structured(result))
-    return pb.Result(dense=encode_tensor(result))
+    if isinstance(result, np.ndarray):
+        return pb.Result(dense=encode_tensor(result))
+    assert shapes is not None
+    return pb.Result(sparse=encode_sparse(result, shapes.shape_out, shapes.shape_in))
 
 
-def decode_result(message: pb.Result, where: str = "result") -> Array | StructuredJacobian:
+def decode_result(message: pb.Result, where: str = "result") -> Array | StructuredJacobian | Sparse:
     """Return the result of a message.
 
     Raises:
         ArgumentError: the message is of no kind that this version knows.
-        GradwireError: as for `decode_tensor` and `decode_structured`.
+        GradwireError: as for `decode_tensor`, `decode_structured` and `decode_sparse`.
     """
     kind = message.WhichOneof("kind")
     if kind == "dense":
         return decode_tensor(message.dense, where)
     if kind == "structured":
         return decode_structured(message.structured, where)
-    text = f"{where}: needed a dense or a structured result, got none that this version knows; use a newer version"
+    if kind == "sparse":
+        return decode_sparse(message.sparse, where)
+    text = f"{where}: needed a dense, structured or sparse result, got none that this version knows; use a newer version"
     raise ArgumentError(text, where=where)
 
 

@@ -68,7 +68,7 @@ def test_transforms_that_do_not_exist_are_refused():
         decode_transform(transform_pb2.Transform(), "transform 3")
 
 
-@pytest.mark.parametrize("layout", ["dense", "structured"])
+@pytest.mark.parametrize("layout", ["dense", "structured", "sparse"])
 def test_outputs_round_trip(layout):
     output = Output((Transform("vmap", in_axes=(0, None), axis_size=2), Transform("jvp", (1,)), Transform("jacobian")), layout)
     seeds = [np.arange(6.0).reshape(2, 3), np.float32(2)[None]]
@@ -89,10 +89,10 @@ def test_malformed_outputs_are_refused():
         ArgumentError, match="needed jacobian or hessian as the last transform for LAYOUT_STRUCTURED, got no transform"
     ):
         decode_output(pb.Output(layout=pb.LAYOUT_STRUCTURED))
-    with pytest.raises(ArgumentError, match="for LAYOUT_STRUCTURED, got grad; use LAYOUT_DENSE"):
-        decode_output(pb.Output(layout=pb.LAYOUT_STRUCTURED, transforms=[grad]))
-    with pytest.raises(ArgumentError, match="output 2: needed LAYOUT_DENSE or LAYOUT_STRUCTURED, got the unknown number 3"):
-        decode_output(pb.Output(layout=3), "output 2")
+    with pytest.raises(ArgumentError, match="for LAYOUT_SPARSE, got grad; use LAYOUT_DENSE"):
+        decode_output(pb.Output(layout=pb.LAYOUT_SPARSE, transforms=[grad]))
+    with pytest.raises(ArgumentError, match=r"output 2: needed one of LAYOUT_DENSE, .*, got the unknown number 99"):
+        decode_output(pb.Output(layout=99), "output 2")
     with pytest.raises(ArgumentError, match="output, transform 1: needed one of"):
         decode_output(pb.Output(transforms=[grad, transform_pb2.Transform()]))
     with pytest.raises(ArgumentError, match=r"output, seed 1: needed 8 bytes for float64\[\], got 0"):
@@ -175,7 +175,9 @@ def test_results_round_trip():
     assert structured.pattern == product().pattern
     assert structured.nbytes == 48
     assert isinstance(structured.factors[0][0].base, bytes)
-    with pytest.raises(ArgumentError, match="result 1: needed a dense or a structured result, got none that this version knows"):
+    with pytest.raises(
+        ArgumentError, match="result 1: needed a dense, structured or sparse result, got none that this version knows"
+    ):
         decode_result(pb.Result(), "result 1")
 
 

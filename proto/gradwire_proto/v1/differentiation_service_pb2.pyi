@@ -75,6 +75,8 @@ class _LayoutEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     """As one Tensor, zeros included."""
     LAYOUT_STRUCTURED: _Layout.ValueType  # 2
     """As a StructuredJacobian. The last transform of the chain MUST be a jacobian or a hessian."""
+    LAYOUT_SPARSE: _Layout.ValueType  # 3
+    """As a SparseJacobian. The last transform of the chain MUST be a jacobian or a hessian."""
 
 class Layout(_Layout, metaclass=_LayoutEnumTypeWrapper):
     """How a result is returned."""
@@ -85,6 +87,8 @@ LAYOUT_DENSE: Layout.ValueType  # 1
 """As one Tensor, zeros included."""
 LAYOUT_STRUCTURED: Layout.ValueType  # 2
 """As a StructuredJacobian. The last transform of the chain MUST be a jacobian or a hessian."""
+LAYOUT_SPARSE: Layout.ValueType  # 3
+"""As a SparseJacobian. The last transform of the chain MUST be a jacobian or a hessian."""
 Global___Layout: typing_extensions.TypeAlias = Layout
 
 @typing.final
@@ -409,6 +413,7 @@ class Result(google.protobuf.message.Message):
 
     DENSE_FIELD_NUMBER: builtins.int
     STRUCTURED_FIELD_NUMBER: builtins.int
+    SPARSE_FIELD_NUMBER: builtins.int
     @property
     def dense(self) -> gradwire_proto.v1.tensor_pb2.Tensor:
         """All elements."""
@@ -417,15 +422,20 @@ class Result(google.protobuf.message.Message):
     def structured(self) -> gradwire_proto.v1.tensor_pb2.StructuredJacobian:
         """A Jacobian, or a Hessian, as a sum of terms."""
 
+    @property
+    def sparse(self) -> gradwire_proto.v1.tensor_pb2.SparseJacobian:
+        """A Jacobian, or a Hessian, as a sparse matrix."""
+
     def __init__(
         self,
         *,
         dense: gradwire_proto.v1.tensor_pb2.Tensor | None = ...,
         structured: gradwire_proto.v1.tensor_pb2.StructuredJacobian | None = ...,
+        sparse: gradwire_proto.v1.tensor_pb2.SparseJacobian | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["dense", b"dense", "kind", b"kind", "structured", b"structured"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dense", b"dense", "kind", b"kind", "structured", b"structured"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["dense", "structured"] | None: ...
+    def HasField(self, field_name: typing.Literal["dense", b"dense", "kind", b"kind", "sparse", b"sparse", "structured", b"structured"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["dense", b"dense", "kind", b"kind", "sparse", b"sparse", "structured", b"structured"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["dense", "structured", "sparse"] | None: ...
 
 Global___Result: typing_extensions.TypeAlias = Result
 

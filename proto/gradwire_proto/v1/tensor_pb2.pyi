@@ -268,3 +268,65 @@ class LabelRun(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["labels", b"labels"]) -> None: ...
 
 Global___LabelRun: typing_extensions.TypeAlias = LabelRun
+
+@typing.final
+class SparseJacobian(google.protobuf.message.Message):
+    """A Jacobian as the entries that may be other than zero, row by row (CSR): as fits one that couples each output to few inputs.
+
+    It stands for the matrix whose rows are the elements of the output and whose columns are those of the input, each flattened in
+    row-major order. Its row r holds the entries k with `indptr[r] <= k < indptr[r + 1]`; entry k stands in column `indices[k]`
+    and has the value `data[k]`. What is not held is zero. Which entries are held follows from the program alone, not from the
+    values of its inputs: one that is zero at these inputs is held all the same. For example, of y[i] = x[i] x[i + 1], three
+    elements of four:
+
+        indptr   0 2 4 6
+        indices  0 1 1 2 2 3
+        data     x[1] x[0] x[2] x[1] x[3] x[2]
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: builtins.int
+    SHAPE_OUT_FIELD_NUMBER: builtins.int
+    SHAPE_IN_FIELD_NUMBER: builtins.int
+    INDPTR_FIELD_NUMBER: builtins.int
+    INDICES_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    dtype: Global___Dtype.ValueType
+    """The element type of the Jacobian and of `data`. Required."""
+    @property
+    def shape_out(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The shape of the output. Empty for a scalar."""
+
+    @property
+    def shape_in(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The shape of the input. Empty for a scalar."""
+
+    @property
+    def indptr(self) -> Global___Tensor:
+        """Where each row begins, and the last one ends: of shape (rows + 1), from 0 to the number of entries, never decreasing. Its
+        dtype is int32 or int64, the same as that of `indices`.
+        """
+
+    @property
+    def indices(self) -> Global___Tensor:
+        """The column of each entry, from 0: of shape (entries). Within a row they increase."""
+
+    @property
+    def data(self) -> Global___Tensor:
+        """The value of each entry: of shape (entries)."""
+
+    def __init__(
+        self,
+        *,
+        dtype: Global___Dtype.ValueType = ...,
+        shape_out: collections.abc.Iterable[builtins.int] | None = ...,
+        shape_in: collections.abc.Iterable[builtins.int] | None = ...,
+        indptr: Global___Tensor | None = ...,
+        indices: Global___Tensor | None = ...,
+        data: Global___Tensor | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["data", b"data", "indices", b"indices", "indptr", b"indptr"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "indices", b"indices", "indptr", b"indptr", "shape_in", b"shape_in", "shape_out", b"shape_out"]) -> None: ...
+
+Global___SparseJacobian: typing_extensions.TypeAlias = SparseJacobian
