@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import numpy as np
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from gradwire._config import ClientConfig
@@ -29,6 +28,7 @@ from gradwire._task import Task
 from gradwire_core import errors
 from gradwire_core.errors import GradwireError
 from gradwire_core.program import Program
+from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_proto.evaluation import decode_result, encode_output
 from gradwire_proto.program import encode_program
 from gradwire_proto.status import decode_status
@@ -263,6 +263,8 @@ def _brief(details: str) -> str:
 
 
 def _decode(result: pb.Result) -> Any:
-    """Return a result; an array is the caller's own, and can be written."""
+    """Return a result; an array, dense or sparse, is the caller's own, and can be written."""
     found = decode_result(result)
-    return np.array(found, found.dtype.newbyteorder("=")) if isinstance(found, np.ndarray) else found
+    if isinstance(found, StructuredJacobian):
+        return found
+    return found.astype(found.dtype.newbyteorder("="), copy=True)

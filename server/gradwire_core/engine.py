@@ -167,6 +167,7 @@ class Executable:
         program: the joint program of all outputs.
         input_types: the types of the inputs.
         seed_types: for each output, the types of its tangents or cotangents.
+        specs: for each output, the static half of each of its results; None where they are dense.
         nbytes: an estimate of the memory that keeping it takes.
     """
 
@@ -177,6 +178,7 @@ class Executable:
         self.input_types = types[:input_count]
         seeds = iter(types[input_count:])
         self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
+        self.specs = tuple(reading.specs for reading in readings)
         self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)

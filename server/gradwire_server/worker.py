@@ -7,11 +7,12 @@ Whatever a task raises becomes its answer, so a worker outlives every task that 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ class Worker:
         self._limits.check_response(sum(type.nbytes for type in executable.program.output_types))  # before anything runs
         inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
         results = executable.run(inputs, [seeds for _, seeds in pairs])
-        return _result(source, self._encode_results(source, results))
+        return _result(source, self._encode_results(source, results, executable.specs))
 
     def _differentiate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
         request = parse_request(pb.DifferentiateRequest, message)
@@ -143,10 +144,13 @@ class Worker:
         found = self._executables.find(source.digest, outputs, reproducible)
         return found or self._executables.get(_held(source), outputs, reproducible)
 
-    def _encode_results(self, source: Source, results: Sequence[Sequence[engine.Result]]) -> bytes:
+    def _encode_results(
+        self, source: Source, results: Sequence[Sequence[engine.Result]], specs: Sequence[Sequence[evaluation.Shapes] | None]
+    ) -> bytes:
         response = pb.EvaluateResponse(program_name=program_name(source.digest))
-        for output in results:
-            response.results.add(results=map(evaluation.encode_result, output))
+        for output, found in zip(results, specs, strict=True):
+            shapes: Iterable[evaluation.Shapes | None] = itertools.repeat(None) if found is None else found
+            response.results.add(results=map(evaluation.encode_result, output, shapes))
         return self._serialize(response)
 
     def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse) -> bytes:
