@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from gradwire._nest import LEAF, Structure, positional
 from gradwire._tracing import Trace
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Argnums: TypeAlias = int | tuple[int, ...]
 Results: TypeAlias = Sequence[Sequence[Any]]
-LAYOUTS = ("dense", "structured")
+Layout: TypeAlias = Literal["dense", "structured", "sparse"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 class Form(NamedTuple):
@@ -31,7 +32,7 @@ class Form(NamedTuple):
     Attributes:
         kind: the name of the SDK's function: `grad`, `jvp`, ...
         argnums: the arguments, as the user gave them; for `jvp`, `vjp` and `hvp` the leaves, as numbers.
-        layout: of a Jacobian or Hessian, `dense` or `structured`.
+        layout: of a Jacobian or Hessian, one of `LAYOUTS`.
         in_axes: for `vmap`, the batch axis of each leaf.
         axis_size: for `vmap`, the number of elements of the batch.
     """
@@ -129,12 +130,15 @@ class Selection:
         return groups[0] if self.is_single else tuple(groups)
 
 
-def check_argnums(form: Form) -> None:
-    """Check that `argnums` is a number or a tuple of numbers.
+def check_form(form: Form) -> None:
+    """Check that `argnums` is a number or a tuple of numbers, and that there is such a layout.
 
     Raises:
-        ArgumentError: it is something else.
+        ArgumentError: one is something else.
     """
+    if form.layout not in LAYOUTS:
+        names = ", ".join(LAYOUTS)
+        raise ArgumentError(f"{form.kind}: needed a layout among {names}, got {form.layout!r}; choose one", given=form.layout)
     given = form.argnums if isinstance(form.argnums, tuple) else (form.argnums,)
     if any(isinstance(number, bool) or not hasattr(number, "__index__") for number in given):
         text = f"{form.kind}: needed argnums that are an int or a tuple of ints, got {form.argnums!r}; write 0 or (0, 1)"
@@ -198,21 +202,20 @@ def _value_and_grad(trace: Trace, form: Form) -> Prepared:
 
 def _jacobian(trace: Trace, form: Form) -> Prepared:
     chosen, outer = select(trace, form), _of_results(trace)
-    layout = _check_layout(form)
 
     def rebuild(results: Results) -> Any:
         return outer([chosen.regroup(row) for row in _rows(results[0], len(chosen.leaves))])
 
-    return Prepared((output(form, argnums=chosen.leaves, layout=layout),), rebuild)
+    return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
 
 def _hessian(trace: Trace, form: Form) -> Prepared:
-    chosen, layout = select(trace, form), _check_layout(form)
+    chosen = select(trace, form)
 
     def rebuild(results: Results) -> Any:
         return chosen.regroup([chosen.regroup(row) for row in _rows(results[0], len(chosen.leaves))])
 
-    return Prepared((output(form, argnums=chosen.leaves, layout=layout),), rebuild)
+    return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
 
 def _jacobian_det(trace: Trace, form: Form) -> Prepared:
@@ -265,14 +268,6 @@ _PREPARE: dict[str, Callable[[Trace, Form], Prepared]] = {
     "hvp": _follow_leaves,
     "vmap": _vmap,
 }
-
-
-def _check_layout(form: Form) -> str:
-    if form.layout not in LAYOUTS:
-        raise ArgumentError(
-            f"{form.kind}: needed a layout among {', '.join(LAYOUTS)}, got {form.layout!r}; choose one", given=form.layout
-        )
-    return form.layout
 
 
 def _rows(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:

@@ -23,7 +23,7 @@ from gradwire._calls import (
 )
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
-from gradwire._task import Argnums, Form, check_argnums
+from gradwire._task import Argnums, Form, Layout, check_form
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 
@@ -135,7 +135,7 @@ class Functions(Performer):
         self,
         f: Function | Program,
         argnums: Argnums = 0,
-        layout: str = "dense",
+        layout: Layout = "dense",
         *,
         static_argnums: Numbers = (),
         static_argnames: Names = (),
@@ -147,7 +147,8 @@ class Functions(Performer):
             f: a function that returns an array y, or several; or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.
             layout: `dense` for an array; `structured` for a `StructuredJacobian`, which holds the Jacobian as a sum of
-                labelled terms and costs what its structure costs.
+                labelled terms and costs what its structure costs; `sparse` for a `scipy.sparse.csr_array` of shape
+                (size of y, size of x), both flattened row-major, whose stored places follow from f alone.
             static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
                 value has a trace of its own. Text and None always are.
             static_argnames: the same, by name.
@@ -172,7 +173,7 @@ class Functions(Performer):
         self,
         f: Function | Program,
         argnums: Argnums = 0,
-        layout: str = "dense",
+        layout: Layout = "dense",
         *,
         static_argnums: Numbers = (),
         static_argnames: Names = (),
@@ -183,7 +184,8 @@ class Functions(Performer):
         Args:
             f: a function with one scalar result, or a `Program`.
             argnums: the argument x, counted from 0; a tuple for several.
-            layout: `dense` for an array, `structured` for a `StructuredJacobian`.
+            layout: `dense` for an array, `structured` for a `StructuredJacobian`, `sparse` for a `scipy.sparse.csr_array`
+                of shape (size of x, size of x); as for `jacobian`.
             static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
                 value has a trace of its own. Text and None always are.
             static_argnames: the same, by name.
@@ -427,8 +429,16 @@ class Functions(Performer):
         return Program.of(trace.program, captured)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
-        check_argnums(form)
-        return derive_program(f, form) if isinstance(f, Program) else Transformed(self._answer, f, form, reproducible, statics)
+        check_form(form)
+        if not isinstance(f, Program):
+            return Transformed(self._answer, f, form, reproducible, statics)
+        if form.layout != "dense":
+            text = (
+                f"{form.kind}(program): needed layout='dense', as the derivative of a Program is a Program of arrays, "
+                f"got {form.layout!r}; give the function evaluate(program)"
+            )
+            raise ArgumentError(text, given=form.layout)
+        return derive_program(f, form)
 
 
 def _only(values: Sequence[Any]) -> Any:

@@ -63,6 +63,17 @@ def test_captured_arrays_stay_with_the_program():
     assert program.digest == gw.trace(lambda x, w: np.sum(x * w), X, X).digest
 
 
+@pytest.mark.parametrize("layout", ["structured", "sparse"])
+def test_a_derivative_of_a_program_is_of_arrays(layout):
+    program = gw.trace(f, X, W)
+    with pytest.raises(
+        gw.ArgumentError, match=rf"jacobian\(program\): needed layout='dense'.* got '{layout}'; .*evaluate\(program\)"
+    ):
+        gw.jacobian(program, layout=layout)
+    found = gw.jacobian(gw.evaluate(program), layout="structured")(X, W)
+    np.testing.assert_allclose(found.todense(), gw.grad(f)(X, W), rtol=1e-14)
+
+
 def test_wrong_arguments_are_refused_by_type():
     program = gw.trace(f, X, W)
     with pytest.raises(gw.ShapeError, match=r"program: argument 0: needed float64\[3\], got float64\[2\]"):
