@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from gradwire_core.builder import Builder
+from gradwire_core.engine import Output, compile
+from gradwire_core.errors import ArgumentError
 from gradwire_core.planner import plan
 from gradwire_core.program import (
     Constant,
@@ -47,11 +49,18 @@ INFIX = {
 }
 
 
-def explain(program: Program) -> str:
-    """Return a program as a derivation: its equations, each with its differential, then the totals of its plan.
+def explain(program: Program, outputs: Sequence[Output] = (), *, format: str = "text") -> str:
+    """Return outputs of a program as a derivation: its equations, each with its differential, then the totals of its plan.
 
     The differential of `c = sin(a)` is written `dc = da * cos(a)`. A long program is cut after its first equations.
+
+    Raises:
+        ArgumentError: there is no such format.
     """
+    if format != "text":
+        raise ArgumentError(f"explain: needed the format text, got {format!r}; choose it", given=format)
+    if outputs:
+        program = compile(program, outputs).program
     printed = str(program).splitlines()
     shown = program.equations[:EXPLAINED]
     names: dict[Operand, str] = {}
