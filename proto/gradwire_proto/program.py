@@ -7,11 +7,13 @@ Both directions are one loop over the equations, of time and memory linear in th
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from gradwire_core.builder import FOLD_ELEMENTS
 from gradwire_core.check import check_program
 from gradwire_core.errors import GradwireError, ProgramError, UnknownPrimitiveError
 from gradwire_core.ops import find_primitive
@@ -140,11 +142,12 @@ def _check_nesting(depth: int, name: str) -> None:
 
 
 class _Decoder:
-    """What the decoding of one program remembers: its values by their numbers, and its types by their messages."""
+    """What the decoding of one program remembers: its values by their numbers, its types and small constants by their messages."""
 
     def __init__(self) -> None:
         self.values: list[Var] = []
         self.types: dict[tuple[int, tuple[int, ...]], TensorType] = {}
+        self.literals: dict[tuple[int, tuple[int, ...], bytes], Literal] = {}
 
     def assign(self, messages: Iterable[tensor_pb2.TensorType], what: str) -> tuple[Var, ...]:
         made = []
@@ -167,11 +170,22 @@ class _Decoder:
                     raise self._unassigned(number, f"{what} {index}")
                 made.append(self.values[number])
             elif source == "literal":
-                made.append(Literal(decode_tensor(message.literal, f"{what} {index}")))
+                made.append(self._literal(message.literal, f"{what} {index}"))
             else:
                 text = f"{what} {index}: needed a value's number or a literal, got neither; set one"
                 raise ProgramError(text, where=f"{what} {index}")
         return tuple(made)
+
+    def _literal(self, message: tensor_pb2.Tensor, where: str) -> Literal:
+        """Return a constant; as in a builder, equal ones are one where they are small."""
+        shape = tuple(message.shape)
+        if math.prod(shape) > FOLD_ELEMENTS:
+            return Literal(decode_tensor(message, where))
+        key = (message.dtype, shape, message.data)
+        found = self.literals.get(key)
+        if found is None:
+            found = self.literals[key] = Literal(decode_tensor(message, where))
+        return found
 
     def _unassigned(self, number: int, where: str) -> ProgramError:
         count = len(self.values)

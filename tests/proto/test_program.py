@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwire_core import canonical
+from gradwire_core.builder import Builder
 from gradwire_core.errors import ArgumentError, DtypeError, GradwireError, ProgramError, ShapeError, UnknownPrimitiveError
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Equation, Literal, Program, Var
@@ -309,3 +310,12 @@ def test_a_long_chain_takes_time_linear_in_its_equations():
 
     seconds(100)
     assert seconds(100_000) < 100 * max(seconds(5_000), 0.02)
+
+
+def test_equal_constants_are_one_again():
+    builder = Builder()
+    x = builder.input(VECTOR)
+    program = builder.build([(2.0 * x + 1.0) * 2.0 + np.arange(3.0) * x * np.arange(3.0)])
+    for made in (program, decode_program(encode_program(program))):
+        literals = [item for step in made.equations for item in step.operands if isinstance(item, Literal)]
+        assert len(set(literals)) == len({(item.type, item.value.tobytes()) for item in literals}) < len(literals)
