@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gradwire._control import cond, custom_derivative, fori_loop, map, scan, stop_gradient
     from gradwire._embedded import (
         evaluate,
+        explain,
         grad,
         hessian,
         hvp,
@@ -60,8 +61,8 @@ _HOMES = {
     "gradwire._config": ["ClientConfig"],
     "gradwire._control": ["cond", "custom_derivative", "fori_loop", "map", "scan", "stop_gradient"],
     "gradwire._embedded": [
-        "evaluate", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace", "value_and_grad",
-        "vjp", "vmap",
+        "evaluate", "explain", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace",
+        "value_and_grad", "vjp", "vmap",
     ],
     "gradwire._expression": ["from_expression"],
     "gradwire._program": ["Program"],
@@ -110,6 +111,7 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "DrainingError",
     "DtypeError",
     "evaluate",
+    "explain",
     "fori_loop",
     "from_expression",
     "from_sympy",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gradwire._config import ClientConfig
 from gradwire._remote import AsyncBackend
@@ -11,6 +12,9 @@ from gradwire._session import Capabilities
 from gradwire._task import Task
 from gradwire._transforms import Functions
 from gradwire_core.program import Program
+
+if TYPE_CHECKING:
+    from gradwire_core.engine import Output
 
 
 class AsyncClient(Functions):
@@ -58,6 +62,9 @@ class AsyncClient(Functions):
 
     async def _perform(self, task: Task) -> Any:
         return await self._backend.drive(self._backend.session.run(task))
+
+    async def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
+        return await self._backend.drive(self._backend.session.explain(program, outputs, format))
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,7 +9,7 @@ import abc
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,13 @@ from gradwire._nest import Branch, flatten_call, flatten_with_static, positional
 from gradwire._program import Program, derive
 from gradwire._task import Form, Task, prepare
 from gradwire._tracing import NATIVE, TRACES, Trace, name_of, to_array
+from gradwire_core import program as core
 from gradwire_core.builder import Builder, Value, builder_of, check_operands
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.types import Array, Dtype, TensorType
+
+if TYPE_CHECKING:
+    from gradwire_core.engine import Output
 
 
 class Call(NamedTuple):
@@ -92,6 +96,10 @@ class Performer(abc.ABC):
     @abc.abstractmethod
     def _perform(self, task: Task) -> Any:
         """Run a task and return its rebuilt results, or an awaitable of them."""
+
+    @abc.abstractmethod
+    def _explain(self, program: core.Program, outputs: Sequence[Output], format: str) -> Any:
+        """Return the derivation of outputs of a program in a format, or an awaitable of it."""
 
     def _ask(
         self, call: Call, kind: str, given: Seeds, *, finish: Callable[[Any], Any] | None = None, reproducible: bool = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gradwire._config import ClientConfig
 from gradwire._remote import SyncBackend
@@ -11,6 +12,9 @@ from gradwire._session import Capabilities
 from gradwire._task import Task
 from gradwire._transforms import Functions
 from gradwire_core.program import Program
+
+if TYPE_CHECKING:
+    from gradwire_core.engine import Output
 
 
 class Client(Functions):
@@ -53,6 +57,9 @@ class Client(Functions):
 
     def _perform(self, task: Task) -> Any:
         return self._backend.drive(self._backend.session.run(task))
+
+    def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
+        return self._backend.drive(self._backend.session.explain(program, outputs, format))
 
     def __enter__(self) -> Self:
         return self

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gradwire._task import Task
 from gradwire._transforms import Functions
+from gradwire_core.program import Program
 
 if TYPE_CHECKING:
-    from gradwire_core.engine import ExecutableCache
+    from gradwire_core.engine import ExecutableCache, Output
 
 
 class Embedded(Functions):
@@ -25,6 +27,11 @@ class Embedded(Functions):
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)
         return task.rebuild(executable.run(task.inputs, task.seeds))
 
+    def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
+        from gradwire_core.explain import explain
+
+        return explain(program, outputs, format=format)
+
 
 EMBEDDED = Embedded()
 evaluate = EMBEDDED.evaluate
@@ -39,3 +46,4 @@ jacobian_det = EMBEDDED.jacobian_det
 jacobian_slogdet = EMBEDDED.jacobian_slogdet
 vmap = EMBEDDED.vmap
 trace = EMBEDDED.trace
+explain = EMBEDDED.explain

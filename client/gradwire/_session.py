@@ -16,7 +16,7 @@ import random
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,12 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from gradwire._config import ClientConfig
 from gradwire._task import Task
 from gradwire_core import errors
+from gradwire_core.engine import Output
 from gradwire_core.errors import GradwireError
 from gradwire_core.program import Program
 from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_proto.evaluation import decode_result, encode_output
+from gradwire_proto.explanation import decode_derivation, encode_format
 from gradwire_proto.program import encode_program
 from gradwire_proto.status import decode_status
 from gradwire_proto.tensor import encode_tensor
@@ -68,9 +70,10 @@ class Method:
 
 
 EVALUATE = Method("Evaluate", pb.EvaluateResponse)
+EXPLAIN = Method("Explain", pb.ExplainResponse)
 CREATE_PROGRAM = Method("CreateProgram", pb.CreateProgramResponse)
 GET_CAPABILITIES = Method("GetCapabilities", pb.GetCapabilitiesResponse)
-METHODS = (EVALUATE, CREATE_PROGRAM, GET_CAPABILITIES)
+METHODS = (EVALUATE, EXPLAIN, CREATE_PROGRAM, GET_CAPABILITIES)
 
 Conversation = Generator[Send | Pause, Any, Any]
 
@@ -85,6 +88,7 @@ class Capabilities:
         primitives: the names of the primitives it has.
         transforms: the names of the transforms it has.
         dtypes: the names of its dtypes.
+        layouts: the names of the layouts of its results.
         limits: what it accepts at most, by name; the names end in their unit.
         worker_count: the processes that evaluate.
     """
@@ -94,6 +98,7 @@ class Capabilities:
     primitives: tuple[str, ...]
     transforms: tuple[str, ...]
     dtypes: tuple[str, ...]
+    layouts: tuple[str, ...]
     limits: dict[str, int]
     worker_count: int
 
@@ -115,25 +120,19 @@ class Session:
 
     def run(self, task: Task) -> Conversation:
         """Evaluate a task; the answer is its rebuilt results."""
-        name = f"programs/{task.program.digest}"
         request = pb.EvaluateRequest(
-            program_name=name,
             inputs=map(encode_tensor, task.inputs),
             outputs=map(encode_output, task.outputs, task.seeds),
             reproducible=task.reproducible,
         )
-        if name not in self._known:
-            small = self._small(task.program)
-            if small is not None:
-                request.program.CopyFrom(small)
-        deadline_s = time.monotonic() + self.config.timeout_s
-        try:
-            response = yield from self._repeat(EVALUATE, request, deadline_s)
-        except errors.ProgramMissingError:
-            request.program.CopyFrom(encode_program(task.program))
-            response = yield from self._repeat(EVALUATE, request, deadline_s)
-        self._remember(name)
+        response = yield from self._ask(EVALUATE, request, task.program)
         return task.rebuild([list(map(_decode, item.results)) for item in response.results])
+
+    def explain(self, program: Program, outputs: Sequence[Output], format: str) -> Conversation:
+        """Ask how outputs of a program are derived; the answer is the derivation."""
+        request = pb.ExplainRequest(outputs=map(encode_output, outputs), format=encode_format(format))
+        response = yield from self._ask(EXPLAIN, request, program)
+        return decode_derivation(response.derivation, format)
 
     def register(self, program: Program) -> Conversation:
         """Store a program at the server; the answer is its name."""
@@ -152,9 +151,26 @@ class Session:
             primitives=tuple(item.name for item in response.primitives),
             transforms=tuple(response.transforms),
             dtypes=tuple(tensor_pb2.Dtype.Name(item).removeprefix("DTYPE_").lower() for item in response.dtypes),
+            layouts=tuple(pb.Layout.Name(item).removeprefix("LAYOUT_").lower() for item in response.layouts),
             limits=dict(response.limits),
             worker_count=response.worker_count,
         )
+
+    def _ask(self, method: Method, request: pb.EvaluateRequest | pb.ExplainRequest, program: Program) -> Conversation:
+        """Send a request about a program, named where the server is taken to hold it; the answer is the response."""
+        request.program_name = name = f"programs/{program.digest}"
+        if name not in self._known:
+            small = self._small(program)
+            if small is not None:
+                request.program.CopyFrom(small)
+        deadline_s = time.monotonic() + self.config.timeout_s
+        try:
+            response = yield from self._repeat(method, request, deadline_s)
+        except errors.ProgramMissingError:
+            request.program.CopyFrom(encode_program(program))
+            response = yield from self._repeat(method, request, deadline_s)
+        self._remember(name)
+        return response
 
     def _small(self, program: Program) -> program_pb2.Program | None:
         """Return the message of a program that is small enough to travel unasked."""

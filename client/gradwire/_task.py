@@ -24,6 +24,9 @@ Argnums: TypeAlias = int | tuple[int, ...]
 Results: TypeAlias = Sequence[Sequence[Any]]
 Layout: TypeAlias = Literal["dense", "structured", "sparse"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+Format: TypeAlias = Literal["text", "latex", "data"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+EXPLAINED = ("evaluate", "grad", "value_and_grad", "jacobian", "hessian", "jacobian_det", "jacobian_slogdet")
 
 
 class Form(NamedTuple):
@@ -143,6 +146,18 @@ def check_form(form: Form) -> None:
     if any(isinstance(number, bool) or not hasattr(number, "__index__") for number in given):
         text = f"{form.kind}: needed argnums that are an int or a tuple of ints, got {form.argnums!r}; write 0 or (0, 1)"
         raise ArgumentError(text, argnums=form.argnums)
+
+
+def check_explained(form: Form, format: str) -> None:
+    """Check that there is such a form to be explained, and such a format.
+
+    Raises:
+        ArgumentError: there is not.
+    """
+    for what, names, given in (("transform", EXPLAINED, form.kind), ("format", FORMATS, format)):
+        if given not in names:
+            raise ArgumentError(f"explain: needed a {what} among {', '.join(names)}, got {given!r}; choose one", given=given)
+    check_form(form)
 
 
 def select(trace: Trace, form: Form) -> Selection:

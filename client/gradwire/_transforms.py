@@ -23,7 +23,7 @@ from gradwire._calls import (
 )
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
-from gradwire._task import Argnums, Form, Layout, check_form
+from gradwire._task import Argnums, Form, Format, Layout, check_explained, check_form, prepare
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 
@@ -427,6 +427,49 @@ class Functions(Performer):
                 "trace: needed a function of its own arguments, got one that reaches arrays of another trace; pass them"
             )
         return Program.of(trace.program, captured)
+
+    def explain(
+        self,
+        f: Function | Program,
+        *args: Any,
+        transform: str = "evaluate",
+        argnums: Argnums = 0,
+        layout: Layout = "dense",
+        format: Format = "text",
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Return how a function or a derivative of it is derived and computed, for arguments of the given shapes and dtypes.
+
+        Args:
+            f: a function of arrays, or a `Program`, which needs no arguments.
+            args: examples of the arguments; their values do not matter, but for static ones.
+            transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det` or
+                `jacobian_slogdet`.
+            argnums: the arguments of the derivative, counted from 0.
+            layout: of a Jacobian or Hessian.
+            format: `text`, `latex` for LaTeX, or `data` for a dict of what JSON can hold.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0.
+            static_argnames: the same, by name.
+            kwargs: arguments that are passed by name.
+
+        Returns:
+            The equations with their local derivatives, the plan with its predicted cost, and which strategies were chosen.
+
+        Raises:
+            ArgumentError: there is no such transform, layout or format, or the argnums do not fit.
+
+        Example:
+            >>> import numpy as np, gradwire as gw
+            >>> print(gw.explain(np.sin, np.ones(3)))  # doctest: +ELLIPSIS
+            program(a: float64[3]) {
+            ...
+        """
+        form = Form(transform, argnums, layout)
+        check_explained(form, format)
+        traced = self.trace(f, *args, static_argnums=static_argnums, static_argnames=static_argnames, **kwargs)
+        return self._explain(traced, prepare(traced.traced, form).outputs, format)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
         check_form(form)

@@ -76,11 +76,16 @@ def decode_transform(message: transform_pb2.Transform, where: str = "transform")
     return Transform(kind, tuple(getattr(message, kind).argnums) or (0,))
 
 
+def encode_layout(name: str) -> pb.Layout.ValueType:
+    """Return the number of a layout."""
+    return _LAYOUTS[name]
+
+
 def encode_output(output: Output, seeds: Iterable[Array] = ()) -> pb.Output:
     """Return the message of an output and its seeds: the tangents and cotangents that its transforms add as inputs."""
     return pb.Output(
         transforms=map(encode_transform, output.transforms),
-        layout=_LAYOUTS[output.layout],
+        layout=encode_layout(output.layout),
         seeds=map(encode_tensor, seeds),
     )
 

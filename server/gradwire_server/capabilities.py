@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from gradwire_core import transforms
+from gradwire_core import engine, transforms
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Primitive
 from gradwire_core.types import Dtype
 from gradwire_proto import API_VERSION
+from gradwire_proto.evaluation import encode_layout
 from gradwire_proto.tensor import encode_dtype
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.config import ServerConfig
@@ -28,6 +29,7 @@ def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
         dtypes=map(encode_dtype, Dtype),
         limits=Limits.from_config(config).as_dict(),
         worker_count=config.workers,
+        layouts=map(encode_layout, engine.LAYOUTS),
     )
 
 

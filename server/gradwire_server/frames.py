@@ -8,6 +8,7 @@ The front end sends CONFIGURE once, then tasks, one at a time; the worker answer
     CREATE_PROGRAM   request id, CreateProgramRequest                 -> RESULT | ERROR
     EVALUATE         request id, EvaluateRequest [, stored program]   -> RESULT | MISSING | ERROR
     DIFFERENTIATE    request id, DifferentiateRequest [, the same]    -> RESULT | MISSING | ERROR
+    EXPLAIN          request id, ExplainRequest [, the same]          -> RESULT | MISSING | ERROR
 
     READY            no parts
     RESULT           program name, response [, stored program, summary: when the program came with the request]
@@ -36,10 +37,11 @@ class Kind(enum.IntEnum):
     CREATE_PROGRAM = 2
     EVALUATE = 3
     DIFFERENTIATE = 4
-    READY = 5
-    RESULT = 6
-    MISSING = 7
-    ERROR = 8
+    EXPLAIN = 5
+    READY = 6
+    RESULT = 7
+    MISSING = 8
+    ERROR = 9
 
 
 @dataclass(frozen=True, slots=True)

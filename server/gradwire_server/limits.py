@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,9 +75,13 @@ class Limits:
     def check_evaluation(self, request: pb_service.EvaluateRequest) -> None:
         """Check the number of inputs and outputs, and the axes and elements of the tensors of a request."""
         self._check("inputs", "inputs", "input_count", len(request.inputs))
-        self._check("outputs", "outputs", "output_count", len(request.outputs))
         self._check_shapes(request.inputs)
-        for output in request.outputs:
+        self.check_outputs(request.outputs)
+
+    def check_outputs(self, outputs: Sequence[pb_service.Output]) -> None:
+        """Check the number of outputs, and the axes and elements of their seeds."""
+        self._check("outputs", "outputs", "output_count", len(outputs))
+        for output in outputs:
             self._check("seeds", "inputs", "input_count", len(output.seeds))
             self._check_shapes(output.seeds)
 

@@ -72,6 +72,7 @@ class DifferentiationService:
             "DeleteProgram": self.delete_program,
             "Evaluate": self.evaluate,
             "Differentiate": self.differentiate,
+            "Explain": self.explain,
             "GetCapabilities": self.get_capabilities,
         }
 
@@ -86,6 +87,10 @@ class DifferentiationService:
     async def differentiate(self, message: bytes, call: Call) -> bytes:
         """Return a derivative program."""
         return await self._run(Kind.DIFFERENTIATE, message, call)
+
+    async def explain(self, message: bytes, call: Call) -> bytes:
+        """Return how outputs of a program are derived and computed."""
+        return await self._run(Kind.EXPLAIN, message, call)
 
     async def get_program(self, message: bytes, _call: Call) -> bytes:
         """Return a stored program."""

@@ -19,8 +19,9 @@ import numpy as np
 
 from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError
+from gradwire_core.explain import explain
 from gradwire_core.program import Program
-from gradwire_proto import evaluation
+from gradwire_proto import evaluation, explanation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import encode_status
@@ -84,6 +85,8 @@ class Worker:
             return self._evaluate(message, stored)
         if kind is Kind.DIFFERENTIATE:
             return self._differentiate(message, stored)
+        if kind is Kind.EXPLAIN:
+            return self._explain(message, stored)
         return self._create_program(message)
 
     def _create_program(self, message: bytes) -> Frame:
@@ -118,7 +121,25 @@ class Worker:
         response = pb.DifferentiateResponse(name=program_name(derivative.digest), program=encode_program(derivative))
         return _result(source, self._serialize(response))
 
-    def _find_source(self, request: pb.EvaluateRequest | pb.DifferentiateRequest, stored: Sequence[bytes]) -> Source:
+    def _explain(self, message: bytes, stored: Sequence[bytes]) -> Frame:
+        request = parse_request(pb.ExplainRequest, message)
+        self._limits.check_outputs(request.outputs)
+        source = self._find_source(request, stored)
+        pairs = [evaluation.decode_output(output) for output in request.outputs or [pb.Output()]]
+        if any(seeds for _, seeds in pairs):
+            raise ArgumentError("ExplainRequest: needed outputs without seeds, got some; leave them out, nothing is evaluated")
+        outputs, format = tuple(output for output, _ in pairs), explanation.decode_format(request.format)
+        derivation = explain(_held(source), outputs, format=format)
+        response = pb.ExplainResponse(
+            program_name=program_name(source.digest),
+            derivation=explanation.encode_derivation(derivation),
+            plan=explanation.encode_plan(self._compile(source, outputs, reproducible=False).plan),
+        )
+        return _result(source, self._serialize(response))
+
+    def _find_source(
+        self, request: pb.EvaluateRequest | pb.DifferentiateRequest | pb.ExplainRequest, stored: Sequence[bytes]
+    ) -> Source:
         """Return the program of a request, of which no field may be unknown."""
         if request.HasField("program"):
             self._limits.check_program(request.program)
@@ -153,7 +174,7 @@ class Worker:
             response.results.add(results=map(evaluation.encode_result, output, shapes))
         return self._serialize(response)
 
-    def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse) -> bytes:
+    def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse | pb.ExplainResponse) -> bytes:
         self._limits.check_response(response.ByteSize())
         return response.SerializeToString()
 

@@ -9,7 +9,7 @@ import pytest
 import gradwire as gw
 from gradwire._calls import bind
 from gradwire._nest import flatten_call
-from gradwire._session import EVALUATE, Pause, Send, Session
+from gradwire._session import EVALUATE, EXPLAIN, Pause, Send, Session
 from gradwire._task import Form, Task, prepare
 from gradwire_core import errors
 from gradwire_proto.evaluation import encode_result
@@ -111,6 +111,16 @@ def test_a_missing_program_is_sent_and_the_call_repeated():
     steps, error = talk(here.run(task()), missing, missing)
     assert sources(steps) == ["program_name", "program"]
     assert isinstance(error, gw.ProgramMissingError)
+
+
+def test_an_explanation_is_asked_for_as_an_evaluation_is():
+    here, given = session(inline_max_bytes=0), task()
+    missing = failure(errors.ProgramMissingError("programs/1: needed a program, got none; send it", name="programs/1"))
+    told = pb.ExplainResponse(derivation='{"steps":[1]}')
+    steps, result = talk(here.explain(given.program, given.outputs, "data"), missing, told)
+    assert sources(steps) == ["program_name", "program"]
+    assert steps[0].method is EXPLAIN
+    assert result == {"steps": [1]}
 
 
 @pytest.mark.parametrize("kind", [errors.OverloadedError, errors.DrainingError])

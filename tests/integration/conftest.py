@@ -33,7 +33,7 @@ class Awaited:
 
     def __getattr__(self, name):
         function = getattr(self._client, name)
-        if name in {"jvp", "hvp", "trace"}:
+        if name in {"jvp", "hvp", "trace", "explain"}:
             return lambda *args, **options: self.wait(function(*args, **options))
         if name == "vjp":
             return lambda *args, **options: self._pull(self.wait(function(*args, **options)))

@@ -78,7 +78,17 @@ def test_a_client_inside_a_traced_function_makes_no_call(client):
     np.testing.assert_array_equal(client.grad(lambda x: gw.grad(lambda y: np.sum(y**3))(x).sum())(V), 6 * V)
 
 
+@pytest.mark.parametrize("transform", ["evaluate", "grad", "value_and_grad", "hessian"])
+def test_explanations_are_the_same_everywhere(backend, transform):
+    found = backend.explain(network, X, W, transform=transform, argnums=(0, 1))
+    assert found == EMBEDDED.explain(network, X, W, transform=transform, argnums=(0, 1))
+    assert "tanh" in found
+    assert "flops" in found
+    assert backend.explain(gw.trace(network, X, W), transform=transform, argnums=(0, 1)) == found
+
+
 ERRORS = [
+    (lambda functions: functions.explain(np.sin, V, transform="grad"), gw.ShapeError),
     (lambda functions: functions.grad(np.sin)(V), gw.ShapeError),
     (lambda functions: functions.grad(np.sum)(np.arange(3)), gw.NotDifferentiableError),
     (lambda functions: functions.jacobian_det(lambda x: x[:2])(V), gw.ShapeError),
@@ -106,6 +116,7 @@ def test_capabilities_and_registering(client):
     assert "sin" in found.primitives
     assert "jacobian_slogdet" in found.transforms
     assert "float64" in found.dtypes
+    assert {"dense", "structured"} <= set(found.layouts)
     assert found.limits["message_bytes"] > 0
     program = gw.trace(np.sin, V)
     assert client.register(program) == client.register(program) == f"programs/{program.digest}"

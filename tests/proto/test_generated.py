@@ -39,7 +39,7 @@ def test_integers_are_signed_and_64_bits(module):
 
 
 def test_importing_the_codec_imports_no_grpc():
-    names = ("program", "tensor", "evaluation", "status", "known", "v1.differentiation_service_pb2")
+    names = ("program", "tensor", "evaluation", "explanation", "sparse", "status", "known", "v1.differentiation_service_pb2")
     code = f"import sys, {', '.join(f'gradwire_proto.{name}' for name in names)}; print('grpc' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

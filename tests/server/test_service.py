@@ -20,7 +20,7 @@ from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2, tensor_pb2, transform_pb2
 from gradwire_server.service import SERVICE
-from tests.server.requests import X, evaluation, product, quick, value
+from tests.server.requests import X, chain, evaluation, product, quick, value
 
 RPCS = [method.name for method in pb.DESCRIPTOR.services_by_name["DifferentiationService"].methods]
 ABSENT = "programs/" + "0" * 64
@@ -112,6 +112,27 @@ def test_differentiate_returns_the_derivative_program(stub):
     np.testing.assert_allclose(found, np.sin(X) + X * np.cos(X), rtol=1e-14)
 
 
+def test_explain_returns_derivation_and_plan(stub):
+    request = pb.ExplainRequest(program=encode_program(product()), outputs=[{"transforms": [{"jacobian": {}}]}])
+    response = stub.Explain(request)
+    assert "cos" in response.derivation
+    assert response.plan.peak_bytes >= response.plan.input_bytes + response.plan.output_bytes
+    named = pb.ExplainRequest(program_name=response.program_name, outputs=request.outputs)
+    for _ in range(4):
+        assert stub.Explain(named) == response
+    assert isinstance(refusal(stub.Explain, pb.ExplainRequest(program_name=ABSENT)), errors.ProgramMissingError)
+
+
+def test_an_explanation_runs_in_a_worker_and_leaves_the_front_end_free(stub):
+    asked = stub.Explain.future(pb.ExplainRequest(program=encode_program(chain(40_000))))
+    served = 0
+    while not asked.done():
+        stub.GetCapabilities(pb.GetCapabilitiesRequest(), timeout=2)
+        served += 1
+    assert served > 3
+    assert asked.result().plan.step_count == 40_000
+
+
 def test_pages_cover_all_programs_in_the_order_of_their_names(stub):
     shapes = [tensor_pb2.TensorType(dtype=tensor_pb2.DTYPE_FLOAT64, shape=[n]) for n in range(5)]
     operand = program_pb2.Operand(number=0)
@@ -138,6 +159,8 @@ def test_capabilities_come_from_the_registries(stub):
     assert found.limits["message_bytes"] == 64 * 2**20
     assert found.worker_count == 2
     assert len(found.dtypes) == 7
+    assert pb.LAYOUT_DENSE in found.layouts
+    assert pb.LAYOUT_STRUCTURED in found.layouts
     sine = next(item for item in found.primitives if item.name == "sin")
     assert sine.operand_count == 1
     assert "operand_count" not in str(next(item for item in found.primitives if item.name == "einsum"))

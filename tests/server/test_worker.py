@@ -117,7 +117,69 @@ def test_mutated_requests_are_answered_or_refused_but_never_a_defect(worker):
     assert ask(worker, quick()).kind is Kind.RESULT
 
 
-@pytest.mark.parametrize("kind", [Kind.CREATE_PROGRAM, Kind.EVALUATE, Kind.DIFFERENTIATE])
+def explanation(**fields) -> pb.ExplainRequest:
+    return pb.ExplainRequest(program=encode_program(product()), **fields)
+
+
+def explained(worker: Worker, request: pb.ExplainRequest) -> pb.ExplainResponse:
+    answer = ask(worker, request, kind=Kind.EXPLAIN)
+    assert answer.kind is Kind.RESULT, failure(answer)
+    return pb.ExplainResponse.FromString(answer.parts[1])
+
+
+def test_the_value_is_explained_unless_more_is_asked_for(worker):
+    found = explained(worker, explanation())
+    assert found.program_name == "programs/" + product().digest
+    assert found == explained(worker, explanation(outputs=[pb.Output()]))
+    assert "sin" in found.derivation
+    assert found.plan.step_count == 2
+    jacobian = explanation(outputs=[{"transforms": [{"jacobian": {}}]}])
+    assert explained(worker, jacobian).plan.output_bytes == 9 * 8
+    jacobian.outputs[0].layout = pb.LAYOUT_STRUCTURED
+    assert explained(worker, jacobian).plan.output_bytes == 3 * 8
+
+
+def test_nothing_is_explained_before_the_program_is_there(worker):
+    request = pb.ExplainRequest(program_name="programs/" + product().digest)
+    assert ask(worker, request, kind=Kind.EXPLAIN).kind is Kind.MISSING
+    inline = ask(worker, explanation(), kind=Kind.EXPLAIN)
+    assert len(inline.parts) == 4
+    assert ask(worker, request, kind=Kind.EXPLAIN).parts == inline.parts[:2]
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (explanation(outputs=[{"seeds": [{"dtype": 1, "data": bytes(8)}]}]), "needed outputs without seeds"),
+        (explanation(format=9), "got the unknown number 9"),
+        (explanation(outputs=[{"transforms": [{}]}]), "output, transform 0"),
+        (explanation(outputs=[{"layout": "LAYOUT_SPARSE"}]), "for LAYOUT_SPARSE, got no transform"),
+        (explanation(outputs=[{"transforms": [{"grad": {}}]}]), "grad: needed one scalar output"),
+    ],
+)
+def test_what_cannot_be_explained_is_told(worker, request_, text):
+    found = failure(ask(worker, request_, kind=Kind.EXPLAIN))
+    assert not isinstance(found, errors.InternalError)
+    assert text in found.message
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [("max_output_count", "output_count"), ("max_equation_count", "equation_count"), ("max_message_bytes", "message_bytes")],
+)
+def test_explanations_have_limits(setting, limit):
+    request = explanation(outputs=[pb.Output()] * 2)
+    found = failure(ask(Worker(ServerConfig(**{setting: 1})), request, kind=Kind.EXPLAIN))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == limit
+
+
+def test_what_is_too_costly_to_run_is_explained():
+    worker = Worker(ServerConfig(max_peak_bytes=1, max_flop_count=1))
+    assert explained(worker, explanation()).plan.flops > 1
+
+
+@pytest.mark.parametrize("kind", [Kind.CREATE_PROGRAM, Kind.EVALUATE, Kind.DIFFERENTIATE, Kind.EXPLAIN])
 def test_an_empty_request_is_refused(worker, kind):
     found = failure(worker.answer(Frame(kind, (b"id", b""))))
     assert isinstance(found, errors.ArgumentError)

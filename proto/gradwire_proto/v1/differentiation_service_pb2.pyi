@@ -91,6 +91,38 @@ LAYOUT_SPARSE: Layout.ValueType  # 3
 """As a SparseJacobian. The last transform of the chain MUST be a jacobian or a hessian."""
 Global___Layout: typing_extensions.TypeAlias = Layout
 
+class _DerivationFormat:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _DerivationFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DerivationFormat.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    DERIVATION_FORMAT_UNSPECIFIED: _DerivationFormat.ValueType  # 0
+    """The default: DERIVATION_FORMAT_TEXT."""
+    DERIVATION_FORMAT_TEXT: _DerivationFormat.ValueType  # 1
+    """Lines of plain text, for a terminal."""
+    DERIVATION_FORMAT_LATEX: _DerivationFormat.ValueType  # 2
+    """LaTeX, to be set within a document that uses amsmath."""
+    DERIVATION_FORMAT_JSON: _DerivationFormat.ValueType  # 3
+    """A JSON object (RFC 8259), for programs that show it their own way. Members MAY be added to it at any depth: a reader MUST
+    ignore those that it does not know.
+    """
+
+class DerivationFormat(_DerivationFormat, metaclass=_DerivationFormatEnumTypeWrapper):
+    """How a derivation is written."""
+
+DERIVATION_FORMAT_UNSPECIFIED: DerivationFormat.ValueType  # 0
+"""The default: DERIVATION_FORMAT_TEXT."""
+DERIVATION_FORMAT_TEXT: DerivationFormat.ValueType  # 1
+"""Lines of plain text, for a terminal."""
+DERIVATION_FORMAT_LATEX: DerivationFormat.ValueType  # 2
+"""LaTeX, to be set within a document that uses amsmath."""
+DERIVATION_FORMAT_JSON: DerivationFormat.ValueType  # 3
+"""A JSON object (RFC 8259), for programs that show it their own way. Members MAY be added to it at any depth: a reader MUST
+ignore those that it does not know.
+"""
+Global___DerivationFormat: typing_extensions.TypeAlias = DerivationFormat
+
 @typing.final
 class CreateProgramRequest(google.protobuf.message.Message):
     """The request of CreateProgram."""
@@ -497,6 +529,179 @@ class DifferentiateResponse(google.protobuf.message.Message):
 Global___DifferentiateResponse: typing_extensions.TypeAlias = DifferentiateResponse
 
 @typing.final
+class ExplainRequest(google.protobuf.message.Message):
+    """The request of Explain."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRAM_NAME_FIELD_NUMBER: builtins.int
+    PROGRAM_FIELD_NUMBER: builtins.int
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    program_name: builtins.str
+    """The name of a stored program, `programs/{digest}`."""
+    format: Global___DerivationFormat.ValueType
+    """How the derivation is written. Default (DERIVATION_FORMAT_UNSPECIFIED): as text."""
+    @property
+    def program(self) -> gradwire_proto.v1.program_pb2.Program:
+        """The program itself. The server SHOULD store it, so that later requests can name it."""
+
+    @property
+    def outputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Output]:
+        """What would be asked of the program with Evaluate; they are planned together. Their seeds MUST be left out. Default (none):
+        one Output without transforms, the value.
+        """
+
+    def __init__(
+        self,
+        *,
+        program_name: builtins.str = ...,
+        program: gradwire_proto.v1.program_pb2.Program | None = ...,
+        outputs: collections.abc.Iterable[Global___Output] | None = ...,
+        format: Global___DerivationFormat.ValueType = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["program", b"program", "program_name", b"program_name", "program_source", b"program_source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "outputs", b"outputs", "program", b"program", "program_name", b"program_name", "program_source", b"program_source"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["program_source", b"program_source"]) -> typing.Literal["program_name", "program"] | None: ...
+
+Global___ExplainRequest: typing_extensions.TypeAlias = ExplainRequest
+
+@typing.final
+class ExplainResponse(google.protobuf.message.Message):
+    """The response of Explain."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRAM_NAME_FIELD_NUMBER: builtins.int
+    DERIVATION_FIELD_NUMBER: builtins.int
+    PLAN_FIELD_NUMBER: builtins.int
+    program_name: builtins.str
+    """The name of the program, `programs/{digest}`; requests to come MAY use it."""
+    derivation: builtins.str
+    """The derivation, in the format asked for. A long program is cut short; the derivation says where."""
+    @property
+    def plan(self) -> Global___Plan:
+        """How the outputs would be computed."""
+
+    def __init__(
+        self,
+        *,
+        program_name: builtins.str = ...,
+        derivation: builtins.str = ...,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["plan", b"plan"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["derivation", b"derivation", "plan", b"plan", "program_name", b"program_name"]) -> None: ...
+
+Global___ExplainResponse: typing_extensions.TypeAlias = ExplainResponse
+
+@typing.final
+class Plan(google.protobuf.message.Message):
+    """How the outputs of a request would be computed, and what that is predicted to cost."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_COUNT_FIELD_NUMBER: builtins.int
+    FLOPS_FIELD_NUMBER: builtins.int
+    PEAK_BYTES_FIELD_NUMBER: builtins.int
+    CONSTANT_BYTES_FIELD_NUMBER: builtins.int
+    INPUT_BYTES_FIELD_NUMBER: builtins.int
+    OUTPUT_BYTES_FIELD_NUMBER: builtins.int
+    CHOICES_FIELD_NUMBER: builtins.int
+    step_count: builtins.int
+    """The number of steps, each of them one equation of the optimised program."""
+    flops: builtins.float
+    """Floating point operations."""
+    peak_bytes: builtins.int
+    """The most bytes of arrays held at a time: inputs, intermediate values and outputs; constants apart."""
+    constant_bytes: builtins.int
+    """The bytes of constants, which are kept from one evaluation to the next."""
+    input_bytes: builtins.int
+    """The bytes of inputs, seeds included."""
+    output_bytes: builtins.int
+    """The bytes of results, before they are encoded."""
+    @property
+    def choices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StrategyChoice]:
+        """The choices among strategies, in the order they were made. Empty where there was nothing to choose."""
+
+    def __init__(
+        self,
+        *,
+        step_count: builtins.int = ...,
+        flops: builtins.float = ...,
+        peak_bytes: builtins.int = ...,
+        constant_bytes: builtins.int = ...,
+        input_bytes: builtins.int = ...,
+        output_bytes: builtins.int = ...,
+        choices: collections.abc.Iterable[Global___StrategyChoice] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["choices", b"choices", "constant_bytes", b"constant_bytes", "flops", b"flops", "input_bytes", b"input_bytes", "output_bytes", b"output_bytes", "peak_bytes", b"peak_bytes", "step_count", b"step_count"]) -> None: ...
+
+Global___Plan: typing_extensions.TypeAlias = Plan
+
+@typing.final
+class StrategyChoice(google.protobuf.message.Message):
+    """A choice among several ways to compute the same thing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    PREDICTIONS_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """What was to be computed, in words, such as "jacobian of output 0 in input 1"."""
+    chosen: builtins.str
+    """The strategy that was chosen, by its name in `predictions`."""
+    @property
+    def predictions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StrategyPrediction]:
+        """What each strategy that could do it was predicted to cost, the chosen one included."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        chosen: builtins.str = ...,
+        predictions: collections.abc.Iterable[Global___StrategyPrediction] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chosen", b"chosen", "predictions", b"predictions", "subject", b"subject"]) -> None: ...
+
+Global___StrategyChoice: typing_extensions.TypeAlias = StrategyChoice
+
+@typing.final
+class StrategyPrediction(google.protobuf.message.Message):
+    """What a strategy was predicted to cost, for comparison with others; it does not promise times."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    FLOPS_FIELD_NUMBER: builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: builtins.int
+    EQUATION_COUNT_FIELD_NUMBER: builtins.int
+    strategy: builtins.str
+    """Its name, such as "coloured forward"."""
+    seconds: builtins.float
+    """Seconds on one core."""
+    flops: builtins.float
+    """Floating point operations."""
+    written_bytes: builtins.float
+    """Bytes written."""
+    equation_count: builtins.int
+    """The number of equations evaluated."""
+    def __init__(
+        self,
+        *,
+        strategy: builtins.str = ...,
+        seconds: builtins.float = ...,
+        flops: builtins.float = ...,
+        written_bytes: builtins.float = ...,
+        equation_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["equation_count", b"equation_count", "flops", b"flops", "seconds", b"seconds", "strategy", b"strategy", "written_bytes", b"written_bytes"]) -> None: ...
+
+Global___StrategyPrediction: typing_extensions.TypeAlias = StrategyPrediction
+
+@typing.final
 class GetCapabilitiesRequest(google.protobuf.message.Message):
     """The request of GetCapabilities. It has no fields."""
 
@@ -538,6 +743,7 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
     DTYPES_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
     WORKER_COUNT_FIELD_NUMBER: builtins.int
+    LAYOUTS_FIELD_NUMBER: builtins.int
     server_version: builtins.str
     """The version of the software, such as "0.1.0". For people; a client SHOULD NOT decide by it."""
     api_version: builtins.str
@@ -565,6 +771,10 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
         64 MiB by default. A limit that is not listed is not enforced.
         """
 
+    @property
+    def layouts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___Layout.ValueType]:
+        """The layouts of results."""
+
     def __init__(
         self,
         *,
@@ -576,8 +786,9 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
         dtypes: collections.abc.Iterable[gradwire_proto.v1.tensor_pb2.Dtype.ValueType] | None = ...,
         limits: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
         worker_count: builtins.int = ...,
+        layouts: collections.abc.Iterable[Global___Layout.ValueType] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["api_version", b"api_version", "canonical_version", b"canonical_version", "dtypes", b"dtypes", "limits", b"limits", "primitives", b"primitives", "server_version", b"server_version", "transforms", b"transforms", "worker_count", b"worker_count"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["api_version", b"api_version", "canonical_version", b"canonical_version", "dtypes", b"dtypes", "layouts", b"layouts", "limits", b"limits", "primitives", b"primitives", "server_version", b"server_version", "transforms", b"transforms", "worker_count", b"worker_count"]) -> None: ...
 
 Global___GetCapabilitiesResponse: typing_extensions.TypeAlias = GetCapabilitiesResponse
 

@@ -68,6 +68,11 @@ class DifferentiationServiceStub(object):
                 request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateRequest.SerializeToString,
                 response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/gradwire.v1.DifferentiationService/Explain',
+                request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/gradwire.v1.DifferentiationService/GetCapabilities',
                 request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -166,6 +171,22 @@ class DifferentiationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Returns how outputs of a program are derived, step by step in index notation, and how they would be computed: the plan, its
+        predicted cost, and which strategies were chosen over which others. Nothing is evaluated.
+
+        Errors:
+        - FAILED_PRECONDITION (PROGRAM_MISSING): this replica does not hold the named program. Send it once, inline or with
+        CreateProgram, then repeat the request.
+        - INVALID_ARGUMENT (INVALID_PROGRAM), UNIMPLEMENTED (UNKNOWN_PRIMITIVE): the inline program is refused; as for
+        CreateProgram.
+        - INVALID_ARGUMENT (SHAPE_MISMATCH, DTYPE_MISMATCH, NOT_DIFFERENTIABLE): a transform cannot take this program; as for
+        Evaluate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """Returns what this server is and can do. Cheap; a client MAY call it on every connection.
 
@@ -207,6 +228,11 @@ def add_DifferentiationServiceServicer_to_server(servicer, server):
                     servicer.Differentiate,
                     request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateRequest.FromString,
                     response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.ExplainRequest.FromString,
+                    response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.ExplainResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -380,6 +406,33 @@ class DifferentiationService(object):
             '/gradwire.v1.DifferentiationService/Differentiate',
             gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateRequest.SerializeToString,
             gradwire_dot_v1_dot_differentiation__service__pb2.DifferentiateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gradwire.v1.DifferentiationService/Explain',
+            gradwire_dot_v1_dot_differentiation__service__pb2.ExplainRequest.SerializeToString,
+            gradwire_dot_v1_dot_differentiation__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -162,6 +162,22 @@ _DifferentiationServiceDifferentiateType = typing_extensions.TypeVar(
     ],
 )
 
+_DifferentiationServiceExplainType = typing_extensions.TypeVar(
+    '_DifferentiationServiceExplainType',
+    grpc.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+        gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+        gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+        gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
+    ],
+)
+
 _DifferentiationServiceGetCapabilitiesType = typing_extensions.TypeVar(
     '_DifferentiationServiceGetCapabilitiesType',
     grpc.UnaryUnaryMultiCallable[
@@ -178,7 +194,7 @@ _DifferentiationServiceGetCapabilitiesType = typing_extensions.TypeVar(
     ],
 )
 
-class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreateProgramType, _DifferentiationServiceGetProgramType, _DifferentiationServiceListProgramsType, _DifferentiationServiceDeleteProgramType, _DifferentiationServiceEvaluateType, _DifferentiationServiceDifferentiateType, _DifferentiationServiceGetCapabilitiesType]):
+class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreateProgramType, _DifferentiationServiceGetProgramType, _DifferentiationServiceListProgramsType, _DifferentiationServiceDeleteProgramType, _DifferentiationServiceEvaluateType, _DifferentiationServiceDifferentiateType, _DifferentiationServiceExplainType, _DifferentiationServiceGetCapabilitiesType]):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
@@ -212,6 +228,10 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
             gradwire_proto.v1.differentiation_service_pb2.DifferentiateResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+            gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.GetCapabilitiesRequest,
             gradwire_proto.v1.differentiation_service_pb2.GetCapabilitiesResponse,
         ],
@@ -242,6 +262,10 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
         grpc.aio.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.DifferentiateRequest,
             gradwire_proto.v1.differentiation_service_pb2.DifferentiateResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+            gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.GetCapabilitiesRequest,
@@ -315,6 +339,19 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
       Evaluate.
     """
 
+    Explain: _DifferentiationServiceExplainType
+    """Returns how outputs of a program are derived, step by step in index notation, and how they would be computed: the plan, its
+    predicted cost, and which strategies were chosen over which others. Nothing is evaluated.
+
+    Errors:
+    - FAILED_PRECONDITION (PROGRAM_MISSING): this replica does not hold the named program. Send it once, inline or with
+      CreateProgram, then repeat the request.
+    - INVALID_ARGUMENT (INVALID_PROGRAM), UNIMPLEMENTED (UNKNOWN_PRIMITIVE): the inline program is refused; as for
+      CreateProgram.
+    - INVALID_ARGUMENT (SHAPE_MISMATCH, DTYPE_MISMATCH, NOT_DIFFERENTIABLE): a transform cannot take this program; as for
+      Evaluate.
+    """
+
     GetCapabilities: _DifferentiationServiceGetCapabilitiesType
     """Returns what this server is and can do. Cheap; a client MAY call it on every connection.
 
@@ -345,6 +382,10 @@ DifferentiationServiceAsyncStub: typing_extensions.TypeAlias = DifferentiationSe
     grpc.aio.UnaryUnaryMultiCallable[
         gradwire_proto.v1.differentiation_service_pb2.DifferentiateRequest,
         gradwire_proto.v1.differentiation_service_pb2.DifferentiateResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+        gradwire_proto.v1.differentiation_service_pb2.ExplainResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         gradwire_proto.v1.differentiation_service_pb2.GetCapabilitiesRequest,
@@ -445,6 +486,24 @@ class DifferentiationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[gradwire_proto.v1.differentiation_service_pb2.DifferentiateResponse, collections.abc.Awaitable[gradwire_proto.v1.differentiation_service_pb2.DifferentiateResponse]]:
         """Returns the program that a chain of transforms makes of a program, without evaluating or storing it. The result is a
         program like any other: it can be stored, evaluated, and differentiated again.
+
+        Errors:
+        - FAILED_PRECONDITION (PROGRAM_MISSING): this replica does not hold the named program. Send it once, inline or with
+          CreateProgram, then repeat the request.
+        - INVALID_ARGUMENT (INVALID_PROGRAM), UNIMPLEMENTED (UNKNOWN_PRIMITIVE): the inline program is refused; as for
+          CreateProgram.
+        - INVALID_ARGUMENT (SHAPE_MISMATCH, DTYPE_MISMATCH, NOT_DIFFERENTIABLE): a transform cannot take this program; as for
+          Evaluate.
+        """
+
+    @abc.abstractmethod
+    def Explain(
+        self,
+        request: gradwire_proto.v1.differentiation_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gradwire_proto.v1.differentiation_service_pb2.ExplainResponse, collections.abc.Awaitable[gradwire_proto.v1.differentiation_service_pb2.ExplainResponse]]:
+        """Returns how outputs of a program are derived, step by step in index notation, and how they would be computed: the plan, its
+        predicted cost, and which strategies were chosen over which others. Nothing is evaluated.
 
         Errors:
         - FAILED_PRECONDITION (PROGRAM_MISSING): this replica does not hold the named program. Send it once, inline or with
