@@ -20,13 +20,13 @@ from gradwire._embedded import EMBEDDED
 from gradwire._expression import Expression, from_expression
 from gradwire._names import nearest
 from gradwire._program import Program
+from gradwire._task import EXPLAINED, LAYOUTS
 from gradwire._transforms import Functions
 from gradwire_core.errors import ArgumentError, GradwireError
+from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_core.types import Array, Dtype
 
 BAD_USE = 2
-DERIVATIVES = ("grad", "jacobian", "hessian", "jacobian_det", "jacobian_slogdet")
-DIRECTED = ("jvp", "vjp", "hvp")
 PRINTED = 8  # significant digits of a table
 
 
@@ -58,6 +58,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--vjp", metavar="COTANGENT", help="the cotangents of the arguments, for one of the result")
     parser.add_argument("--hvp", metavar="TANGENTS", help="the Hessian times a vector, such as --hvp 'x=1'")
     parser.add_argument("--wrt", metavar="NAMES", help="the arguments of the derivatives, such as x,y; by default all")
+    parser.add_argument("--layout", choices=LAYOUTS, default="dense", help="of the Jacobian and the Hessian")
     parser.add_argument("--target", metavar="HOST:PORT", help="a server that computes; by default this process does")
     parser.add_argument("--reproducible", action="store_true", help="answer to the last bit as every other backend")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -67,15 +68,20 @@ def evaluate(arguments: Sequence[str]) -> int:
 def explain(arguments: Sequence[str]) -> int:
     """Show how an expression or a derivative of it is computed, and what it costs."""
     parser = _parser("explain", explain.__doc__)
-    parser.add_argument("--of", choices=("evaluate", "value_and_grad", *DERIVATIVES), default="evaluate", help="what is explained")
+    parser.add_argument("--of", choices=EXPLAINED, default="evaluate", help="what is explained")
     parser.add_argument("--wrt", metavar="NAMES", help="the arguments of the derivative, such as x,y; by default all")
+    parser.add_argument("--layout", choices=LAYOUTS, default="dense", help="of a Jacobian or Hessian")
+    parser.add_argument("--target", metavar="HOST:PORT", help="a server that explains; by default this process does")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--latex", action="store_true", help="print LaTeX")
+    shape.add_argument("--json", action="store_true", help="print JSON")
     return _run("explain", parser, arguments, _explain)
 
 
 def trace(arguments: Sequence[str]) -> int:
     """Print the program of an expression or of a derivative of it."""
     parser = _parser("trace", trace.__doc__)
-    parser.add_argument("--of", choices=("evaluate", "value_and_grad", *DERIVATIVES), default="evaluate", help="what is traced")
+    parser.add_argument("--of", choices=EXPLAINED, default="evaluate", help="what is traced")
     parser.add_argument("--wrt", metavar="NAMES", help="the arguments of the derivative, such as x,y; by default all")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--numpy", action="store_true", help="print it as plain NumPy source")
@@ -187,8 +193,10 @@ def _evaluate(options: Any, f: Expression, values: list[Array]) -> str:
     with _backend(options.target) as backend:
 
         def ask(kind: str) -> Any:
-            made = getattr(backend, kind)(f, *([argnums] if kind != "evaluate" else []), reproducible=options.reproducible)
-            return made(*values)
+            given = {"layout": options.layout} if kind in {"jacobian", "hessian"} else {}
+            if kind != "evaluate":
+                given["argnums"] = argnums
+            return getattr(backend, kind)(f, **given, reproducible=options.reproducible)(*values)
 
         answers["value"] = ask("evaluate")
         if options.grad:
@@ -243,7 +251,11 @@ def _backend(target: str | None) -> Iterator[Functions]:
 
 
 def _explain(options: Any, f: Expression, values: list[Array]) -> str:
-    return EMBEDDED.trace(f, *values).explain(options.of, _argnums(f, options.wrt))
+    format = "latex" if options.latex else "data" if options.json else "text"
+    with _backend(options.target) as backend:
+        asked = {"transform": options.of, "argnums": _argnums(f, options.wrt), "layout": options.layout, "format": format}
+        found = backend.explain(f, *values, **asked)
+    return json.dumps(found, allow_nan=False) if options.json else found
 
 
 def _trace(options: Any, f: Expression, values: list[Array]) -> str:
@@ -285,7 +297,13 @@ def _rows(name: str, item: Any) -> Iterator[tuple[str, Any]]:
         yield name, item
 
 
+def _is_sparse(item: Any) -> bool:
+    return getattr(item, "format", "") == "csr"
+
+
 def _show(item: Any) -> str:
+    if isinstance(item, StructuredJacobian) or _is_sparse(item):
+        return str(item).expandtabs()
     array = np.asarray(item)
     if array.ndim == 0:
         return f"{array[()]:.12g}" if array.dtype.kind in "fc" else str(array[()])
@@ -294,12 +312,16 @@ def _show(item: Any) -> str:
 
 def _plain(item: Any) -> Any:
     """Return what JSON can hold: NaN and inf as text, complex numbers by their parts."""
+    if isinstance(item, StructuredJacobian):
+        item = {"notation": item.pattern, "factors": item.factors}
+    elif _is_sparse(item):
+        item = {name: getattr(item, name) for name in ("shape", "indptr", "indices", "data")}
+    elif isinstance(item, (np.ndarray, np.generic)):
+        item = item.tolist()
     if isinstance(item, dict):
         return {key: _plain(part) for key, part in item.items()}
     if isinstance(item, (tuple, list)):
         return [_plain(part) for part in item]
-    if isinstance(item, (np.ndarray, np.generic)):
-        return _plain(item.tolist())
     if isinstance(item, complex):
         return {"real": _plain(item.real), "imag": _plain(item.imag)}
     if isinstance(item, float) and not np.isfinite(item):

@@ -63,6 +63,15 @@ def test_json_of_every_derivative(capsys):
     assert found["jacobian"] == [{"x": 1.0}, {"x": 2.0}]
 
 
+def test_a_structured_jacobian_is_shown_in_index_notation(capsys):
+    words = ["eval", "exp(x) * 2", "x=[0, 1]", "--jacobian", "--layout", "structured"]
+    out = printed(capsys, *words)
+    assert "jacobian x  float64[2]/[2] = " in out
+    found = json.loads(printed(capsys, *words, "--json"))["jacobian"]["x"]
+    assert found["factors"] == [[[2.0, pytest.approx(2 * np.e)]]]
+    assert found["notation"] in out
+
+
 def test_json_holds_what_json_lacks(capsys):
     found = json.loads(printed(capsys, "eval", "[x, -x, y]", "x=inf", "y=nan", "--json"))
     assert found["value"] == ["Infinity", "-Infinity", "NaN"]
@@ -89,12 +98,14 @@ def test_programs_and_their_cost_are_shown(capsys):
     assert "np.sin(a)" in printed(capsys, "trace", "sin(x)", "x=1.2", "--numpy")
     assert json.loads(printed(capsys, "trace", "sin(x)", "x=1.2", "--json"))["equations"][0]["primitive"] == "sin"
     assert "db = da * cos(a)" in printed(capsys, "explain", "sin(x)", "x=1.2")
-    assert "flops" in printed(capsys, "explain", "sin(x)", "x=1.2", "--of", "hessian")
+    assert "flops" in printed(capsys, "explain", "sin(x)", "x=1.2", "--of", "hessian", "--layout", "structured")
 
 
 def test_a_server_gives_the_same_answer(capsys):
     words = ["eval", "sum(exp(x))", "x=[1, 2]", "--grad", "--hessian", "--reproducible", "--json"]
     with start_server() as server:
+        assert printed(capsys, *words, "--target", server.address) == printed(capsys, *words)
+        words = ["explain", "sum(exp(x) * y)", "x=[1, 2]", "y=3", "--of", "jacobian", "--wrt", "x"]
         assert printed(capsys, *words, "--target", server.address) == printed(capsys, *words)
 
 
@@ -118,6 +129,8 @@ def test_a_server_gives_the_same_answer(capsys):
         (["eval", "x", "x=1", "--jvp", "1"], "needed NAME=TANGENT of x"),
         (["eval", "x", "x=1", "--jvp", "y=1"], "needed NAME=TANGENT of x"),
         (["explain", "x", "x=1", "--of", "everything"], "invalid choice: 'everything'"),
+        (["explain", "x", "x=1", "--json", "--latex"], "not allowed with argument --json"),
+        (["eval", "x", "x=1", "--jacobian", "--layout", "csr"], "invalid choice: 'csr'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_code_2(words, told, capsys):
