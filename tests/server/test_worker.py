@@ -40,6 +40,10 @@ def named(**fields) -> pb.EvaluateRequest:
     return pb.EvaluateRequest(program_name=name, inputs=[encode_tensor(X)], outputs=[pb.Output()], **fields)
 
 
+def explanation(**fields) -> pb.ExplainRequest:
+    return pb.ExplainRequest(program=encode_program(product()), **fields)
+
+
 def test_importing_it_imports_no_grpc():
     code = "import sys, gradwire_server.worker; print([m for m in sys.modules if m.startswith('grpc')])"
     found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
@@ -102,23 +106,21 @@ def test_predicted_cost_and_size_of_the_answer_are_limited(setting, limit):
     assert found.metadata["limit"] == limit
 
 
-def test_mutated_requests_are_answered_or_refused_but_never_a_defect(worker):
+@pytest.mark.parametrize("kind", [Kind.EVALUATE, Kind.EXPLAIN])
+def test_mutated_requests_are_answered_or_refused_but_never_a_defect(worker, kind):
     rng = random.Random(0)
-    request = quick()
-    request.outputs.add().transforms.add().jacobian.argnums.append(0)
+    request = quick() if kind is Kind.EVALUATE else explanation(format=1)
+    request.outputs.add(layout=pb.LAYOUT_STRUCTURED).transforms.add().jacobian.argnums.append(0)
     valid = request.SerializeToString()
-    for _ in range(3000):
+    assert worker.answer(Frame(kind, (b"id", valid))).kind is Kind.RESULT
+    for _ in range(2000):
         mutated = bytearray(valid)
         for _ in range(rng.randint(1, 3)):
             mutated[rng.randrange(len(mutated))] = rng.randrange(256)
-        answer = worker.answer(Frame(Kind.EVALUATE, (b"id", bytes(mutated))))
+        answer = worker.answer(Frame(kind, (b"id", bytes(mutated))))
         if answer.kind is Kind.ERROR:
             assert not isinstance(failure(answer), errors.InternalError), bytes(mutated)
     assert ask(worker, quick()).kind is Kind.RESULT
-
-
-def explanation(**fields) -> pb.ExplainRequest:
-    return pb.ExplainRequest(program=encode_program(product()), **fields)
 
 
 def explained(worker: Worker, request: pb.ExplainRequest) -> pb.ExplainResponse:

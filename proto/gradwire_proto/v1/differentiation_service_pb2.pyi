@@ -678,6 +678,7 @@ class StrategyPrediction(google.protobuf.message.Message):
     FLOPS_FIELD_NUMBER: builtins.int
     WRITTEN_BYTES_FIELD_NUMBER: builtins.int
     EQUATION_COUNT_FIELD_NUMBER: builtins.int
+    IS_BOUND_FIELD_NUMBER: builtins.int
     strategy: builtins.str
     """Its name, such as "coloured forward"."""
     seconds: builtins.float
@@ -688,6 +689,8 @@ class StrategyPrediction(google.protobuf.message.Message):
     """Bytes written."""
     equation_count: builtins.int
     """The number of equations evaluated."""
+    is_bound: builtins.bool
+    """Whether it is only known that no less will do: the strategy was not worked out further, as another is cheaper than that."""
     def __init__(
         self,
         *,
@@ -696,8 +699,9 @@ class StrategyPrediction(google.protobuf.message.Message):
         flops: builtins.float = ...,
         written_bytes: builtins.float = ...,
         equation_count: builtins.int = ...,
+        is_bound: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["equation_count", b"equation_count", "flops", b"flops", "seconds", b"seconds", "strategy", b"strategy", "written_bytes", b"written_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["equation_count", b"equation_count", "flops", b"flops", "is_bound", b"is_bound", "seconds", b"seconds", "strategy", b"strategy", "written_bytes", b"written_bytes"]) -> None: ...
 
 Global___StrategyPrediction: typing_extensions.TypeAlias = StrategyPrediction
 
