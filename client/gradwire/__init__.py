@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         UnreachableError,
         WorkerLostError,
     )
+    from gradwire_core.ops.zeros import zeros_outside
     from gradwire_core.structure.structured import StructuredJacobian
 
 # Where each name lives; it is imported when first used, so that gRPC and SciPy load only where they are needed.
@@ -74,6 +75,7 @@ _HOMES = {
         "ProgramError", "ProgramMissingError", "QuotaError", "ShapeError", "TracingError", "UnauthenticatedError",
         "UnknownPrimitiveError", "UnreachableError", "WorkerLostError",
     ],
+    "gradwire_core.ops.zeros": ["zeros_outside"],
     "gradwire_core.structure.structured": ["StructuredJacobian"],
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -149,4 +151,5 @@ __all__ = [  # noqa: RUF022  # by the alphabet, as a reader looks for a name
     "vjp",
     "vmap",
     "WorkerLostError",
+    "zeros_outside",
 ]

@@ -77,7 +77,8 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
         GradwireError: what the function did cannot be traced; the error stands at the user's line.
     """
     name = name_of(function)
-    with Builder(captures_arrays=True).tracing() as builder:
+    seen = _structures_of(function)
+    with Builder(captures_arrays=True, keeps_structure=len(seen) <= VERSION_LIMIT).tracing() as builder:
         inputs = [builder.input(item) for item in input_types]
         args, kwargs = unflatten_call(arguments, inputs)
         try:
@@ -94,7 +95,26 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
             raise ArgumentError(
                 f"{name}: needed an array or a tuple of arrays as its result, got {returned!r}; return the arrays", given=returned
             )
+        if builder.structures:
+            seen.add(hash(tuple([item.value.tobytes() for item in builder.structures])))
         return Trace(name, builder.build(outputs), tuple(builder.captures), arguments, results)
+
+
+def _structures_of(function: Any) -> set[int]:
+    """Return the hashes of what was structure in the traces of a function's code.
+
+    Integers, masks and zeros that a function captures are built into its program, which must be compiled anew when they change.
+    Where they keep changing, as minibatches do, they are data: later traces leave them to the inputs.
+    """
+    code = getattr(getattr(function, "func", function), "__code__", None)
+    if code is None:
+        return set()
+    with _STRUCTURES_LOCK:
+        return _STRUCTURES.setdefault(code, set())
+
+
+_STRUCTURES: weakref.WeakKeyDictionary[types.CodeType, set[int]] = weakref.WeakKeyDictionary()
+_STRUCTURES_LOCK = threading.Lock()
 
 
 def _refuse_assignment(error: Exception) -> None:

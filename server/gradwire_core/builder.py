@@ -33,6 +33,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {}
 FOREIGN: dict[str, Callable[..., Any]] = {}
 """What computes the ufuncs of packages that are not imported here, by where they are found: `scipy.special.erf`."""
 FOLD_ELEMENTS = 1024
+MOST_STRUCTURE_BYTES = 2**22
 MOST_AXES = 52  # as many as contractions have labels for
 MOST_ELEMENTS = 2**58
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -56,20 +57,29 @@ class Builder:
     Args:
         captures_arrays: whether arrays that meet Values become further inputs (when a user's function is traced) or
             literals (when a derivative rule is).
+        keeps_structure: whether integers and masks that are captured become literals, and zeros of other captured arrays are
+            declared; both up to MOST_STRUCTURE_BYTES.
         folds: whether every equation over literals is computed at once, whatever its size.
+
+    Attributes:
+        captures: what was captured as further inputs, in their order.
+        structures: the literals that were made of captured arrays.
     """
 
-    def __init__(self, *, captures_arrays: bool = False, folds: bool = False) -> None:
+    def __init__(self, *, captures_arrays: bool = False, keeps_structure: bool = True, folds: bool = False) -> None:
         self.serial = next(_serials)
         self.inputs: list[Var] = []
         self.equations: list[Equation] = []
         self.captures: list[Array | Value] = []
+        self.structures: list[Literal] = []
         self._captured: dict[Any, Value] = {}
         self._captured_inputs: list[Var] = []
         self._literals: dict[Any, Literal] = {}
         self._shared: dict[Any, tuple[Value, ...]] = {}
         self._producers: dict[Operand, Equation] = {}
         self._captures_arrays = captures_arrays
+        self._keeps_structure = keeps_structure
+        self._held: list[Array] = []
         self._folds = folds
         self.is_open = True
 
@@ -113,8 +123,28 @@ class Builder:
             return self._capture(item.operand, item, item.type)
         array = item if isinstance(item, np.ndarray) else np.asarray(item)
         if self._captures_arrays and array.ndim > 0:
-            return self._capture(id(array), array, TensorType.of(array))  # held from here on, so its id stays its own
+            found = self._captured.get(id(array))
+            return self._capture_array(array) if found is None else found
         return self.literal(array)
+
+    def structure(self, array: Array) -> Value:
+        """Return a captured array, or what is known of one, as a constant on which the program is built."""
+        value = self.literal(array)
+        assert isinstance(value.operand, Literal)
+        self.structures.append(value.operand)
+        return value
+
+    def _capture_array(self, array: Array) -> Value:
+        self._held.append(array)  # so its id stays its own
+        is_structure = self._keeps_structure and array.nbytes <= MOST_STRUCTURE_BYTES
+        if is_structure and array.dtype.kind in "bi":
+            value = self.structure(array)
+        else:
+            value = self._capture(id(array), array, TensorType.of(array))
+            if is_structure:
+                value = FUNCTIONS[Builder.lift](value, array)
+        self._captured[id(array)] = value
+        return value
 
     def _capture(self, key: Any, item: Array | Value, type: TensorType) -> Value:
         found = self._captured.get(key)
@@ -529,7 +559,7 @@ def _operator(ufunc: Any) -> tuple[Callable[[Value, Any], Any], Callable[[Value,
 
 
 # What shares memory with its first operand.
-VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose"})
+VIEWS = frozenset({"broadcast_to", "diagonal", "flip", "reshape", "slice", "transpose", "zeros_outside"})
 
 
 SYMBOLS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire_core.errors import ArgumentError
+from gradwire_core.errors import ArgumentError, GradwireError
 from gradwire_core.ops.control import lower
 from gradwire_core.program import Equation, Literal, Operand, Param, Program, letters
 from gradwire_core.types import Array, Dtype
@@ -216,6 +216,8 @@ class _KernelSources:
         if isinstance(value, ModuleType):
             self.modules.add(value.__name__)
             return value.__name__
+        if isinstance(value, type) and issubclass(value, GradwireError):
+            return "ValueError"
         return self.name(value)
 
 

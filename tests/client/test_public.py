@@ -23,7 +23,7 @@ ERRORS = {name for name, item in vars(errors).items() if isinstance(item, type) 
 
 
 def test_public_names_are_these():
-    assert set(gradwire.__all__) == FUNCTIONS | CONTROL | IMPORTS | RECORDS | ERRORS | {"connect", "special"}
+    assert set(gradwire.__all__) == FUNCTIONS | CONTROL | IMPORTS | RECORDS | ERRORS | {"connect", "special", "zeros_outside"}
 
 
 def test_an_unknown_name_is_an_attribute_error():

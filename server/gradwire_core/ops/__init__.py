@@ -26,6 +26,7 @@ from gradwire_core.ops import (
     transcendental,
     triangular,
     updates,
+    zeros,
 )
 from gradwire_core.ops._declare import PRIMITIVES, find_primitive
 
@@ -57,4 +58,5 @@ __all__ = [
     "transcendental",
     "triangular",
     "updates",
+    "zeros",
 ]
