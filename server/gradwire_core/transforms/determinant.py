@@ -1,44 +1,29 @@
-"""jacobian_det and jacobian_slogdet: determinants of square Jacobians, from the pattern of their terms.
+"""jacobian_det and jacobian_slogdet: determinants of square Jacobians, from the parts of their block triangular form.
 
-Where every term is tied by the same labels, the matrix is block diagonal up to a permutation of its rows and columns: one
-determinant a block, all in one batched call, to the power of the tied labels that no factor carries. The sign of the two
-permutations is a literal. Otherwise the Jacobian is one block.
+The determinant of parts is a product, which is differentiated as one: its derivative exists where it is 0 as well. Its logarithm
+is a sum of logarithms, each taken of how a partial was made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import reduce
 
-from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import ShapeError
-from gradwire_core.ops.elementwise import absolute, log, power, sign
+import numpy as np
+
+from gradwire_core.builder import Value
+from gradwire_core.errors import NotDifferentiableError, ShapeError
+from gradwire_core.ops.complex import PARTS
+from gradwire_core.ops.elementwise import add, multiply, power
 from gradwire_core.ops.linalg import det, slogdet
 from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
 from gradwire_core.ops.shaping import concatenate, reshape
-from gradwire_core.program import Program
-from gradwire_core.structure.blocks import common_block
-from gradwire_core.transforms.jacobian import Terms, dense_sum, factor_outputs, jacobian_terms
-from gradwire_core.transforms.linearize import Linearized
-from gradwire_core.types import TensorType
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Determinant:
-    """The matrices whose determinants multiply to that of a Jacobian.
-
-    Attributes:
-        builder: where they are built.
-        matrices: an array [count, b, b].
-        power: how often each stands in the Jacobian.
-        parity: the sign of the permutations of rows and columns.
-    """
-
-    builder: Builder
-    matrices: Value
-    power: int
-    parity: int
+from gradwire_core.program import Program, Var
+from gradwire_core.structure.determinants import Determinant, Matrices, Part, Partials, determinant
+from gradwire_core.structure.magnitude import log_absolute, sign_of
+from gradwire_core.transforms.linearize import Linearized, linearize
+from gradwire_core.types import Dtype
 
 
 def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -48,12 +33,16 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ShapeError: that Jacobian is not square.
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    found = _determinant(program, argnums, "jacobian_det")
-    matrices = found.matrices
-    dets = reshape(matrices, matrices.shape[:1]) if matrices.shape[-1] == 1 else det(matrices)
-    product = prod(dets)
-    whole = product if found.power == 1 else power(product, float(found.power))
-    return found.builder.build([whole if found.parity > 0 else -whole])
+    linear, found = _determinant(program, argnums, "jacobian_det")
+    builder, dtype = linear.builder, _dtype(linear)
+    groups: dict[int, list[Value]] = {}
+    for part in found.parts:
+        groups.setdefault(part.power, []).append(_determinants(part))
+    factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
+    for often, values in groups.items():
+        product = prod(values[0] if len(values) == 1 else concatenate(values, 0))
+        factors.append(product if often == 1 else power(product, float(often)))
+    return builder.build([reduce(multiply, factors)])
 
 
 def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -63,45 +52,55 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
         ShapeError: that Jacobian is not square.
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    found = _determinant(program, argnums, "jacobian_slogdet")
-    matrices = found.matrices
-    if matrices.shape[-1] == 1:
-        partials = reshape(matrices, matrices.shape[:1])
-        signs, logs = sign(partials), log(absolute(partials))
-    else:
-        signs, logs = slogdet(matrices)
-    whole = prod(signs)
-    total = sum_over(logs) if found.power == 1 else sum_over(logs) * float(found.power)
-    whole = whole if found.power == 1 else power(whole, float(found.power))
-    return found.builder.build([whole if found.parity > 0 else -whole, total])
+    linear, found = _determinant(program, argnums, "jacobian_slogdet")
+    builder, dtype = linear.builder, _dtype(linear)
+    whole = [builder.literal(np.asarray(found.sign, dtype.numpy))]
+    total = [builder.literal(np.asarray(0 if found.sign else -np.inf, PARTS.get(dtype, dtype).numpy))]
+    for part in found.parts:
+        signs, logs = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
+        product, log = prod(signs), sum_over(logs)
+        whole.append(product if part.power == 1 else power(product, float(part.power)))
+        total.append(log if part.power == 1 else log * float(part.power))
+    return builder.build([reduce(multiply, whole), reduce(add, total)])
 
 
-def _determinant(program: Program, argnums: Sequence[int], where: str) -> _Determinant:
-    linear, terms = jacobian_terms(program, argnums, factor_outputs)
-    rows, columns = [[value.size for value in values] for values in (linear.outputs, linear.tangents)]
-    if sum(rows) != sum(columns):
-        given = f"{sum(rows)} x {sum(columns)}"
+def _determinants(part: Part) -> Value:
+    """Return the determinants that a part multiplies, as a vector."""
+    values = part.values
+    if isinstance(part, Matrices):
+        values = det(values)
+    flat: Value = reshape(values, (values.size,))
+    return flat
+
+
+def _dtype(linear: Linearized) -> Dtype:
+    return linear.outputs[0].type.dtype if linear.outputs else Dtype.FLOAT64
+
+
+def _determinant(program: Program, argnums: Sequence[int], where: str) -> tuple[Linearized, Determinant]:
+    linear = linearize(program, argnums)
+    for index, output in enumerate(linear.outputs):
+        if not output.type.dtype.is_inexact:
+            text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
+            raise NotDifferentiableError(text, given=output.type, output=index)
+    rows, columns = [sum(value.size for value in values) for values in (linear.outputs, linear.tangents)]
+    if rows != columns:
+        given = f"{rows} x {columns}"
         text = (
             f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
         )
         raise ShapeError(text, given=given)
-    if len(rows) == len(columns) == 1 and terms[0][0]:
-        block = common_block(terms[0][0])
-        if block is not None:
-            return _Determinant(linear.builder, block.matrices, block.power, block.parity)
-    return _Determinant(linear.builder, _whole(linear, terms), 1, 1)
+    inputs = [_var(value) for value in linear.tangents]
+    pairs = [
+        (None if tangent is None else _var(tangent), output.type)
+        for tangent, output in zip(linear.tangent_outputs, linear.outputs, strict=True)
+    ]
+    return linear, determinant(linear.builder, linear.equations, inputs, pairs)
 
 
-def _whole(linear: Linearized, terms: Terms) -> Value:
-    """Return the Jacobian of all outputs by all inputs as one matrix, [1, n, n]."""
-    builder = linear.builder
-    rows = []
-    for output, row in zip(linear.outputs, terms, strict=True):
-        parts = []
-        for tangent, pair in zip(linear.tangents, row, strict=True):
-            type = TensorType(output.type.dtype, (*output.shape, *tangent.shape))
-            parts.append(reshape(dense_sum(builder, pair, type), (output.size, tangent.size)))
-        rows.append(concatenate(parts, 1))
-    matrix = concatenate(rows, 0)
-    value: Value = reshape(matrix, (1, *matrix.shape))
-    return value
+def _var(value: Value) -> Var:
+    assert isinstance(value.operand, Var)
+    return value.operand
+
+
+__all__ = ["jacobian_det", "jacobian_slogdet"]

@@ -1,0 +1,327 @@
+"""The uneliminated system of a linear program: every scalar between inputs and outputs is an unknown, every partial an entry.
+
+With columns (values between, inputs) and rows (their equations, outputs) the matrix is [[I - L, -A], [D, C]], and its determinant
+is that of the Jacobian of the outputs by the inputs, sign included, since det(I - L) = 1. Its diagonal blocks (`matching`) are
+Jacobians again, of fewer scalars: of those whose row alone is in the block (its outputs) by those whose column alone is (its
+inputs), through those of which both are. So the determinant of a composition is a product, whatever the composition is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.builder import Builder
+from gradwire_core.program import Equation, Var
+from gradwire_core.structure.links import Link, is_opaque, links_of
+from gradwire_core.structure.matching import Blocks, Bottleneck, Network
+from gradwire_core.types import Array, TensorType
+
+MOST_ARCS = 5_000_000
+"""Larger systems are not parted."""
+
+INPUT, INNER, OUTPUT = range(3)
+"""How a scalar takes part in a block: its column alone, both, or its row alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Blocks of one form: they have as many scalars of the same values.
+
+    Attributes:
+        count: the number of blocks.
+        order: the number of rows and columns of the Jacobian of each.
+        places: for each value and part that it takes, the flat positions of its scalars, [count, number].
+    """
+
+    count: int
+    order: int
+    places: dict[tuple[Var, int], Array]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Blocks of one entry, those of one result by one operand.
+
+    Attributes:
+        result: the result.
+        operand: the operand.
+        rows: flat positions in the result.
+        columns: as many flat positions in the operand.
+    """
+
+    result: Var
+    operand: Var
+    rows: Array
+    columns: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """The block triangular form of a system.
+
+    Attributes:
+        sign: of the permutations of rows and columns, and of the equations' entries: the determinant is this times those
+            of the blocks.
+        pairs: the blocks of one entry.
+        groups: the other blocks.
+    """
+
+    sign: int
+    pairs: list[Pairs]
+    groups: list[Group]
+
+
+class System:
+    """A linear program as a system.
+
+    Args:
+        builder: holds the residuals.
+        equations: the linear equations, in order.
+        inputs: what they are linear in.
+        outputs: their results that are asked for; None for zero, with its type.
+
+    Attributes:
+        values: the inputs, the results of all equations, and the outputs, in order.
+        outputs: the outputs, as values of their own, equal to what they were given as.
+        links: for each value, the partials by those before it; None for one that nothing is known of.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        equations: Sequence[Equation],
+        inputs: Sequence[Var],
+        outputs: Sequence[tuple[Var | None, TensorType]],
+    ) -> None:
+        self.builder = builder
+        self.equations = equations
+        self.inputs = list(inputs)
+        self.outputs = [Var(type) for _, type in outputs]
+        self.sources = dict(zip(self.outputs, [var for var, _ in outputs], strict=True))
+        self.values = [*self.inputs, *[var for equation in equations for var in equation.results], *self.outputs]
+        sizes = np.array([var.type.size for var in self.values], np.int64)
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        self._numbers = {var: number for number, var in enumerate(self.values)}
+        self.links: dict[Var, list[Link]] = {}
+        self._equations = {var: equation for equation in equations for var in equation.results}
+
+    def __contains__(self, var: object) -> bool:
+        """Whether something is one of the values."""
+        return var in self._numbers
+
+    def equation(self, var: Var) -> Equation | None:
+        """Return the equation of a value; None for inputs and outputs."""
+        return self._equations.get(var)
+
+    @property
+    def size(self) -> int:
+        """The number of scalars."""
+        return int(self._starts[-1])
+
+    def scalars(self, var: Var) -> Array:
+        """Return the numbers of the scalars of a value."""
+        number = self._numbers[var]
+        return np.arange(self._starts[number], self._starts[number + 1])
+
+    def form(self) -> Form | Bottleneck | None:
+        """Return the block triangular form, or why the determinant is 0 for every input; None for systems too large."""
+        network = self._network()
+        if network is None:
+            return None
+        found = network.solve()
+        return found if isinstance(found, Bottleneck) else self._parted(found)
+
+    # -- arcs ------------------------------------------------------------------------------------------------------------------
+
+    def _network(self) -> Network | None:
+        first = int(self._starts[len(self.inputs)])
+        last = int(self._starts[len(self.values) - len(self.outputs)])
+        network = Network(self.size, np.arange(first), np.arange(last, self.size))
+        for equation in self.equations:
+            if network.arc_count + self.size > MOST_ARCS:
+                return None
+            linear = [item for item in equation.operands if isinstance(item, Var) and item in self._numbers]
+            if is_opaque(equation):
+                hub = network.hubs(1)
+                for var in dict.fromkeys(linear):
+                    network.connect(network.column(self.scalars(var)), hub)
+                for var in equation.results:
+                    network.connect(hub, network.row(self.scalars(var)))
+                continue
+            links = [
+                links_of(self.builder, equation, position)
+                for position, item in enumerate(equation.operands)
+                if isinstance(item, Var) and item in self._numbers
+            ]
+            self.links[equation.results[0]] = links
+            for link in links:
+                self._connect(network, link)
+        for var, source in self.sources.items():
+            if source is not None:
+                every = np.arange(var.type.size)[:, None]
+                self.links[var] = [Link(var, source, every, every)]
+                self._connect(network, self.links[var][0])
+        return network if network.arc_count + self.size <= MOST_ARCS else None
+
+    def _connect(self, network: Network, link: Link) -> None:
+        rows = network.row(link.rows + self._starts[self._numbers[link.result]])
+        columns = network.column(link.columns + self._starts[self._numbers[link.operand]])
+        count, (out, into) = rows.shape[0], (rows.shape[1], columns.shape[1])
+        if link.reach is not None:
+            _connect_prefixes(network, columns, rows, link.reach)
+        elif link.mask is not None and link.mask.shape[0] == 1:
+            _connect_masked(network, columns, rows, link.mask[0])
+        elif link.mask is not None:
+            tied, row, column = np.nonzero(link.mask)
+            network.connect(columns[tied, column], rows[tied, row])
+        elif out * into <= out + into:
+            network.connect(columns[:, None, :], rows[:, :, None])
+        else:
+            hubs = network.hubs(count)[:, None]
+            network.connect(columns, hubs)
+            network.connect(hubs, rows)
+
+    # -- blocks ----------------------------------------------------------------------------------------------------------------
+
+    def _parted(self, blocks: Blocks) -> Form:
+        first = int(self._starts[len(self.inputs)])
+        last = int(self._starts[len(self.values) - len(self.outputs)])
+        every = np.arange(self.size)
+        is_inner = (every >= first) & (every < last) & (blocks.rows == blocks.columns)
+        ins, outs = every[(every < last) & ~is_inner], every[(every >= first) & ~is_inner]
+        ins = ins[np.argsort(blocks.columns[ins], kind="stable")]
+        outs = outs[np.argsort(blocks.rows[outs], kind="stable")]
+        assert np.array_equal(blocks.columns[ins], blocks.rows[outs])
+        equations = int(np.count_nonzero(outs < last))
+        # An output stands for the input of the same number: the last rows beside the last columns.
+        sign = parity(np.where(outs >= last, outs - last, outs), ins) * (-1 if equations % 2 else 1)
+        inner = every[is_inner]
+        orders = np.bincount(blocks.columns[ins], minlength=blocks.count)
+        inners = np.bincount(blocks.rows[inner], minlength=blocks.count)
+        is_single = (orders == 1) & (inners == 0)
+        chosen = is_single[blocks.columns[ins]]
+        pairs, several = self._pairs(outs[chosen], ins[chosen])
+        is_single[blocks.rows[several]] = False
+        groups = self._groups(blocks, orders, is_single, [ins, inner, outs])
+        return Form(sign, pairs, groups)
+
+    def _pairs(self, rows: Array, columns: Array) -> tuple[list[Pairs], Array]:
+        """Return blocks of one entry by result and operand, and the rows of those that several links add to."""
+        results, operands = self._values_of(rows), self._values_of(columns)
+        keys = results * len(self.values) + operands
+        order = np.argsort(keys, kind="stable")
+        found, several = [], [np.empty(0, np.int64)]
+        for part in _runs(keys[order]):
+            where = order[part]
+            result, operand = self.values[results[where[0]]], self.values[operands[where[0]]]
+            links = [link for link in self.links.get(result, ()) if link.operand is operand]
+            if len(links) != 1 or links[0].weights is None:
+                several.append(rows[where])
+                continue
+            local = [scalars[where] - self._starts[self._numbers[var]] for scalars, var in ((rows, result), (columns, operand))]
+            found.append(Pairs(result, operand, *local))
+        return found, np.concatenate(several)
+
+    def _values_of(self, scalars: Array) -> Array:
+        found: Array = np.searchsorted(self._starts, scalars, side="right") - 1
+        return found
+
+    def _groups(self, blocks: Blocks, orders: Array, is_single: Array, parts: list[Array]) -> list[Group]:
+        """Return the blocks that have inputs and are not of one entry, those of one form together."""
+        wanted = (orders > 0) & ~is_single
+        if not wanted.any():
+            return []
+        labels, values, kinds, places = [], [], [], []
+        for kind, scalars in enumerate(parts):
+            own = (blocks.columns if kind == INPUT else blocks.rows)[scalars]
+            kept = wanted[own]
+            labels.append(own[kept])
+            values.append(self._values_of(scalars[kept]))
+            kinds.append(np.full(values[-1].size, kind))
+            places.append(scalars[kept])
+        label, value, kind_, place = map(np.concatenate, (labels, values, kinds, places))
+        role = value * 3 + kind_
+        # Blocks have one form where the sums of a random number for each of their scalars' roles agree.
+        numbers = np.random.default_rng(0).integers(0, 2**50, 3 * len(self.values))
+        forms = np.zeros(blocks.count, np.int64)
+        np.add.at(forms, label, numbers[role])
+        order = np.lexsort((place, label, role, forms[label]))
+        label, role, place = label[order], role[order], place[order]
+        groups = []
+        for part in _runs(forms[label]):
+            count = np.unique(label[part]).size
+            found = {}
+            for run in _runs(role[part]):
+                where = np.arange(part.start, part.stop)[run]
+                var = self.values[role[where[0]] // 3]
+                local = place[where] - self._starts[role[where[0]] // 3]
+                found[var, int(role[where[0]] % 3)] = local.reshape((count, -1))
+            total = sum(array.shape[1] for (_, kind), array in found.items() if kind == INPUT)
+            groups.append(Group(count, total, found))
+        return groups
+
+
+def _runs(sorted_: Array) -> list[slice]:
+    """Return the slices of equal neighbours."""
+    if sorted_.size == 0:
+        return []
+    borders = [0, *(1 + np.flatnonzero(np.diff(sorted_))).tolist(), sorted_.size]
+    return [slice(start, stop) for start, stop in pairwise(borders)]
+
+
+def parity(ones: Array, others: Array) -> int:
+    """Return the sign of the permutation that takes each of some numbers to the other at its place."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    numbers, flat = np.unique(np.concatenate([ones, others]), return_inverse=True)
+    tails, heads = flat[: ones.size], flat[ones.size :]
+    graph = csr_array((np.ones(ones.size, np.int8), (tails, heads)), shape=(numbers.size, numbers.size))
+    cycles: Any = connected_components(graph, directed=False, return_labels=False) if ones.size else 0
+    return -1 if (ones.size - cycles) % 2 else 1
+
+
+# -- dense parts -----------------------------------------------------------------------------------------------------------------
+
+
+def _connect_prefixes(network: Network, columns: Array, rows: Array, reach: Array) -> None:
+    """Connect each row to the first columns, as many as it reaches, through a chain of hubs."""
+    count, length = columns.shape
+    hubs = network.hubs(count * length).reshape((count, length))
+    network.connect(columns, hubs)
+    network.connect(hubs[:, :-1], hubs[:, 1:])
+    some = reach > 0
+    network.connect(hubs[:, reach[some] - 1], rows[:, some])
+
+
+def _connect_masked(network: Network, columns: Array, rows: Array, mask: Array) -> None:
+    """Connect rows [t, o] and columns [t, i] where a mask [o, i] says: a nested one through a chain, others row by row."""
+    some_rows, some_columns = mask.any(axis=1), mask.any(axis=0)
+    rows, columns, mask = rows[:, some_rows], columns[:, some_columns], mask[np.ix_(some_rows, some_columns)]
+    order = np.argsort(-np.count_nonzero(mask, axis=0), kind="stable")
+    mask, columns = mask[:, order], columns[:, order]
+    reach = np.count_nonzero(mask, axis=1)
+    if np.array_equal(mask, np.arange(mask.shape[1]) < reach[:, None]):
+        # Columns that all rows take alike share a hub of the chain.
+        ends = np.unique(reach)
+        level = np.searchsorted(ends, np.arange(mask.shape[1]), side="right")
+        hubs = network.hubs(columns.shape[0] * ends.size).reshape((columns.shape[0], ends.size))
+        network.connect(columns, hubs[:, level])
+        network.connect(hubs[:, :-1], hubs[:, 1:])
+        network.connect(hubs[:, np.searchsorted(ends, reach)], rows)
+        return
+    packed, alike = np.unique(np.packbits(mask, axis=1), axis=0, return_inverse=True)
+    patterns = np.unpackbits(packed, axis=1, count=mask.shape[1]).astype(bool)
+    if patterns.sum() + rows.shape[1] < mask.sum():
+        hubs = network.hubs(columns.shape[0] * len(patterns)).reshape((columns.shape[0], -1))
+        pattern, column = np.nonzero(patterns)
+        network.connect(columns[:, column], hubs[:, pattern])
+        network.connect(hubs[:, alike.ravel()], rows)
+        return
+    row, column = np.nonzero(mask)
+    network.connect(columns[:, column], rows[:, row])

@@ -1,0 +1,330 @@
+"""Determinants of compositions: random stacks of layers, and what each costs that has structure."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradwire_core.builder import VIEWS, Builder
+from gradwire_core.check import check_program
+from gradwire_core.program import Program
+from gradwire_core.testing import interpret
+from gradwire_core.transforms import grad, jacobian_det, jacobian_slogdet, jvp, vmap
+from gradwire_core.types import Dtype, TensorType
+from tests.core.strategies import Case, examples, programs
+
+
+def traced(function, *arrays) -> Program:
+    """The program of a function of arrays; what it captures is literal."""
+    with Builder().tracing() as builder:
+        returned = function(*[builder.input(TensorType.of(np.asarray(array))) for array in arrays])
+        return builder.build(returned if isinstance(returned, tuple) else (returned,))
+
+
+def slogdet_of(program: Program, arrays, argnums=(0,)) -> tuple[float, float]:
+    derived = jacobian_slogdet(program, argnums)
+    check_program(derived)
+    sign, log = interpret(derived, arrays)
+    return float(sign), float(log)
+
+
+def dense(program: Program, arrays, argnums=(0,)) -> np.ndarray:
+    """The Jacobian, column by column, in forward mode."""
+    sizes = [arrays[index].size for index in argnums]
+    if not sum(sizes):
+        return np.zeros((0, 0))
+    seeds = np.eye(sum(sizes))
+    parts = np.split(seeds, np.cumsum(sizes)[:-1], axis=1)
+    tangents = [part.reshape((len(seeds), *arrays[index].shape)) for part, index in zip(parts, argnums, strict=True)]
+    batched = vmap(jvp(program, argnums), (*[None] * len(arrays), *[0] * len(argnums)), len(seeds))
+    columns = interpret(batched, [*arrays, *tangents])
+    return np.concatenate([column.reshape((len(seeds), math.prod(column.shape[1:]))) for column in columns], axis=1).T
+
+
+def assert_as_dense(program: Program, arrays, argnums=(0,), rtol=1e-9) -> None:
+    matrix = dense(program, arrays, argnums)
+    sign, log = slogdet_of(program, arrays, argnums)
+    (det,) = interpret(jacobian_det(program, argnums), arrays)
+    needed = np.linalg.slogdet(matrix)
+    size = np.prod(np.maximum(np.linalg.norm(matrix, axis=1), 1e-300)) if len(matrix) else 1.0
+    assert abs(float(det) - np.linalg.det(matrix)) <= rtol * size
+    if np.exp(needed[1]) > 1e-6 * size:
+        assert sign == needed[0]
+        np.testing.assert_allclose(log, needed[1], rtol=rtol, atol=rtol)
+    else:
+        assert np.exp(log) <= 2e-6 * size
+
+
+def largest(program: Program) -> int:
+    """The most elements that any equation computes, views apart."""
+    made = [equation for equation in program.equations if equation.primitive.name not in VIEWS]
+    return max((var.type.size for equation in made for var in equation.results), default=0)
+
+
+# -- random programs ---------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def square(draw) -> Case:
+    """A random program whose last output is brought to as many elements as the inputs have."""
+    case = draw(programs(outputs=1))
+    builder = Builder()
+    inputs = [builder.input(type) for type in case.program.input_types]
+    (value,) = builder.inline(case.program, inputs)
+    flat = np.concatenate([np.reshape(item, (item.size,)) for item in inputs])
+    if value.size:
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        taken = np.take(np.reshape(value, (value.size,)), rng.permutation(np.arange(flat.size) % value.size))
+        flat = taken + draw(st.sampled_from([0.0, 0.5])) * flat if draw(st.booleans()) else taken * np.cos(flat)
+    return Case(builder.build([flat]), case.arrays)
+
+
+@examples(150)
+@given(square())
+def test_any_square_program_has_the_determinant_of_its_dense_jacobian(case):
+    assert_as_dense(case.program, case.arrays, case.argnums)
+
+
+RNG = np.random.default_rng(3)
+N = 6
+MATRICES = [RNG.normal(size=(N, N)) + 2 * np.eye(N) for _ in range(3)]
+LAYERS = {
+    "diagonal": lambda x, k: np.sin(x) + 1.5 * x,
+    "twice": lambda x, k: x * np.cos(x),
+    "dense": lambda x, k: MATRICES[k % 3] @ x,
+    "lower": lambda x, k: np.tanh(np.tril(MATRICES[k % 3]) @ x),
+    "upper, strictly": lambda x, k: x + np.sin(np.triu(MATRICES[k % 3], 1) @ x),
+    "running": lambda x, k: np.cumsum(x),
+    "running back": lambda x, k: np.cumsum(x[::-1])[::-1],
+    "gather": lambda x, k: x[np.random.default_rng(k).permutation(N)],
+    "gather with repeats": lambda x, k: x[[0, 0, 1, 2, 3, 4]] * 2,
+    "flip": lambda x, k: x[::-1] * 0.5,
+    "coupling": lambda x, k: np.concatenate([x[:3], x[3:] * np.exp(np.tanh(MATRICES[k % 3][:3, :3] @ x[:3])) + np.sin(x[:3])]),
+    "strided coupling": lambda x, k: np.stack([x[::2], x[1::2] + np.tanh(MATRICES[k % 3][:3, :3] @ x[::2])], 1).reshape(N),
+    "exchange": lambda x, k: np.concatenate([x[3:], x[:3]]),
+    "uneven parts": lambda x, k: np.concatenate([np.exp(x[:1]), np.tanh(x[1:3]), MATRICES[k % 3][:3, :3] @ x[3:]]),
+    "planar": lambda x, k: x + MATRICES[k % 3][0] * np.tanh(MATRICES[k % 3][1] @ x),
+    "low rank": lambda x, k: 2 * x + MATRICES[k % 3][:, :2] @ np.tanh(MATRICES[k % 3][:2] @ x),
+    "deep residual": lambda x, k: x + MATRICES[0][:, :2] @ np.tanh(MATRICES[1][:2, :3] @ np.sin(MATRICES[2][:3] @ x)),
+    "scaled by its sum": lambda x, k: x * np.sum(x),
+    "blocks": lambda x, k: np.reshape(np.tanh(np.reshape(x, (2, 3)) @ MATRICES[k % 3][:3, :3]), N) + x,
+    "transposed": lambda x, k: np.reshape(np.reshape(x, (2, 3)).T, N),
+    "lift": lambda x, k: RNG_LIFT[k % 3].T @ np.tanh(RNG_LIFT[k % 3] @ x),
+    "narrow": lambda x, k: MATRICES[0][:, :4] @ np.tanh(MATRICES[1][:4] @ x),
+    "grouped units": lambda x, k: np.tanh(GROUPED[1] @ np.tanh(GROUPED[0] @ x)),
+    "branches": lambda x, k: np.where(x > 0, x, 0.1 * x),
+    "no change": lambda x, k: x,
+}
+RNG_LIFT = [RNG.normal(size=(2 * N, N)) for _ in range(3)]
+GROUPS = np.repeat(np.arange(N), 3)
+GROUPED = [
+    np.where(GROUPS[:, None] >= np.arange(N), RNG.normal(size=(3 * N, N)), 0),
+    np.where(np.arange(N)[:, None] >= GROUPS, RNG.normal(size=(N, 3 * N)), 0),
+]
+
+
+def stack(names):
+    def function(x):
+        for place, name in enumerate(names):
+            x = LAYERS[name](x, place)
+        return x
+
+    return function
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer(name):
+    x = np.random.default_rng(1).normal(size=N)
+    assert_as_dense(traced(stack([name]), x), [x])
+
+
+@examples(60)
+@given(st.lists(st.sampled_from([*LAYERS]), min_size=2, max_size=5), st.integers(0, 99))
+def test_a_stack_of_layers(names, seed):
+    x = np.random.default_rng(seed).normal(size=N)
+    assert_as_dense(traced(stack(names), x), [x], rtol=1e-7)
+
+
+@examples(15)
+@given(st.lists(st.sampled_from([*LAYERS]), min_size=1, max_size=3), st.integers(0, 99))
+def test_a_batch_is_a_loop(names, seed):
+    batch = np.random.default_rng(seed).normal(size=(3, N))
+    program = jacobian_slogdet(traced(stack(names), batch[0]))
+    found = interpret(vmap(program, (0,), 3), [batch])
+    looped = [interpret(program, [x]) for x in batch]
+    np.testing.assert_array_equal(found[0], [row[0] for row in looped])
+    np.testing.assert_allclose(found[1], [row[1] for row in looped], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_log_determinants_are_differences(name):
+    if name in {"narrow", "gather with repeats"}:
+        return  # singular
+    x = np.random.default_rng(1).uniform(0.4, 1.2, N)
+    program = jacobian_slogdet(traced(stack(["diagonal", name, "coupling"]), x))
+    log = Program(program.inputs, program.equations, program.outputs[1:])
+    (found,) = interpret(grad(log), [x])
+    steps = 1e-5 * np.eye(N)
+    needed = [(interpret(log, [x + step])[0] - interpret(log, [x - step])[0]) / 2e-5 for step in steps]
+    np.testing.assert_allclose(found, needed, rtol=1e-6, atol=1e-7)
+
+
+# -- what structure costs ------------------------------------------------------------------------------------------------------
+
+
+def coupling_stack(exchange, layers=4):
+    def function(x, *weights):
+        half = x.size // 2
+        for layer in range(layers):
+            first, second = x[:half], x[half:]
+            hidden = np.tanh(weights[layer] @ first)
+            x = exchange(np.concatenate([first, second * np.exp(np.tanh(hidden)) + hidden]), layer)
+        return x
+
+    return function
+
+
+EXCHANGES = {
+    "halves": lambda x, layer: np.concatenate([x[x.size // 2 :], x[: x.size // 2]]),
+    "reversal": lambda x, layer: x[::-1],
+    "permutation": lambda x, layer: np.take(x, np.random.default_rng(layer).permutation(x.size)),
+    "strides": lambda x, layer: np.stack([x[::2], x[1::2]]).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_couplings_cost_what_their_forward_pass_costs(name):
+    n = 200
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=n), *[rng.normal(size=(n // 2, n // 2)) / 10 for _ in range(4)]]
+    program = traced(coupling_stack(EXCHANGES[name]), *arrays)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= n
+    assert {"slogdet", "det"}.isdisjoint(equation.primitive.name for equation in derived.equations)
+    assert_as_dense(program, arrays)
+
+
+def test_a_masked_autoregressive_layer_needs_no_determinant():
+    n = 100
+    rng = np.random.default_rng(0)
+    degree, hidden = np.arange(n), rng.integers(0, n - 1, 300)
+    into, out = hidden[:, None] >= degree, degree[:, None] > hidden
+    arrays = [rng.normal(size=n), rng.normal(size=(300, n)), rng.normal(size=(n, 300)) / 10, rng.normal(size=(n, 300)) / 10]
+
+    def function(x, first, shift, scale):
+        unit = np.tanh((first * into) @ x)
+        return x * np.exp(np.tanh((scale * out) @ unit)) + (shift * out) @ unit
+
+    program = traced(function, *arrays)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 300 * n
+    assert "slogdet" not in {equation.primitive.name for equation in derived.equations}
+    assert_as_dense(program, arrays)
+
+
+def test_layers_are_not_multiplied():
+    """The product of ill-conditioned matrices has lost its determinant before it is factored."""
+    n, layers = 20, 12
+    rng = np.random.default_rng(0)
+    factors = []
+    for _ in range(layers):
+        u, _, v = np.linalg.svd(rng.normal(size=(n, n)))
+        factors.append(u * np.logspace(0, -3, n) @ v)
+
+    def function(x):
+        for factor in factors:
+            x = np.tanh(factor @ x)
+        return x
+
+    x = rng.normal(size=n)
+    needed, point = 0.0, x
+    for factor in factors:
+        point = factor @ point
+        needed += np.linalg.slogdet(factor)[1] - 2 * np.sum(np.log(np.cosh(point)))
+        point = np.tanh(point)
+    program = traced(function, x)
+    np.testing.assert_allclose(slogdet_of(program, [x])[1], needed, rtol=1e-12)
+
+
+def test_the_partials_of_saturated_units_do_not_underflow():
+    x = np.full(600, 3.0)
+    needed = np.sum(2 * (np.log(2) - np.cumsum(x)))
+    program = traced(lambda x: np.tanh(np.cumsum(x)), x)
+    sign, log = slogdet_of(program, [x])
+    assert sign == 1
+    np.testing.assert_allclose(log, needed, rtol=1e-6)
+
+
+def test_batches_of_blocks_stay_batched():
+    count, size = 50, 4
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(count, size)), rng.normal(size=(size, size))
+    for function in [
+        lambda x, w: np.tanh(x @ w) + x,
+        lambda x, w: np.tanh(np.tanh(x @ w) @ w),
+        lambda x, w: np.take(np.tanh(x @ w), np.random.default_rng(1).permutation(count), 0) * 2,
+        lambda x, w: np.tanh(x @ w).T.reshape(count, size),
+    ]:
+        program = traced(function, x, w)
+        derived = jacobian_slogdet(program)
+        assert largest(derived) <= count * size * size
+        assert_as_dense(program, [x, w])
+
+
+def test_groups_of_units_are_small_blocks():
+    n = 40
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(n), 3)
+    into = np.where(groups[:, None] >= np.arange(n), rng.normal(size=(3 * n, n)), 0)
+    out = np.where(np.arange(n)[:, None] >= groups, rng.normal(size=(n, 3 * n)), 0)
+    x = rng.normal(size=n)
+    program = traced(lambda x: np.tanh(out @ np.tanh(into @ x)), x)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 3 * n
+    assert_as_dense(program, [x])
+
+
+# -- zeros -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bottleneck_makes_the_determinant_zero_for_every_input():
+    rng = np.random.default_rng(0)
+    for function in [
+        lambda x: rng.normal(size=(5, 3)) @ np.tanh(rng.normal(size=(3, 5)) @ x),
+        lambda x: np.take(x, [0, 1, 2, 3, 3]),
+        lambda x: x * np.array([1.0, 1, 0, 1, 1]),
+        lambda x: np.concatenate([x[:4], np.sum(x[:4], keepdims=True)]),
+    ]:
+        program = traced(function, np.ones(5))
+        for derived, needed in [(jacobian_slogdet(program), [0, -np.inf]), (jacobian_det(program), [0])]:
+            assert not derived.equations
+            assert interpret(derived, [np.ones(5)]) == needed
+
+
+def test_a_zero_known_only_by_numbers():
+    assert slogdet_of(traced(lambda x: x + -x, np.ones(3)), [np.ones(3)]) == (0, -np.inf)
+    assert slogdet_of(traced(lambda x: x**2, np.ones(3)), [np.array([1.0, 0, 2])]) == (0, -np.inf)
+
+
+def test_the_gradient_of_a_determinant_where_it_is_zero():
+    x = np.array([0.0, 1.0, 2.0])
+    (found,) = interpret(grad(jacobian_det(traced(lambda x: x * x, x))), [x])
+    np.testing.assert_array_equal(found, [16, 0, 0])
+
+
+def test_nan_is_kept():
+    x = np.array([np.nan, 1.0])
+    for function in [lambda x: np.sin(x) * 2, lambda x: x * np.cos(x), lambda x: np.array([[1.0, 2], [3, 5]]) @ np.sin(x)]:
+        sign, log = slogdet_of(traced(function, x), [x])
+        assert math.isnan(log)
+        assert math.isnan(sign) or sign in (-1, 1)
+
+
+def test_float32_stays_float32():
+    x = np.ones(4, np.float32)
+    program = traced(coupling_stack(EXCHANGES["halves"], 2), x, *[np.ones((2, 2), np.float32)] * 2)
+    assert [type.dtype for type in jacobian_slogdet(program).output_types] == [Dtype.FLOAT32] * 2
