@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from gradwire_core.engine import Output
 from gradwire_core.errors import ArgumentError
-from gradwire_core.structure.structured import Pattern, StructuredJacobian
+from gradwire_core.structure.structured import AxisPattern, PartPattern, Pattern, StructuredJacobian
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Array, Dtype, Shape
 from gradwire_proto.sparse import decode_sparse, encode_sparse
@@ -146,12 +145,15 @@ def encode_structured(jacobian: StructuredJacobian) -> tensor_pb2.StructuredJaco
     )
     for pattern, factors in jacobian.terms:
         term = message.terms.add(label_sizes=pattern.sizes)
-        for labels, factor in zip(pattern.factors, factors, strict=True):
-            array = np.asarray(factor, jacobian.dtype.numpy)
+        tables = pattern.tables
+        for index, (labels, factor) in enumerate(zip(pattern.factors, factors, strict=True)):
+            array = np.asarray(factor, np.int64 if index in tables else jacobian.dtype.numpy)
             term.factors.add(tensor=encode_tensor(array), labels=labels)
-        for runs, axes in ((term.out_axes, pattern.out_axes), (term.in_axes, pattern.in_axes)):
-            for run in axes:
-                runs.add(labels=run)
+        for sides, axes in ((term.out_axes, pattern.out_axes), (term.in_axes, pattern.in_axes)):
+            for axis in axes:
+                side = sides.add(offset=axis.offset)
+                for part in axis.parts:
+                    side.parts.add(stride=part.stride, label=part.label, table=part.table)
     return message
 
 
@@ -175,35 +177,88 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
         arrays = tuple(decode_tensor(item.tensor, f"{place}, factor {number}") for number, item in enumerate(term.factors))
         pattern = Pattern(
             tuple(tuple(item.labels) for item in term.factors),
-            tuple(tuple(run.labels) for run in term.out_axes),
-            tuple(tuple(run.labels) for run in term.in_axes),
+            _decode_axes(term.out_axes, shape_out, f"{place}, out_axes"),
+            _decode_axes(term.in_axes, shape_in, f"{place}, in_axes"),
             sizes,
         )
+        _check_parts(pattern, f"{place}")
+        tables = pattern.tables
         for number, (array, labels) in enumerate(zip(arrays, pattern.factors, strict=True)):
-            _check_factor(array, labels, sizes, dtype, f"{place}, factor {number}")
-        _check_runs(shape_out, pattern.out_axes, sizes, f"{place}, out_axes")
-        _check_runs(shape_in, pattern.in_axes, sizes, f"{place}, in_axes")
+            needed = Dtype.INT64 if number in tables else dtype
+            _check_factor(array, labels, sizes, needed, f"{place}, factor {number}")
+        _check_positions(pattern.out_axes, pattern, arrays, f"{place}, out_axes")
+        _check_positions(pattern.in_axes, pattern, arrays, f"{place}, in_axes")
         patterns.append(pattern)
         factors.append(arrays)
     return StructuredJacobian(shape_out, shape_in, dtype, tuple(patterns), tuple(factors))
 
 
+def _decode_axes(axes: Sequence[tensor_pb2.TermAxis], shape: Shape, where: str) -> tuple[AxisPattern, ...]:
+    """Return the axes of one side of a term."""
+    if len(axes) != len(shape):
+        text = f"{where}: needed {len(shape)} axes as the shape has, got {len(axes)}; send one for each"
+        raise ArgumentError(text, where=where, needed=len(shape), given=len(axes))
+    return tuple(
+        AxisPattern(length, axis.offset, tuple(_decode_part(part, where) for part in axis.parts))
+        for length, axis in zip(shape, axes, strict=True)
+    )
+
+
+def _decode_part(part: tensor_pb2.AxisPart, where: str) -> PartPattern:
+    kind = part.WhichOneof("index")
+    if kind is None:
+        raise ArgumentError(f"{where}: needed a label or a table in every part, got neither; set one", where=where)
+    return PartPattern(part.label, part.stride) if kind == "label" else PartPattern(None, part.stride, part.table)
+
+
+def _check_parts(pattern: Pattern, where: str) -> None:
+    """Check that the labels and tables of all parts exist."""
+    for part in (part for axis in (*pattern.out_axes, *pattern.in_axes) for part in axis.parts):
+        if part.label is not None:
+            _check_label(part.label, pattern.sizes, where)
+        elif part.table is not None and not 0 <= part.table < len(pattern.factors):
+            text = f"{where}: needed tables from 0 to {len(pattern.factors) - 1}, got {part.table}; send the factor"
+            raise ArgumentError(text, where=where, given=part.table)
+
+
+def _check_label(label: int, sizes: tuple[int, ...], where: str) -> None:
+    if not 0 <= label < len(sizes):
+        text = f"{where}: needed labels from 0 to {len(sizes) - 1}, got {label}; give its size in label_sizes"
+        raise ArgumentError(text, where=where, given=label)
+
+
 def _check_factor(array: Array, labels: tuple[int, ...], sizes: tuple[int, ...], dtype: Dtype, where: str) -> None:
-    """Check that a factor has the dtype of the Jacobian, and axes as long as their labels."""
+    """Check that a factor has the dtype it must have, and axes as long as their labels."""
     given = Dtype.of(array.dtype)
     if given is not dtype:
-        text = f"{where}: needed {dtype}, got {given}; send factors in the dtype of the Jacobian"
+        text = f"{where}: needed {dtype}, got {given}; send factors in the dtype of the Jacobian, tables as int64"
         raise ArgumentError(text, where=where, needed=dtype, given=given)
-    _check_runs(array.shape, [(label,) for label in labels], sizes, where)
+    for label in labels:
+        _check_label(label, sizes, where)
+    lengths = tuple(sizes[label] for label in labels)
+    if lengths != array.shape:
+        text = f"{where}: needed labels of the sizes {array.shape} of its axes, got {lengths}; correct the labels"
+        raise ArgumentError(text, where=where, needed=array.shape, given=lengths)
 
 
-def _check_runs(shape: Shape, runs: Sequence[tuple[int, ...]], sizes: tuple[int, ...], where: str) -> None:
-    """Check that the labels exist and that the sizes of each run multiply to the length of its axis."""
-    for label in (label for run in runs for label in run):
-        if not 0 <= label < len(sizes):
-            text = f"{where}: needed labels from 0 to {len(sizes) - 1}, got {label}; give its size in label_sizes"
-            raise ArgumentError(text, where=where, given=label)
-    given = tuple(math.prod(sizes[label] for label in run) for run in runs)
-    if given != shape:
-        text = f"{where}: needed runs whose sizes multiply to the shape {shape}, got {given}; correct the labels"
-        raise ArgumentError(text, where=where, needed=shape, given=given)
+def _check_positions(axes: Sequence[AxisPattern], pattern: Pattern, arrays: Sequence[Array], where: str) -> None:
+    """Check that all positions along axes lie within them."""
+    for place, axis in enumerate(axes):
+        strides: dict[int, int] = {}
+        low = high = axis.offset
+        is_empty = False
+        for part in axis.parts:
+            if part.label is not None:
+                strides[part.label] = strides.get(part.label, 0) + part.stride
+            elif part.table is not None:
+                array = arrays[part.table]
+                is_empty = is_empty or array.size == 0
+                ends = [int(array.min()) * part.stride, int(array.max()) * part.stride] if array.size else [0]
+                low, high = low + min(ends), high + max(ends)
+        for label, stride in strides.items():
+            is_empty = is_empty or pattern.sizes[label] == 0
+            reach = stride * (pattern.sizes[label] - 1)
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        if not is_empty and not 0 <= low <= high < axis.length:
+            text = f"{where}: needed positions from 0 to {axis.length - 1} along axis {place}, got {low} to {high}"
+            raise ArgumentError(f"{text}; correct its offset and parts", where=where, needed=axis.length, given=(low, high))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -20,7 +21,14 @@ from gradwire_core.check import check_program
 from gradwire_core.engine import Output, compile
 from gradwire_core.ops import shaping
 from gradwire_core.program import Program
-from gradwire_core.structure.structured import JacobianSpec, Pattern, StructuredJacobian
+from gradwire_core.structure.structured import (
+    AxisPattern,
+    JacobianSpec,
+    PartPattern,
+    Pattern,
+    StructuredJacobian,
+    run_pattern,
+)
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian, jvp, structured_hessian, structured_jacobian, vmap
 from gradwire_core.types import Dtype, TensorType
@@ -59,42 +67,66 @@ def peak_bytes(function) -> int:
 
 @st.composite
 def patterns(draw) -> tuple[Pattern, tuple[np.ndarray, ...]]:
-    """Any pattern of up to four labels: summed, tied, repeated on a side or a factor, on one side only, nowhere."""
+    """Any pattern of up to four labels: summed, tied, repeated on a side or a factor, on one side only, nowhere; any affine axis."""
     sizes = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
     labels = st.integers(0, len(sizes) - 1)
-    run = st.lists(labels, max_size=2).map(tuple)
-    side = st.lists(run, max_size=2).map(tuple)
-    factors = tuple(draw(st.lists(st.lists(labels, max_size=3).map(tuple), max_size=3)))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
-    arrays = tuple(rng.normal(size=[sizes[label] for label in factor]) for factor in factors)
-    return Pattern(factors, draw(side), draw(side), sizes), arrays
+    factors = draw(st.lists(st.lists(labels, max_size=3).map(tuple), max_size=3))
+    arrays = [rng.normal(size=[sizes[label] for label in factor]) for factor in factors]
+
+    def axis() -> AxisPattern:
+        if draw(st.booleans()):
+            return run_pattern(draw(st.lists(labels, max_size=2)), sizes)
+        parts, low, high = [], 0, 0
+        for _ in range(draw(st.integers(0, 2))):
+            stride = draw(st.integers(-2, 3))
+            if draw(st.booleans()):
+                label = draw(labels)
+                parts.append(PartPattern(label, stride))
+                reach = stride * (sizes[label] - 1)
+            else:
+                table = draw(st.lists(labels, max_size=2).map(tuple))
+                parts.append(PartPattern(None, stride, len(factors)))
+                factors.append(table)
+                arrays.append(rng.integers(0, 3, [sizes[label] for label in table]))
+                reach = stride * 2
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        offset = draw(st.integers(0, 2)) - low
+        return AxisPattern(offset + high + draw(st.integers(1, 2)), offset, tuple(parts))
+
+    sides = [tuple(axis() for _ in range(draw(st.integers(0, 2)))) for _ in range(2)]
+    return Pattern(tuple(factors), *sides, sizes), tuple(arrays)
 
 
-@examples(200)
+def meaning(pattern: Pattern, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The dense value of a term, entry by entry."""
+    axes = (*pattern.out_axes, *pattern.in_axes)
+    total = np.zeros([axis.length for axis in axes])
+    pairs = list(zip(arrays, pattern.factors, strict=True))
+    for values in itertools.product(*map(range, pattern.sizes)):
+        at = [array[tuple(values[label] for label in labels)] for array, labels in pairs]
+        place = [
+            axis.offset
+            + sum(part.stride * (values[part.label] if part.label is not None else int(at[part.table])) for part in axis.parts)
+            for axis in axes
+        ]
+        total[tuple(place)] += math.prod(entry for index, entry in enumerate(at) if index not in pattern.tables)
+    return total
+
+
+@examples(300)
 @given(patterns())
 def test_a_pattern_is_a_sum_over_all_its_labels(case):
     pattern, arrays = case
-    sides = [
-        tuple(math.prod(pattern.sizes[label] for label in run) for run in runs) for runs in (pattern.out_axes, pattern.in_axes)
-    ]
-    needed = np.zeros((*sides[0], *sides[1]))
-    for values in itertools.product(*map(range, pattern.sizes)):
-        place = []
-        for run in (*pattern.out_axes, *pattern.in_axes):
-            index = 0
-            for label in run:
-                index = index * pattern.sizes[label] + values[label]
-            place.append(index)
-        factors = zip(arrays, pattern.factors, strict=True)
-        needed[tuple(place)] += math.prod(array[tuple(values[label] for label in labels)] for array, labels in factors)
-    found = JacobianSpec(*sides, Dtype.FLOAT64, (pattern,)).fill(arrays)
-    np.testing.assert_allclose(found.todense(), needed, rtol=1e-12, atol=1e-12)
+    shapes = [tuple(axis.length for axis in axes) for axes in (pattern.out_axes, pattern.in_axes)]
+    found = JacobianSpec(*shapes, Dtype.FLOAT64, (pattern,)).fill(arrays)
+    np.testing.assert_allclose(found.todense(), meaning(pattern, arrays), rtol=1e-12, atol=1e-12)
 
 
 def test_a_pattern_prints_as_index_notation():
-    pattern = Pattern(((0, 1),), ((2,), (0,)), ((2,), (1,)), (4, 3, 5))
+    pattern = Pattern.of_runs(((0, 1),), ((2,), (0,)), ((2,), (1,)), (4, 3, 5))
     assert str(pattern) == "A[a,b]  out[c,a] in[c,b]"
-    assert str(Pattern((), ((),), ((0, 1),), (2, 2))) == "1  out[1] in[ab]"
+    assert str(Pattern.of_runs((), ((),), ((0, 1),), (2, 2))) == "1  out[1] in[ab]"
     found = StructuredJacobian((5, 4), (5, 3), Dtype.FLOAT64, (pattern, pattern), ((np.ones((4, 3)),), (np.ones((4, 3)),)))
     assert found.pattern == f"{pattern}\n+ {pattern}"
     assert str(found) == f"float64[5,4]/[5,3] = {found.pattern}"
@@ -103,7 +135,7 @@ def test_a_pattern_prints_as_index_notation():
 
 
 def test_an_array_that_stands_twice_is_counted_once():
-    array, pattern = np.ones(3), Pattern(((0,),), ((0,),), ((0,),), (3,))
+    array, pattern = np.ones(3), Pattern.of_runs(((0,),), ((0,),), ((0,),), (3,))
     assert StructuredJacobian((3,), (3,), Dtype.FLOAT64, (pattern, pattern), ((array,), (array,))).nbytes == 24
 
 
@@ -461,19 +493,4 @@ def test_no_intermediate_array_is_larger_than_the_values_themselves(case):
 
 
 def applied(found: StructuredJacobian, tangent: np.ndarray) -> np.ndarray:
-    """The product of a Jacobian and a tangent, term by term, by einsum over its labels."""
-    total = np.zeros(found.shape_out)
-    for pattern, factors in found.terms:
-        operands = [part for pair in zip(factors, pattern.factors, strict=True) for part in pair]
-        operands += [tangent.reshape([pattern.sizes[label] for label in pattern.in_labels]), pattern.in_labels]
-        present = {label for labels in (*pattern.factors, pattern.in_labels) for label in labels}
-        kept = [label for label in dict.fromkeys(pattern.out_labels) if label in present]
-        product = np.einsum(*operands, kept, optimize=True)
-        shape = [pattern.sizes[label] if label in present else 1 for label in pattern.out_labels]
-        assert len(set(pattern.out_labels)) == len(pattern.out_labels)
-        order = [kept.index(label) for label in pattern.out_labels if label in present]
-        spread = np.broadcast_to(
-            np.transpose(product, order).reshape(shape), [pattern.sizes[label] for label in pattern.out_labels]
-        )
-        total += spread.reshape(found.shape_out)
-    return total
+    return found @ tangent

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gradwire_core.engine import Output
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
-from gradwire_core.structure.structured import Pattern, StructuredJacobian
+from gradwire_core.structure.structured import AxisPattern, PartPattern, Pattern, StructuredJacobian, run_pattern
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Dtype
 from gradwire_proto.evaluation import (
@@ -102,48 +102,63 @@ def test_malformed_outputs_are_refused():
 def meaning(message):
     """The dense value of a structured Jacobian, entry by entry, as the comment of the message defines it."""
     dense = np.zeros((*message.shape_out, *message.shape_in))
-
-    def position(runs, sizes, values):
-        found = []
-        for run in runs:
-            index = 0
-            for label in run.labels:
-                index = index * sizes[label] + values[label]
-            found.append(index)
-        return tuple(found)
-
     for term in message.terms:
-        sizes = term.label_sizes
-        for values in itertools.product(*map(range, sizes)):
-            product = 1.0
-            for factor in term.factors:
-                array = np.frombuffer(factor.tensor.data, "<f8").reshape(factor.tensor.shape)
-                product *= array[tuple(values[label] for label in factor.labels)]
-            dense[position([*term.out_axes, *term.in_axes], sizes, values)] += product
+        axes = [*term.out_axes, *term.in_axes]
+        tables = {part.table for axis in axes for part in axis.parts if part.HasField("table")}
+        arrays = [
+            np.frombuffer(factor.tensor.data, "<i8" if index in tables else "<f8").reshape(factor.tensor.shape)
+            for index, factor in enumerate(term.factors)
+        ]
+        for values in itertools.product(*map(range, term.label_sizes)):
+            at = [
+                array[tuple(values[label] for label in factor.labels)] for array, factor in zip(arrays, term.factors, strict=True)
+            ]
+            place = tuple(
+                axis.offset
+                + sum(part.stride * (int(at[part.table]) if part.HasField("table") else values[part.label]) for part in axis.parts)
+                for axis in axes
+            )
+            dense[place] += math.prod(entry for index, entry in enumerate(at) if index not in tables)
     return dense
 
 
 @st.composite
 def jacobians(draw):
-    """Sums of terms of one shape. Axes share labels or not; factors overlap; each label stands on a side or on a factor."""
+    """Sums of terms of one shape. Axes share labels or not, windows and tables among them; factors overlap."""
     shape_out, shape_in = (draw(st.lists(st.integers(0, 3), max_size=2).map(tuple)) for _ in range(2))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     patterns, factors = [], []
     for _ in range(draw(st.integers(0, 3))):
         sizes: list[int] = []
-        runs = []
+        axes, tables = [], []
         for length in (*shape_out, *shape_in):
-            fresh = (len(sizes), len(sizes) + 1)
-            known = [(label,) for label, size in enumerate(sizes) if size == length]
-            run = draw(st.sampled_from([*known, fresh[:1], fresh, *([()] if length == 1 else [])]))
-            sizes += {fresh: [1, length], fresh[:1]: [length]}.get(run, [])
-            runs.append(run)
+            kind = draw(st.sampled_from(["known", "run", "window", "backward", "table"]))
+            known = [label for label, size in enumerate(sizes) if size == length]
+            fresh = len(sizes)
+            if kind == "known" and known:
+                axes.append(run_pattern((draw(st.sampled_from(known)),), sizes))
+            elif kind == "run" or length == 0:
+                sizes += [1, length]
+                axes.append(run_pattern((fresh, fresh + 1), sizes))
+            elif kind == "window":
+                sizes.append(1)
+                axes.append(AxisPattern(length, draw(st.integers(0, length - 1)), (PartPattern(fresh, 1),)))
+            elif kind == "table":
+                sizes.append(2)
+                axes.append(AxisPattern(length, 0, (PartPattern(None, 1, len(tables)),)))
+                tables.append(((fresh,), rng.integers(0, length, 2)))
+            else:
+                sizes.append(length)
+                axes.append(AxisPattern(length, length - 1, (PartPattern(fresh, -1),)))
         sides = range(len(sizes))
         sizes += draw(st.lists(st.integers(1, 3), max_size=2))
         labels = [draw(st.permutations(sides).map(lambda items: tuple(items[:2]))) for _ in range(draw(st.integers(0, 2)))]
         labels += [(label,) for label in range(len(sides), len(sizes))]
-        patterns.append(Pattern(tuple(labels), tuple(runs[: len(shape_out)]), tuple(runs[len(shape_out) :]), tuple(sizes)))
-        factors.append(tuple(rng.standard_normal([sizes[label] for label in item]) for item in labels))
+        arrays = [rng.standard_normal([sizes[label] for label in item]) for item in labels]
+        count = len(shape_out)
+        pattern = (*[item for item, _ in tables], *labels), tuple(axes[:count]), tuple(axes[count:]), tuple(sizes)
+        patterns.append(Pattern(*pattern))
+        factors.append((*[array for _, array in tables], *arrays))
     return StructuredJacobian(shape_out, shape_in, Dtype.FLOAT64, tuple(patterns), tuple(factors))
 
 
@@ -159,7 +174,7 @@ def test_structured_jacobians_round_trip_and_mean_what_the_manual_says(jacobian)
     np.testing.assert_allclose(given.todense(), meaning(message), rtol=1e-12, atol=1e-12)
 
 
-MATRIX = Pattern(((1, 2),), ((0,), (1,)), ((0,), (2,)), (4, 3, 2))
+MATRIX = Pattern.of_runs(((1, 2),), ((0,), (1,)), ((0,), (2,)), (4, 3, 2))
 
 
 def product():
@@ -183,12 +198,12 @@ def test_results_round_trip():
 
 def test_a_structured_jacobian_is_sent_without_its_zeros():
     n = 100_000
-    diagonal = StructuredJacobian((n,), (n,), Dtype.FLOAT64, (Pattern(((0,),), ((0,),), ((0,),), (n,)),), ((np.ones(n),),))
+    diagonal = StructuredJacobian((n,), (n,), Dtype.FLOAT64, (Pattern.of_runs(((0,),), ((0,),), ((0,),), (n,)),), ((np.ones(n),),))
     assert encode_result(diagonal).ByteSize() < 8 * n + 100
 
 
 def test_factors_are_sent_in_the_dtype_of_the_jacobian():
-    pattern = Pattern(((0,),), ((0,),), ((0,),), (2,))
+    pattern = Pattern.of_runs(((0,),), ((0,),), ((0,),), (2,))
     jacobian = StructuredJacobian((2,), (2,), Dtype.FLOAT32, (pattern,), ((np.array([True, False]),),))
     assert decode_structured(encode_structured(jacobian)).factors[0][0].dtype == np.float32
 
@@ -199,37 +214,51 @@ def broken(change):
     return message
 
 
-def set_labels(run, *labels):
-    del run.labels[:]
-    run.labels.extend(labels)
+def set_labels(factor, *labels):
+    del factor.labels[:]
+    factor.labels.extend(labels)
+
+
+def part(item):
+    return item.terms[0].in_axes[1].parts[0]
 
 
 MALFORMED = [
     (lambda item: item.ClearField("dtype"), DtypeError, "jacobian: needed a dtype"),
     (lambda item: item.shape_in.append(-1), ShapeError, "jacobian: needed lengths of 0 or more"),
     (lambda item: item.shape_in.extend([2**40, 2**40]), ShapeError, "jacobian: needed a tensor of less than 2^63 bytes"),
+    (lambda item: item.shape_out.append(2), ArgumentError, "term 0, out_axes: needed 3 axes as the shape has, got 2"),
     (
-        lambda item: item.shape_out.append(2),
+        lambda item: setattr(part(item), "label", 1),
         ArgumentError,
-        "term 0, out_axes: needed runs whose sizes multiply to the shape (4, 3, 2), got (4, 3)",
+        "term 0, in_axes: needed positions from 0 to 1 along axis 1, got 0 to 2",
     ),
     (
-        lambda item: set_labels(item.terms[0].in_axes[1], 1),
+        lambda item: setattr(part(item), "stride", -1),
         ArgumentError,
-        "term 0, in_axes: needed runs whose sizes multiply to the shape (4, 2), got (4, 3)",
+        "term 0, in_axes: needed positions from 0 to 1 along axis 1, got -1 to 0",
     ),
-    (lambda item: set_labels(item.terms[0].in_axes[1], 3), ArgumentError, "term 0, in_axes: needed labels from 0 to 2, got 3"),
-    (lambda item: set_labels(item.terms[0].in_axes[1], -1), ArgumentError, "term 0, in_axes: needed labels from 0 to 2, got -1"),
+    (
+        lambda item: setattr(item.terms[0].in_axes[1], "offset", 2**62),
+        ArgumentError,
+        "term 0, in_axes: needed positions from 0 to 1 along axis 1, got",
+    ),
+    (lambda item: setattr(part(item), "label", 3), ArgumentError, "term 0: needed labels from 0 to 2, got 3"),
+    (lambda item: setattr(part(item), "label", -1), ArgumentError, "term 0: needed labels from 0 to 2, got -1"),
+    (lambda item: setattr(part(item), "table", 1), ArgumentError, "term 0: needed tables from 0 to 0, got 1"),
+    (lambda item: setattr(part(item), "table", 0), ArgumentError, "term 0, factor 0: needed int64, got float64"),
+    (lambda item: part(item).ClearField("label"), ArgumentError, "needed a label or a table in every part, got neither"),
     (
         lambda item: set_labels(item.terms[0].factors[0], 2, 1),
         ArgumentError,
-        "term 0, factor 0: needed runs whose sizes multiply to the shape (3, 2), got (2, 3)",
+        "term 0, factor 0: needed labels of the sizes (3, 2) of its axes, got (2, 3)",
     ),
     (
         lambda item: set_labels(item.terms[0].factors[0], 1),
         ArgumentError,
-        "term 0, factor 0: needed runs whose sizes multiply to the shape (3, 2), got (3,)",
+        "term 0, factor 0: needed labels of the sizes (3, 2) of its axes, got (3,)",
     ),
+    (lambda item: set_labels(item.terms[0].factors[0], 1, 7), ArgumentError, "term 0, factor 0: needed labels from 0 to 2, got 7"),
     (
         lambda item: item.terms[0].factors[0].tensor.ClearField("data"),
         ArgumentError,
@@ -252,7 +281,7 @@ def test_malformed_structured_jacobians_are_refused(change, error, text):
 
 
 def test_labels_may_multiply_to_more_than_any_array_holds():
-    pattern = Pattern((), ((0, 1),), ((2, 3),), (10**9,) * 4)
+    pattern = Pattern.of_runs((), ((0, 1),), ((2, 3),), (10**9,) * 4)
     jacobian = StructuredJacobian((10**18,), (10**18,), Dtype.FLOAT32, (pattern,), ((),))
     assert decode_structured(encode_structured(jacobian)).shape_in == (10**18,)
     assert math.prod(pattern.sizes) > 2**63

@@ -134,10 +134,14 @@ class StructuredJacobian(google.protobuf.message.Message):
     element i of the input. It starts as zeros, and each term adds to it:
 
         for every assignment of a number 0 <= v[l] < label_sizes[l] to every label l of the term:
-            J[position(out_axes), position(in_axes)] += product over the factors of factor.tensor[v of its labels]
+            J[position(out_axes), position(in_axes)] += product over the factors that are no tables of
+                                                        factor.tensor[v of its labels]
 
-    where the position along an axis is the row-major index formed by the values of the labels in its run, and the product of
-    no factors is 1. So what a label means follows from where it stands:
+    where the product of no factors is 1, and the position along an axis is affine in the labels:
+
+        position(axis) = axis.offset + sum over its parts of part.stride * (v[part.label]  or  table.tensor[v of its labels])
+
+    A table is a factor of integers that a part names. So what a label means follows from where it stands:
 
     - on factors and on neither side: it is summed;
     - on both sides: a Kronecker delta, the entry is zero unless both axes agree;
@@ -145,11 +149,13 @@ class StructuredJacobian(google.protobuf.message.Message):
     - on the input side alone, with no factor: the derivative of a sum, the same for every position;
     - nowhere: a multiplication by its size.
 
-    For example, with factor names of our own and labels written as letters:
+    For example, with factor names of our own, labels written as letters, and axes as their positions:
 
-        y = sin(x)      factor cos(x)[i]     out (i)     in (i)
-        Y = X W^T       factor W[n,m]        out (s)(n)  in (s)(m)
-        reshape         no factor            out (i,j)   in (i)(j)
+        y = sin(x)         factor cos(x)[i]     out (i)       in (i)
+        Y = X W^T          factor W[n,m]        out (s)(n)    in (s)(m)
+        reshape, 4 by 6    no factor            out (6i+j)    in (i)(j)
+        y = x[1:] x[:-1]   factor x[i]          out (i)       in (i+1)       and      factor x[i+1]     out (i)     in (i)
+        y = x[t]           no factor, table t   out (i)       in (t[i])
     """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -186,7 +192,7 @@ Global___StructuredJacobian: typing_extensions.TypeAlias = StructuredJacobian
 
 @typing.final
 class Term(google.protobuf.message.Message):
-    """One term of a StructuredJacobian. Its labels are numbered from 0 and mean nothing outside of it."""
+    """One term of a StructuredJacobian. Its labels and factors are numbered from 0 and mean nothing outside of it."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -196,15 +202,15 @@ class Term(google.protobuf.message.Message):
     LABEL_SIZES_FIELD_NUMBER: builtins.int
     @property
     def factors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Factor]:
-        """The arrays whose product is the value of the term. Empty for 1."""
+        """The arrays whose product is the value of the term, and its tables. Without arrays that are no tables, the value is 1."""
 
     @property
-    def out_axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LabelRun]:
-        """The labels of each axis of the output: one run an axis of `shape_out`."""
+    def out_axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TermAxis]:
+        """Where along each axis of the output the entries stand: one an axis of `shape_out`."""
 
     @property
-    def in_axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LabelRun]:
-        """The labels of each axis of the input: one run an axis of `shape_in`."""
+    def in_axes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TermAxis]:
+        """Where along each axis of the input the entries stand: one an axis of `shape_in`."""
 
     @property
     def label_sizes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -214,8 +220,8 @@ class Term(google.protobuf.message.Message):
         self,
         *,
         factors: collections.abc.Iterable[Global___Factor] | None = ...,
-        out_axes: collections.abc.Iterable[Global___LabelRun] | None = ...,
-        in_axes: collections.abc.Iterable[Global___LabelRun] | None = ...,
+        out_axes: collections.abc.Iterable[Global___TermAxis] | None = ...,
+        in_axes: collections.abc.Iterable[Global___TermAxis] | None = ...,
         label_sizes: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["factors", b"factors", "in_axes", b"in_axes", "label_sizes", b"label_sizes", "out_axes", b"out_axes"]) -> None: ...
@@ -232,7 +238,7 @@ class Factor(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     @property
     def tensor(self) -> Global___Tensor:
-        """The array. Its dtype MUST be that of the Jacobian."""
+        """The array. Its dtype MUST be that of the Jacobian, or int64 for a table."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -250,24 +256,58 @@ class Factor(google.protobuf.message.Message):
 Global___Factor: typing_extensions.TypeAlias = Factor
 
 @typing.final
-class LabelRun(google.protobuf.message.Message):
-    """The labels that together index one axis, outermost first."""
+class TermAxis(google.protobuf.message.Message):
+    """Where along an axis the entries of a term stand: the offset plus the sum of the parts. Every position MUST lie within the axis,
+    for each choice of what the parts multiply.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    LABELS_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
+    offset: builtins.int
+    """The position where all parts are 0."""
     @property
-    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
-        """Labels whose sizes multiply to the length of the axis. Empty for an axis of length 1."""
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AxisPart]:
+        """The summands. Empty for a fixed position."""
 
     def __init__(
         self,
         *,
-        labels: collections.abc.Iterable[builtins.int] | None = ...,
+        offset: builtins.int = ...,
+        parts: collections.abc.Iterable[Global___AxisPart] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["offset", b"offset", "parts", b"parts"]) -> None: ...
 
-Global___LabelRun: typing_extensions.TypeAlias = LabelRun
+Global___TermAxis: typing_extensions.TypeAlias = TermAxis
+
+@typing.final
+class AxisPart(google.protobuf.message.Message):
+    """A summand of the position along an axis: the stride times a number that the labels give."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STRIDE_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
+    TABLE_FIELD_NUMBER: builtins.int
+    stride: builtins.int
+    """How far one step goes; negative for an axis that is walked backward. Required."""
+    label: builtins.int
+    """The value of a label."""
+    table: builtins.int
+    """The entry, at the values of its labels, of the factor of this number, which is a table."""
+    def __init__(
+        self,
+        *,
+        stride: builtins.int = ...,
+        label: builtins.int = ...,
+        table: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["index", b"index", "label", b"label", "table", b"table"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["index", b"index", "label", b"label", "stride", b"stride", "table", b"table"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["index", b"index"]) -> typing.Literal["label", "table"] | None: ...
+
+Global___AxisPart: typing_extensions.TypeAlias = AxisPart
 
 @typing.final
 class SparseJacobian(google.protobuf.message.Message):

@@ -7,7 +7,6 @@ through its batching rule.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,32 +18,33 @@ from gradwire_core.ops._declare import call, convert
 from gradwire_core.ops.contraction import split_subscripts
 from gradwire_core.ops.elementwise import logical_not, reciprocal, where
 from gradwire_core.ops.linalg import solve_columns, solve_primitive
-from gradwire_core.ops.shaping import broadcast_to, flip, pad_with_zeros, reshape, slice_axes
+from gradwire_core.ops.shaping import broadcast_to, reshape
 from gradwire_core.ops.triangular import triangular_primitive
 from gradwire_core.ops.updates import are_distinct
 from gradwire_core.program import Equation, Primitive
 from gradwire_core.structure.terms import (
+    Axis,
     Factor,
-    Label,
-    Run,
     Term,
+    agree,
     attach,
-    fresh_runs,
+    fresh_axes,
+    indexed,
     map_axis,
     narrow,
     permuted,
+    read_out,
     regroup,
     run_length,
     scale,
     settle,
-    substitute,
     untied,
     with_out,
 )
 from gradwire_core.types import TensorType
 
 Operands = Sequence[Any]
-Action = Callable[[Term, int, Operands, Mapping[str, Any], TensorType], Term | None]
+Action = Callable[[Term, int, Operands, Mapping[str, Any], TensorType], Term | list[Term] | None]
 
 
 def act(equation: Equation, terms: Sequence[Term], position: int, operands: Operands) -> list[Term]:
@@ -53,9 +53,8 @@ def act(equation: Equation, terms: Sequence[Term], position: int, operands: Oper
     result = equation.results[0].type
     if action is not None:
         changed = [action(term, position, operands, equation.params, result) for term in terms]
-        found = [settle(term) for term in changed if term is not None]
-        if len(found) == len(terms):
-            return found
+        if None not in changed:
+            return [settle(term) for found in changed for term in ([found] if isinstance(found, Term) else found or ())]
     return [_apply_dense(equation.primitive, untied(terms), position, operands, equation.params, result)]
 
 
@@ -109,26 +108,26 @@ def _where(term: Term, position: int, operands: Operands, params: Any, result: T
 
 def _einsum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
     inputs, output = split_subscripts(params["subscripts"])
-    runs: dict[str, Run] = dict(zip(inputs[position], term.out, strict=True))
+    axes: dict[str, Axis] = dict(zip(inputs[position], term.out, strict=True))
     for index, labels in enumerate(inputs):
         if index == position:
             continue
         for label, length in zip(labels, operands[index].shape, strict=True):
-            if label not in runs:
-                (runs[label],) = fresh_runs((length,))
-        term = attach(term, *narrow(operands[index], [runs[label] for label in labels]))
+            if label not in axes:
+                (axes[label],) = fresh_axes((length,))
+        term = attach(term, *narrow(operands[index], [axes[label] for label in labels]))
     # Labels of broadcast operands may be summed and stand nowhere else: they count as well.
-    return with_out(replace(term, out=tuple(runs.values())), [runs[label] for label in output])
+    return with_out(replace(term, out=tuple(axes.values())), [axes[label] for label in output])
 
 
 def _sum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    return with_out(term, [run for axis, run in enumerate(term.out) if axis not in params["axes"]])
+    return with_out(term, [axis for place, axis in enumerate(term.out) if place not in params["axes"]])
 
 
 # -- shape -------------------------------------------------------------------------------------------------------------------
 
 
-def _reshape(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+def _reshape(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> list[Term]:
     return regroup(term, result.shape)
 
 
@@ -138,78 +137,88 @@ def _transpose(term: Term, position: int, operands: Operands, params: Any, resul
 
 def _broadcast(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
     lead = len(result.shape) - len(term.out)
-    source: tuple[Run, ...] = (*((),) * lead, *term.out)
-    fresh = fresh_runs(result.shape)
-    out = [old if run_length(old) == length else new for old, new, length in zip(source, fresh, result.shape, strict=True)]
+    source: tuple[Axis, ...] = (*(Axis(1),) * lead, *term.out)
+    fresh = fresh_axes(result.shape)
+    out = [old if old.length == length else new for old, new, length in zip(source, fresh, result.shape, strict=True)]
     return replace(term, out=tuple(out))
 
 
-def _slice(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    for axis, bounds in enumerate(zip(params["starts"], params["stops"], params["steps"], strict=True)):
-        if bounds != (0, run_length(term.out[axis]), 1):
-            term = map_axis(term, axis, result.shape[axis], functools.partial(_slice_one, bounds=bounds))
-    return term
-
-
-def _slice_one(x: Value, place: int, bounds: tuple[int, int, int]) -> Value:
-    starts, stops, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
-    starts[place], stops[place], steps[place] = bounds
-    value: Value = slice_axes(x, tuple(starts), tuple(stops), tuple(steps))
-    return value
+def _slice(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> list[Term]:
+    terms = [term]
+    for axis, (start, stop, step) in enumerate(zip(params["starts"], params["stops"], params["steps"], strict=True)):
+        length = term.out[axis].length
+        if (start, stop, step) != (0, length, 1):
+            fresh = fresh_axes((result.shape[axis],))
+            places = fresh[0].mapped(length, step, start)
+            terms = [cut for item in terms for cut in read_out(item, axis, fresh, places)]
+    return terms
 
 
 def _pad(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    for axis, widths in enumerate(zip(params["low"], params["high"], params["interior"], strict=True)):
-        if any(widths):
-            term = map_axis(term, axis, result.shape[axis], functools.partial(_pad_one, widths=widths))
-    return term
-
-
-def _pad_one(x: Value, place: int, widths: tuple[int, int, int]) -> Value:
-    full = [tuple(width if axis == place else 0 for axis in range(x.ndim)) for width in widths]
-    value: Value = pad_with_zeros(x, *full)
-    return value
+    gaps, low = params["interior"], params["low"]
+    return replace(
+        term,
+        out=tuple(
+            axis.mapped(length, gap + 1, before)
+            for axis, length, gap, before in zip(term.out, result.shape, gaps, low, strict=True)
+        ),
+    )
 
 
 def _concatenate(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    axis = params["axis"]
-    before, mine = sum(item.shape[axis] for item in operands[:position]), operands[position].shape[axis]
-    after = result.shape[axis] - before - mine
-    return map_axis(term, axis, result.shape[axis], functools.partial(_pad_one, widths=(before, after, 0)))
+    place = params["axis"]
+    before = sum(item.shape[place] for item in operands[:position])
+    return _placed(term, place, term.out[place].mapped(result.shape[place], 1, before))
+
+
+def _placed(term: Term, place: int, axis: Axis) -> Term:
+    return replace(term, out=(*term.out[:place], axis, *term.out[place + 1 :]))
 
 
 def _flip(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    for axis in params["axes"]:
-        if result.shape[axis] != 1:
-            term = map_axis(term, axis, result.shape[axis], flip)
+    for place in params["axes"]:
+        length = result.shape[place]
+        term = _placed(term, place, term.out[place].mapped(length, -1, length - 1))
     return term
 
 
-def _take(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
-    primitive, indices, axis = _indexing("take"), operands[1], params["axis"]
-    if params["batch"]:
-        return None
-    flat = reshape(indices, (indices.size,))
-    taken = map_axis(term, axis, indices.size, lambda x, place: call(primitive, x, flat, axis=place, batch=0))
-    return regroup(taken, result.shape)
+def _take(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> list[Term]:
+    axis, batch, indices = params["axis"], params["batch"], operands[1]
+    fresh = fresh_axes(indices.shape[batch:])
+    places = indexed(indices, (*term.out[:batch], *fresh), term.out[axis].length)
+    return read_out(term, axis, fresh, places)
 
 
-def _scatter_add(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
-    primitive, indices, axis, size = _indexing("scatter_add"), operands[1], params["axis"], params["size"]
-    if params["batch"]:
-        return None
-    shape = operands[0].shape
-    merged = regroup(term, (*shape[:axis], indices.size, *shape[axis + indices.ndim :]))
+def _scatter_add(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | list[Term]:
+    axis, batch, indices, size = params["axis"], params["batch"], operands[1], params["size"]
+    stop = axis + indices.ndim - batch
+    if batch == 0 and size <= indices.size and _is_free(term, axis, stop):
+        return _scatter_factors(term, axis, stop, indices, result)
+    places = indexed(indices, (*term.out[:batch], *term.out[axis:stop]), size)
+    return replace(term, out=(*term.out[:axis], places, *term.out[stop:]))
+
+
+def _is_free(term: Term, start: int, stop: int) -> bool:
+    """Whether the labels of some axes of the output side stand on factors alone."""
+    others = replace(term, factors=(), out=(*term.out[:start], *term.out[stop:])).core
+    labels = [label for axis in term.out[start:stop] for label in axis.labels]
+    return all(axis.run is not None for axis in term.out[start:stop]) and set(labels).isdisjoint(others)
+
+
+def _scatter_factors(term: Term, axis: int, stop: int, indices: Any, result: TensorType) -> list[Term]:
+    """Add the elements of a factor up, where that makes it no larger."""
+    primitive, size = _indexing("scatter_add"), result.shape[axis]
+    shape = (*result.shape[:axis], indices.size, *result.shape[axis + 1 :])
     flat = reshape(indices, (indices.size,))
 
     def scatter(x: Value, place: int) -> Value:
         value: Value = call(primitive, x, flat, axis=place, batch=0, size=size)
         return value
 
-    return map_axis(merged, axis, size, scatter, merges=True)
+    return [map_axis(merged, axis, size, scatter, merges=True) for merged in regroup(term, shape)]
 
 
-def _scatter(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | None:
+def _scatter(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | list[Term] | None:
     """Add the updates to zeros where no two have one place; the zeros they replace have no term."""
     length = result.shape[params["axis"]]
     if position != 2 or not are_distinct(operands[1], length):
@@ -230,39 +239,20 @@ def _indexing(name: str) -> Primitive:
     return find_primitive(name)
 
 
-def _diagonal(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    kept: dict[int, int] = {}
-    for axis, label in enumerate(params["labels"]):
-        if label in kept:
-            term = _unify(term, kept[label], axis)
-        kept.setdefault(label, axis)
-    return replace(term, out=tuple(term.out[axis] for axis in kept.values()))
-
-
-def _unify(term: Term, first: int, second: int) -> Term:
-    """Return a term in which two axes of the output side have one run: the diagonal over both."""
-    place = 0
-    while place < len(term.out[first]):
-        one, other = term.out[first][place], term.out[second][place]
-        if one is other:
-            place += 1
-        elif one.size == other.size:
-            term = substitute(term, other, (one,))
-            place += 1
-        elif one.size % other.size == 0:
-            term = substitute(term, one, (Label(other.size), Label(one.size // other.size)))
-        elif other.size % one.size == 0:
-            term = substitute(term, other, (Label(one.size), Label(other.size // one.size)))
-        else:
-            term = map_axis(term, second, run_length(term.out[second]), lambda x, axis: x)
-            term = map_axis(term, first, run_length(term.out[first]), lambda x, axis: x)
-            place = 0
-    return term
+def _diagonal(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> list[Term]:
+    labels = params["labels"]
+    terms = [term]
+    for place, label in enumerate(labels):
+        first = labels.index(label)
+        if first < place:
+            terms = [found for item in terms for found in agree(item, item.out[first], item.out[place])]
+    kept = [labels.index(label) for label in dict.fromkeys(labels)]
+    return [with_out(item, [item.out[place] for place in kept]) for item in terms]
 
 
 def _embed(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    runs = dict(zip(dict.fromkeys(params["labels"]), term.out, strict=True))
-    return replace(term, out=tuple(runs[label] for label in params["labels"]))
+    axes = dict(zip(dict.fromkeys(params["labels"]), term.out, strict=True))
+    return replace(term, out=tuple(axes[label] for label in params["labels"]))
 
 
 # -- the general case --------------------------------------------------------------------------------------------------------
@@ -294,17 +284,15 @@ def _columns(term: Term) -> Value:
     """Return a dense term as an array [columns, *shape_out]."""
     (factor,) = term.factors
     moved = permuted(factor, (*term.in_labels, *term.out_labels))
-    value: Value = reshape(moved, (run_length(term.in_labels), *map(run_length, term.out)))
+    value: Value = reshape(moved, (run_length(term.in_labels), *term.shape_out))
     return value
 
 
 def _from_columns(term: Term, columns: Value, result: TensorType) -> Term:
     """Return a dense term with the input side of another, from an array [columns, *shape_out]."""
-    runs = fresh_runs(result.shape)
-    into = fresh_runs(tuple(map(run_length, term.into)))
-    lengths = tuple(label.size for run in into for label in run)
-    cleared = replace(term, dtype=result.dtype, factors=(), out=runs, into=into)
-    return attach(cleared, reshape(columns, (*lengths, *result.shape)), (*((label,) for run in into for label in run), *runs))
+    out, into = fresh_axes(result.shape), fresh_axes(term.shape_in)
+    cleared = replace(term, dtype=result.dtype, factors=(), out=out, into=into)
+    return attach(cleared, reshape(columns, (*term.shape_in, *result.shape)), (*into, *out))
 
 
 def _absent(item: Any, like: Value) -> Value:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from gradwire_core.builder import Value
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.shaping import eye, reshape
-from gradwire_core.structure.terms import Label, Run, Term, attach, contracted, run_length
+from gradwire_core.structure.terms import Label, Run, Term, attach, contracted, run_axis, run_length
 
 Ties = frozenset[tuple[int, int]]
 
@@ -35,6 +35,8 @@ def common_block(terms: Sequence[Term]) -> Block | None:
 
     Labels that tie some terms only are untied.
     """
+    if any(axis.run is None for term in terms for axis in (*term.out, *term.into)):
+        return None
     sizes = {(_sizes(term.out_labels), _sizes(term.in_labels)) for term in terms}
     if len(sizes) != 1 or any(len(set(side)) != len(side) for term in terms for side in (term.out_labels, term.in_labels)):
         return None
@@ -67,9 +69,9 @@ def _untie_others(term: Term, ties: Ties) -> Term:
     for row, column in sorted(_ties(term) - ties):
         old, new = term.out_labels[row], Label(term.out_labels[row].size)
         labels = iter((*term.in_labels[:column], new, *term.in_labels[column + 1 :]))
-        into = tuple(tuple(itertools.islice(labels, len(run))) for run in term.into)
+        into = tuple(run_axis(tuple(itertools.islice(labels, len(axis.labels)))) for axis in term.into)
         matrix = eye(term.builder, old.size, old.size, term.dtype)
-        term = attach(replace(term, into=into), matrix, ((old,), (new,)))
+        term = attach(replace(term, into=into), matrix, (run_axis((old,)), run_axis((new,))))
     return term
 
 

@@ -21,7 +21,7 @@ from gradwire_core.program import Program, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.structured import JacobianSpec
-from gradwire_core.structure.terms import Factor, Term, dense, finish, pattern_of
+from gradwire_core.structure.terms import Factor, Term, arrays_of, dense, finish, pattern_of
 from gradwire_core.transforms.dependence import linear_equations
 from gradwire_core.transforms.grad import check_scalar, grad
 from gradwire_core.transforms.linearize import Linearized, linearize
@@ -192,4 +192,4 @@ def dense_sum(builder: Builder, terms: Sequence[Term], type: TensorType) -> Valu
 
 def factor_outputs(linear: Linearized, terms: Terms) -> list[Value]:
     """Return the factors of all terms, in order."""
-    return [factor.value for row in terms for pair in row for term in pair for factor in term.factors]
+    return [array for row in terms for pair in row for term in pair for array in arrays_of(term)]
