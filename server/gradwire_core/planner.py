@@ -26,6 +26,7 @@ from gradwire_core.program import (
     Program,
     Var,
 )
+from gradwire_core.structure.strategy import Choice
 from gradwire_core.types import Array, Shape, TensorType
 
 # Results in memory of their own, of kernels that are not ufuncs; what a primitive absent from both does is not relied on.
@@ -82,6 +83,7 @@ class Plan:
         flops: the predicted floating point operations.
         peak_bytes: the most bytes of arrays at one time: inputs, intermediate values and outputs; literals apart.
         reproducible: whether every evaluation must give the same bits.
+        choices: how its derivatives are computed, and why, as the report says.
     """
 
     program: Program
@@ -92,6 +94,7 @@ class Plan:
     flops: float
     peak_bytes: int
     reproducible: bool = False
+    choices: tuple[Choice, ...] = ()
 
     @property
     def literal_bytes(self) -> int:
@@ -107,14 +110,15 @@ class Plan:
         return self.report
 
 
-def plan(program: Program, *, reproducible: bool = False) -> Plan:
+def plan(program: Program, *, reproducible: bool = False, choices: Sequence[Choice] = ()) -> Plan:
     """Return the plan of a program, in time linear in its equations.
 
     Args:
         program: what is to run.
         reproducible: whether every evaluation must give the same bits.
+        choices: the choices made for its derivatives, for the report.
     """
-    return _Planning(program).run(reproducible)
+    return _Planning(program).run(reproducible, tuple(choices))
 
 
 # -- broadcasts that NumPy does by itself ------------------------------------------------------------------------------------
@@ -202,7 +206,7 @@ class _Planning:
     costs: dict[object, float] = field(default_factory=dict)
     numbers: _Buffer = field(default_factory=lambda: _Buffer(0, is_private=True, is_exclusive=False))
 
-    def run(self, reproducible: bool) -> Plan:
+    def run(self, reproducible: bool, choices: tuple[Choice, ...]) -> Plan:
         operands = _narrow_operands(self.program)
         needed = self._find_last_uses(operands)
         for var in self.program.inputs:
@@ -210,7 +214,7 @@ class _Planning:
         steps = tuple([self._step(number, operands[number]) for number in reversed(needed)])
         outputs = self._hand_over()
         literals = tuple(literal.value for literal in self.literals if isinstance(literal, Literal))
-        return Plan(self.program, steps, literals, outputs, self.slot_count, self.flops, self.peak_bytes, reproducible)
+        return Plan(self.program, steps, literals, outputs, self.slot_count, self.flops, self.peak_bytes, reproducible, choices)
 
     def _find_last_uses(self, operands: Sequence[tuple[Operand, ...]]) -> list[int]:
         """Record where each value is used last, and return the numbers of the equations that are needed, last first."""
@@ -423,6 +427,7 @@ def _report(found: Plan) -> list[str]:
         f"  peak memory  {show_bytes(found.peak_bytes)}, of which inputs {show_bytes(inputs)}, outputs {show_bytes(outputs)}",
         f"  constants    {show_bytes(found.literal_bytes)}",
         f"  slots        {found.slot_count}",
+        *[f"  strategy     {choice}" for choice in found.choices],
     ]
     steps = list(enumerate(found.steps))
     if len(steps) > ROWS:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError
 from gradwire_core.ops.shaping import broadcast_to, transpose
-from gradwire_core.program import Operand, Program
+from gradwire_core.program import Equation, Operand, Program
 
 
 def vmap(program: Program, in_axes: Sequence[int | None], axis_size: int) -> Program:
@@ -34,7 +34,20 @@ def vmap(program: Program, in_axes: Sequence[int | None], axis_size: int) -> Pro
             value = builder.input(var.type.with_shape((*shape[:place], axis_size, *shape[place:])))
             known[var] = transpose(value, (place, *[item for item in range(len(shape) + 1) if item != place]))
             batched.add(var)
-    for equation in program.equations:
+    batch_equations(builder, program.equations, known, batched)
+    return builder.build([_batched_output(builder, operand, known, batched, axis_size) for operand in program.outputs])
+
+
+def batch_equations(builder: Builder, equations: Sequence[Equation], known: dict[Operand, Value], batched: set[Operand]) -> None:
+    """Add equations over a batch, and record their results.
+
+    Args:
+        builder: where they are added.
+        equations: the equations, in order.
+        known: the Value of each operand, where it is not the operand itself; results are added.
+        batched: the operands that have a batch axis, at 0; results are added.
+    """
+    for equation in equations:
         operands = [builder.resolve(operand, known) for operand in equation.operands]
         flags = [operand in batched for operand in equation.operands]
         if any(flags):
@@ -44,7 +57,6 @@ def vmap(program: Program, in_axes: Sequence[int | None], axis_size: int) -> Pro
         else:
             results = builder.emit(equation.primitive, operands, equation.params)
         known.update(zip(equation.results, results, strict=True))
-    return builder.build([_batched_output(builder, operand, known, batched, axis_size) for operand in program.outputs])
 
 
 def _batched_output(

@@ -1,0 +1,150 @@
+"""Choosing among ways to compute one thing by their predicted costs, and the record of what was chosen and why.
+
+A way is built only where it may win: one whose least cost is above what is already found is left out, and so are all others once
+the best is near what anything must cost. So a simple program pays for one way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from gradwire_core.errors import InternalError
+from gradwire_core.structure.cost import Cost
+
+STRUCTURED_FORWARD = "structured forward"
+STRUCTURED_REVERSE = "structured reverse"
+CROSS_COUNTRY = "cross-country"
+COLOURED_FORWARD = "coloured forward"
+COLOURED_REVERSE = "coloured reverse"
+STAR_COLOURING = "star colouring"
+DENSE_FORWARD = "dense forward"
+DENSE_REVERSE = "dense reverse"
+
+ENOUGH = 1.25
+"""The best is taken without a look at others once it costs no more than this many times what every way must."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, and what each way was predicted to cost.
+
+    Attributes:
+        what: what is computed.
+        chosen: the name of the way that was taken.
+        predictions: the name and the predicted cost of each way, the chosen one among them; where a way was not built, the least it
+            must cost.
+    """
+
+    what: str
+    chosen: str
+    predictions: tuple[tuple[str, Cost], ...]
+
+    def __str__(self) -> str:
+        rejected = [f"{name} {show_seconds(cost)}" for name, cost in self.predictions if name != self.chosen]
+        chosen = dict(self.predictions)[self.chosen]
+        text = f"{self.what}: {self.chosen}, {show_seconds(chosen)}"
+        return f"{text}; rejected: {', '.join(rejected)}" if rejected else text
+
+
+def show_seconds(cost: Cost) -> str:
+    """Return the predicted time of a cost as text."""
+    seconds = cost.seconds
+    number, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms") if seconds >= 1e-3 else (seconds * 1e6, "us")
+    return f"{'at least ' if cost.is_bound else ''}{number:.3g} {unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class Way(Generic[Result]):
+    """One way to compute something.
+
+    Attributes:
+        name: its name, one of those above.
+        least: returns what it must cost at least, at once.
+        build: builds it, and returns its result and its predicted cost; no result where it turns out that it costs at least that,
+            which is no less than the predicted seconds it is given, and None where there is no such way.
+    """
+
+    name: str
+    least: Callable[[], Cost]
+    build: Callable[[float], tuple[Result | None, Cost] | None]
+
+
+def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
+    """Return the result of the way of lowest predicted cost, and record the choice.
+
+    Args:
+        what: what is computed, for the record.
+        ways: the ways; the first is always there.
+        floor: what every way must cost.
+    """
+    name = _FORCED.get()
+    if name is not None:
+        return _force(what, ways, name)
+    best: tuple[str, Result, Cost] | None = None
+    predictions: list[tuple[str, Cost]] = []
+    for way in ways:
+        least = way.least() if best is not None else floor
+        limit = best[2].seconds if best is not None else float("inf")
+        if least.seconds >= limit or limit <= ENOUGH * floor.seconds:
+            predictions.append((way.name, least.at_least()))
+            continue
+        built = way.build(limit)
+        if built is None:
+            continue
+        result, cost = built
+        predictions.append((way.name, cost))
+        if result is not None and cost.seconds < limit:
+            best = way.name, result, cost
+    if best is None:
+        raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
+    record(Choice(what, best[0], tuple(predictions)))
+    return best[1]
+
+
+def _force(what: str, ways: Sequence[Way[Result]], name: str) -> Result:
+    for way in ways:
+        built = way.build(float("inf")) if way.name == name else None
+        if built is not None and built[0] is not None:
+            record(Choice(what, name, ((name, built[1]),)))
+            return built[0]
+    raise LookupError(f"{what}: there is no {name}")
+
+
+# -- the record ----------------------------------------------------------------------------------------------------------------
+
+_RECORDED: ContextVar[list[Choice] | None] = ContextVar("recorded", default=None)
+_FORCED: ContextVar[str | None] = ContextVar("forced", default=None)
+
+
+def record(choice: Choice) -> None:
+    """Enter a choice into the records of the blocks that keep one."""
+    kept = _RECORDED.get()
+    if kept is not None:
+        kept.append(choice)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Choice]]:
+    """Keep a record of the choices made in a block."""
+    kept: list[Choice] = []
+    token = _RECORDED.set(kept)
+    try:
+        yield kept
+    finally:
+        _RECORDED.reset(token)
+
+
+@contextlib.contextmanager
+def forcing(name: str) -> Iterator[None]:
+    """Take the way of a name wherever there is a choice in a block, to measure it; LookupError where there is none."""
+    token = _FORCED.set(name)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
