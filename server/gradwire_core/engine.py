@@ -13,10 +13,10 @@ import itertools
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -27,11 +27,16 @@ from gradwire_core.executor import Executor
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan, plan
 from gradwire_core.program import Program
+from gradwire_core.structure.sparse import SparseSpec
+from gradwire_core.structure.strategy import recording
 from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
-from gradwire_core.transforms import STRUCTURED, Transform, apply
+from gradwire_core.transforms import SPARSE, STRUCTURED, Transform, apply
 from gradwire_core.types import Array, TensorType
 
-LAYOUTS = ("dense", "structured")
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+LAYOUTS = ("dense", "structured", "sparse")
 # What an equation costs a cache, apart from its literals: records, kernels and code, measured on long programs.
 EQUATION_BYTES = 3000
 EXECUTABLE_BYTES = 20_000
@@ -43,14 +48,16 @@ class Output:
 
     Attributes:
         transforms: the chain of transforms, applied in order; none for the value.
-        layout: "dense", or "structured" for Jacobians as sums of terms, where the chain ends in jacobian or hessian.
+        layout: "dense"; where the chain ends in jacobian or hessian, also "structured" for sums of terms, or "sparse" for a
+            `scipy.sparse.csr_array` of shape (size of output, size of input).
     """
 
     transforms: tuple[Transform, ...] = ()
     layout: str = "dense"
 
 
-Result = Array | StructuredJacobian
+Spec = JacobianSpec | SparseSpec
+Result = Union[Array, StructuredJacobian, "csr_array"]
 
 
 def derive(program: Program, transforms: Sequence[Transform]) -> Program:
@@ -65,10 +72,10 @@ def derive(program: Program, transforms: Sequence[Transform]) -> Program:
 
 
 class _Part(NamedTuple):
-    """What one Output contributes: its program, and how to read structured results."""
+    """What one Output contributes: its program, and how to read results that are not dense."""
 
     program: Program
-    specs: tuple[JacobianSpec, ...] | None
+    specs: tuple[Spec, ...] | None
 
 
 def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool = False) -> Executable:
@@ -85,9 +92,10 @@ def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool =
         NotDifferentiableError: a derivative of or in integers.
     """
     with _collecting_later():
-        parts = [_derive_part(program, output) for output in outputs]
+        with recording() as choices:
+            parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
-        found = plan(run_passes(joint), reproducible=reproducible)
+        found = plan(run_passes(joint), reproducible=reproducible, choices=choices)
         return Executable(found, len(program.inputs), kept)
 
 
@@ -111,11 +119,14 @@ def _derive_part(program: Program, output: Output) -> _Part:
         return _Part(derive(program, output.transforms), None)
     chain = output.transforms
     last = chain[-1] if chain else None
-    if last is None or last.name not in STRUCTURED:
+    makers: Mapping[str, Callable[..., tuple[Program, tuple[Spec, ...]]]] = STRUCTURED if output.layout == "structured" else SPARSE
+    if last is None or last.name not in makers:
         given = " of ".join(transform.name for transform in reversed(chain)) or "the value"
-        text = f"output: needed a chain that ends in jacobian or hessian for a structured layout, got {given}; ask for it dense"
+        text = (
+            f"output: needed a chain that ends in jacobian or hessian for a {output.layout} layout, got {given}; ask for it dense"
+        )
         raise ArgumentError(text, given=given)
-    return _Part(*STRUCTURED[last.name](derive(program, chain[:-1]), last.argnums))
+    return _Part(*makers[last.name](derive(program, chain[:-1]), last.argnums))
 
 
 class _Reading(NamedTuple):
@@ -124,7 +135,7 @@ class _Reading(NamedTuple):
     seed_count: int
     start: int
     stop: int
-    specs: tuple[JacobianSpec, ...] | None
+    specs: tuple[Spec, ...] | None
 
 
 def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...]]:
@@ -179,7 +190,8 @@ class Executable:
         seeds = iter(types[input_count:])
         self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
         self.specs = tuple(reading.specs for reading in readings)
-        self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes
+        places = sum(spec.nbytes for reading in readings for spec in reading.specs or () if isinstance(spec, SparseSpec))
+        self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes + places
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._takes_any_order = not plan.reproducible
@@ -261,7 +273,7 @@ def _blas(has_scipy: bool) -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _fill(specs: tuple[JacobianSpec, ...], factors: Sequence[Array]) -> list[Result]:
+def _fill(specs: tuple[Spec, ...], factors: Sequence[Array]) -> list[Result]:
     results: list[Result] = []
     start = 0
     for spec in specs:

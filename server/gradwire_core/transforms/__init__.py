@@ -14,7 +14,14 @@ from gradwire_core.program import Program
 from gradwire_core.transforms import control
 from gradwire_core.transforms.determinant import jacobian_det, jacobian_slogdet
 from gradwire_core.transforms.grad import grad
-from gradwire_core.transforms.jacobian import hessian, jacobian, structured_hessian, structured_jacobian
+from gradwire_core.transforms.jacobian import (
+    hessian,
+    jacobian,
+    sparse_hessian,
+    sparse_jacobian,
+    structured_hessian,
+    structured_jacobian,
+)
 from gradwire_core.transforms.jvp import hvp, jvp
 from gradwire_core.transforms.vjp import vjp
 from gradwire_core.transforms.vmap import vmap
@@ -48,6 +55,7 @@ TRANSFORMS: dict[str, Callable[[Program, Sequence[int]], Program]] = {
     "vjp": vjp,
 }
 STRUCTURED = {"hessian": structured_hessian, "jacobian": structured_jacobian}
+SPARSE = {"hessian": sparse_hessian, "jacobian": sparse_jacobian}
 NAMES = (*TRANSFORMS, "vmap")
 
 
@@ -70,6 +78,7 @@ def apply(program: Program, transform: Transform) -> Program:
 
 __all__ = [
     "NAMES",
+    "SPARSE",
     "STRUCTURED",
     "TRANSFORMS",
     "Transform",
@@ -82,6 +91,8 @@ __all__ = [
     "jacobian_det",
     "jacobian_slogdet",
     "jvp",
+    "sparse_hessian",
+    "sparse_jacobian",
     "structured_hessian",
     "structured_jacobian",
     "vjp",

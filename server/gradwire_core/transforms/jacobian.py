@@ -1,36 +1,45 @@
-"""jacobian: the linearized program applied to the identity, kept as terms of labelled factors.
+"""jacobian: the linearized program applied to the identity, by the way of lowest predicted cost, in one of three layouts.
 
-Forward accumulation starts from the inputs, reverse accumulation from the outputs, over the transposed equations. Both are
-built, and the one of lower predicted cost is kept; what the other added is never computed.
+*Dense* results are arrays `shape_out + shape_in`; *structured* ones are the factors of terms; *sparse* ones are the entries that
+may differ from zero. Which ways there are is said in `differential`; what the ways that lose have added is never computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import NotDifferentiableError
-from gradwire_core.ops._declare import convert
-from gradwire_core.ops.complex import is_complex
+from gradwire_core.errors import LimitError
+from gradwire_core.ops._declare import call, convert, filled, find_primitive
 from gradwire_core.ops.elementwise import add
-from gradwire_core.ops.shaping import broadcast_to
-from gradwire_core.program import Program, Var
-from gradwire_core.structure.accumulate import accumulate
-from gradwire_core.structure.cost import predict
+from gradwire_core.ops.indexing import take_flat
+from gradwire_core.ops.shaping import reshape
+from gradwire_core.ops.shaping import transpose as permute
+from gradwire_core.program import Program
+from gradwire_core.structure.cost import written
+from gradwire_core.structure.entries import entries_of
+from gradwire_core.structure.sparse import SparseSpec
+from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
+from gradwire_core.structure.strategy import choose
 from gradwire_core.structure.structured import JacobianSpec
-from gradwire_core.structure.terms import Factor, Term, arrays_of, dense, finish, pattern_of
-from gradwire_core.transforms.dependence import linear_equations
+from gradwire_core.structure.terms import Term, arrays_of, dense, finish, pattern_of
+from gradwire_core.transforms.differential import (
+    Differential,
+    Terms,
+    coloured_ways,
+    dense_ways,
+    entry_dtype,
+    linearize_checked,
+    structured_ways,
+)
 from gradwire_core.transforms.grad import check_scalar, grad
-from gradwire_core.transforms.linearize import Linearized, linearize
-from gradwire_core.transforms.transpose import transpose
-from gradwire_core.types import Dtype, TensorType
+from gradwire_core.transforms.linearize import Linearized
+from gradwire_core.types import Array, TensorType
 
-PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
-Terms = list[list[list[Term]]]
-"""For each output, for each chosen input, the terms of their Jacobian."""
+DENSEST = 0.25
+"""For a dense result a pattern of a larger share of entries is not followed: colours would not spare much."""
 
 
 def jacobian(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -40,8 +49,7 @@ def jacobian(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ArgumentError: an input does not exist or is named twice.
         NotDifferentiableError: an input or an output is of an integer or boolean dtype.
     """
-    linear, terms = jacobian_terms(program, argnums, _dense_outputs)
-    return linear.builder.build(_dense_outputs(linear, terms))
+    return _dense_program(Differential(linearize_checked(program, argnums), densest=DENSEST))
 
 
 def hessian(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -52,7 +60,7 @@ def hessian(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
     check_scalar("hessian", program)
-    return jacobian(grad(program, argnums), argnums)
+    return _dense_program(Differential(linearize_checked(grad(program, argnums), argnums), is_symmetric=True, densest=DENSEST))
 
 
 def structured_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tuple[Program, tuple[JacobianSpec, ...]]:
@@ -64,7 +72,7 @@ def structured_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tupl
     linear, found = jacobian_terms(program, argnums, factor_outputs)
     terms = [[[finish(term) for term in pair] for pair in row] for row in found]
     specs = [
-        JacobianSpec(output.shape, tangent.shape, _entry_dtype(output, tangent), tuple(map(pattern_of, pair)))
+        JacobianSpec(output.shape, tangent.shape, entry_dtype(output, tangent), tuple(map(pattern_of, pair)))
         for output, row in zip(linear.outputs, terms, strict=True)
         for tangent, pair in zip(linear.tangents, row, strict=True)
     ]
@@ -81,108 +89,101 @@ def structured_hessian(program: Program, argnums: Sequence[int] = (0,)) -> tuple
     return structured_jacobian(grad(program, argnums), argnums)
 
 
+def sparse_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tuple[Program, tuple[SparseSpec, ...]]:
+    """Return the program of the entries of the Jacobians, a vector for each output and each chosen input, and where they stand.
+
+    Raises:
+        LimitError: too many entries may differ from zero.
+        ArgumentError, NotDifferentiableError: as `jacobian`.
+    """
+    return _sparse_program(Differential(linearize_checked(program, argnums)))
+
+
+def sparse_hessian(program: Program, argnums: Sequence[int] = (0,)) -> tuple[Program, tuple[SparseSpec, ...]]:
+    """Return the program of the entries of the Hessian, a vector for each pair of chosen inputs, and where they stand.
+
+    Raises:
+        LimitError: as `sparse_jacobian`.
+        ShapeError, ArgumentError, NotDifferentiableError: as `hessian`.
+    """
+    check_scalar("hessian", program)
+    return _sparse_program(Differential(linearize_checked(grad(program, argnums), argnums), is_symmetric=True))
+
+
+# -- structured ----------------------------------------------------------------------------------------------------------------
+
+
 def jacobian_terms(
     program: Program, argnums: Sequence[int], outputs_of: Callable[[Linearized, Terms], list[Value]]
 ) -> tuple[Linearized, Terms]:
-    """Return the linearized program and the terms of its Jacobians, accumulated in the cheaper direction.
+    """Return the linearized program and the terms of its Jacobians, accumulated in the cheapest way.
 
     Args:
         program: the program.
         argnums: the positions of the chosen inputs.
         outputs_of: gives the arrays that will be asked for; their predicted cost decides.
     """
-    linear = linearize(program, argnums)
-    for index, output in enumerate(linear.outputs):
-        if not output.type.dtype.is_inexact:
-            text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
-            raise NotDifferentiableError(text, given=output.type, output=index)
-    directions = _directions(linear)
-    if len(directions) == 1:
-        return linear, directions[0](linear)
-    wide = sum(value.size for value in linear.tangents)
-    tall = sum(value.size for value in linear.outputs)
-    if wide == 1:
-        return linear, _forward(linear)
-    if tall == 1:
-        return linear, _reverse(linear)
-    candidates = [_forward(linear), _reverse(linear)]
-    costs = [predict(linear.builder.build(outputs_of(linear, terms))).seconds for terms in candidates]
-    return linear, candidates[costs.index(min(costs))]
+    found = Differential(linearize_checked(program, argnums))
+    ways = structured_ways(found, lambda terms: outputs_of(found.linear, terms))
+    terms, _ = choose(found.name, ways, found.residual_cost)
+    assert terms is not None
+    return found.linear, terms
 
 
-def _directions(linear: Linearized) -> list[Callable[[Linearized], Terms]]:
-    """Return the directions in which the linear map may be accumulated: where it is not complex-linear, from its real side.
-
-    Raises:
-        NotDifferentiableError: neither side is real, and the map is not complex-linear.
-    """
-    complex_inputs = [is_complex(value) for value in linear.tangents]
-    if not any(complex_inputs):
-        has_real_seeds = not any(is_complex(value) for value in linear.outputs)
-        return [_forward, _reverse] if has_real_seeds else [_forward]
-    if not any(is_complex(value) for value in linear.outputs):
-        return [_reverse]
-    parts = [equation.primitive.name for equation in linear.equations if equation.primitive.name in PARTS_OF_COMPLEX]
-    if parts:
-        text = f"jacobian: needed a holomorphic function from complex inputs to complex outputs, got one that uses {parts[0]}"
-        raise NotDifferentiableError(f"{text}; make real and imaginary parts inputs or outputs", given=parts[0])
-    return [_forward]
+def factor_outputs(linear: Linearized, terms: Terms) -> list[Value]:
+    """Return the arrays of all terms, in order."""
+    return [array for row in terms for pair in row for term in pair for array in arrays_of(term)]
 
 
-def _forward(linear: Linearized) -> Terms:
-    inputs = [_var(value) for value in linear.tangents]
-    found = accumulate(linear.builder, linear.equations, inputs)
-    return [
-        [found[_var(output)].get(index, []) if output is not None else [] for index in range(len(inputs))]
-        for output in linear.tangent_outputs
-    ]
+# -- dense ---------------------------------------------------------------------------------------------------------------------
 
 
-def _reverse(linear: Linearized) -> Terms:
-    builder = linear.builder
-    seeds = [builder.free(output.type) for output in linear.outputs]
-    pairs = zip(linear.tangent_outputs, seeds, strict=True)
-    cotangents = transpose(builder, linear.equations, linear.tangents, pairs)
-    backward = linear_equations(builder, seeds)
-    found = accumulate(builder, backward, [_var(value) for value in seeds])
-    columns = [found[_var(value)] if value is not None else {} for value in cotangents]
-    return [
-        [
-            [_swap(term, _entry_dtype(output, tangent)) for term in column.get(index, [])]
-            for column, tangent in zip(columns, linear.tangents, strict=True)
+def _dense_program(found: Differential) -> Program:
+    types = [TensorType(entry_dtype(output, tangent), (*output.shape, *tangent.shape)) for _, _, output, tangent in found.pairs()]
+
+    def by_terms(terms: Terms) -> list[Value]:
+        pairs = [pair for row in terms for pair in row]
+        return [dense_sum(found.builder, pair, type) for pair, type in zip(pairs, types, strict=True)]
+
+    def by_colours(compressed: Value, sources: Array) -> list[Value]:
+        return [
+            _spread(take_flat(compressed, sources[mine], 0), block.rows * block.shape[1] + block.columns, type)
+            for type, (mine, block) in zip(types, _blocks(found), strict=True)
         ]
-        for index, output in enumerate(linear.outputs)
-    ]
+
+    def by_sweeps(swept: list[Value], is_forward: bool) -> list[Value]:
+        results = []
+        for type, (row, column, _, _) in zip(types, found.pairs(), strict=True):
+            if is_forward:
+                matrix = permute(swept[row][found.column_starts[column] : found.column_starts[column + 1]], (1, 0))
+            else:
+                matrix = swept[column][found.row_starts[row] : found.row_starts[row + 1]]
+            results.append(convert(reshape(matrix, type.shape), type.dtype))
+        return results
+
+    ways = structured_ways(found, by_terms)
+    if min(found.shape) > 1:
+        ways += [*coloured_ways(found, by_colours), *dense_ways(found, by_sweeps)]
+    _, outputs = choose(found.name, ways, found.residual_cost + written(sum(type.nbytes for type in types)))
+    return found.builder.build(outputs)
 
 
-def _entry_dtype(output: Value, tangent: Value) -> Dtype:
-    """Return the dtype of a Jacobian: that of the output, unless only the input is complex."""
-    return tangent.type.dtype if is_complex(tangent) and not is_complex(output) else output.type.dtype
+def _blocks(found: Differential) -> list[tuple[Array, Sparsity]]:
+    return [found.block(row, column) for row, column, _, _ in found.pairs()]
 
 
-def _var(value: Value) -> Var:
-    assert isinstance(value.operand, Var)
-    return value.operand
-
-
-def _swap(term: Term, dtype: Dtype) -> Term:
-    """Return a term with its sides exchanged, in the dtype of the output: backwards it came out in that of the input."""
-    factors = tuple(Factor(convert(factor.value, dtype), factor.labels) for factor in term.factors)
-    return replace(term, dtype=dtype, factors=factors, out=term.into, into=term.out)
-
-
-def _dense_outputs(linear: Linearized, terms: Terms) -> list[Value]:
-    return [
-        dense_sum(linear.builder, pair, TensorType(_entry_dtype(output, tangent), (*output.shape, *tangent.shape)))
-        for output, row in zip(linear.outputs, terms, strict=True)
-        for tangent, pair in zip(linear.tangents, row, strict=True)
-    ]
+def _spread(entries: Value, places: Array, type: TensorType) -> Value:
+    """Return an array of zeros but for some entries, by their flat places."""
+    empty = filled(0, TensorType(type.dtype, (type.size,)), entries)
+    scattered = call(find_primitive("scatter"), empty, places, convert(entries, type.dtype), axis=0, batch=0)
+    value: Value = reshape(scattered, type.shape)
+    return value
 
 
 def dense_sum(builder: Builder, terms: Sequence[Term], type: TensorType) -> Value:
     """Return the sum of terms as an array; zeros for none."""
     if not terms:
-        value: Value = broadcast_to(builder.literal(np.zeros((), type.dtype.numpy)), type.shape)
+        value: Value = filled(0, type, builder.literal(np.zeros(())))
         return value
     total = dense(terms[0])
     for term in terms[1:]:
@@ -190,6 +191,33 @@ def dense_sum(builder: Builder, terms: Sequence[Term], type: TensorType) -> Valu
     return total
 
 
-def factor_outputs(linear: Linearized, terms: Terms) -> list[Value]:
-    """Return the factors of all terms, in order."""
-    return [array for row in terms for pair in row for term in pair for array in arrays_of(term)]
+# -- sparse --------------------------------------------------------------------------------------------------------------------
+
+
+def _sparse_program(found: Differential) -> tuple[Program, tuple[SparseSpec, ...]]:
+    pattern = found.pattern
+    if pattern is None:
+        given = f"{found.shape[0]} x {found.shape[1]}"
+        text = f"{found.name}: needed at most {MOST_ENTRIES} entries that may differ from zero, got more in {given}"
+        raise LimitError(f"{text}; ask for it with layout='structured'", limit=MOST_ENTRIES, given=given)
+    blocks = _blocks(found)
+    dtypes = [entry_dtype(output, tangent) for _, _, output, tangent in found.pairs()]
+
+    def by_terms(terms: Terms) -> list[Value] | None:
+        pairs = [pair for row in terms for pair in row]
+        entries = [
+            entries_of(found.builder, pair, block, dtype) for pair, (_, block), dtype in zip(pairs, blocks, dtypes, strict=True)
+        ]
+        kept = [item for item in entries if item is not None]
+        return kept if len(kept) == len(entries) else None
+
+    def by_colours(compressed: Value, sources: Array) -> list[Value]:
+        return [convert(take_flat(compressed, sources[mine], 0), dtype) for (mine, _), dtype in zip(blocks, dtypes, strict=True)]
+
+    ways = [*structured_ways(found, by_terms), *coloured_ways(found, by_colours)]
+    _, outputs = choose(found.name, ways, found.residual_cost + written(8 * pattern.nnz))
+    specs = [
+        SparseSpec(output.shape, tangent.shape, dtype, block.indptr, block.indices)
+        for (_, _, output, tangent), (_, block), dtype in zip(found.pairs(), blocks, dtypes, strict=True)
+    ]
+    return found.builder.build(outputs), tuple(specs)

@@ -1,0 +1,108 @@
+"""The entries of a sum of terms at static places: gathers from the factors, added where several terms meet in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.ops._declare import call, convert, find_primitive
+from gradwire_core.ops.elementwise import add
+from gradwire_core.ops.indexing import take_flat
+from gradwire_core.ops.shaping import concatenate, reshape
+from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
+from gradwire_core.structure.terms import Run, Term, contracted, positions, run_length
+from gradwire_core.types import Array, Dtype
+
+MOST_LAYERS = 4
+"""So many terms that meet in one place are added as arrays; further ones are scattered."""
+
+
+def entries_of(builder: Builder, terms: Sequence[Term], pattern: Sparsity, dtype: Dtype) -> Value | None:
+    """Return the entries of a sum of terms at the places of a pattern, in its order; None where the terms' places are not known.
+
+    What the terms have outside the pattern must be zero, and is left out.
+
+    Args:
+        builder: where the terms are.
+        terms: the terms.
+        pattern: the places.
+        dtype: the dtype of the entries.
+    """
+    keys = pattern.rows * pattern.shape[1] + pattern.columns
+    values: list[Value] = []
+    places: list[Array] = []
+    sources: list[Array] = []
+    start = 0
+    for term in terms:
+        found = _placed(term, pattern.shape[1])
+        if found is None:
+            return None
+        labels, wanted, source = found
+        place = np.searchsorted(keys, wanted)
+        is_there = keys[np.minimum(place, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
+        places.append(place[is_there])
+        sources.append(source[is_there] + start)
+        values.append(reshape(convert(contracted(term, labels), dtype), (run_length(labels),)))
+        start += run_length(labels)
+    return assemble(
+        builder,
+        values,
+        np.concatenate([np.zeros(0, np.int64), *places]),
+        np.concatenate([np.zeros(0, np.int64), *sources]),
+        pattern.nnz,
+        dtype,
+    )
+
+
+def _placed(term: Term, width: int) -> tuple[Run, Array, Array] | None:
+    """Return the labels of a term's array, and for each of its entries the flat place in the matrix and the place in the array."""
+    found = positions(term)
+    if found is None:
+        return None
+    rows, columns, core = found
+    sizes = tuple(label.size for label in core)
+    if math.prod(sizes) > MOST_ENTRIES:
+        return None
+    present = {label for factor in term.factors for label in factor.labels}
+    labels = tuple(label for label in core if label in present)
+    lengths = tuple(label.size if label in present else 1 for label in core)
+    source = np.broadcast_to(np.arange(math.prod(lengths)).reshape(lengths), sizes)
+    wanted = np.broadcast_to(rows * width + columns, sizes)
+    return labels, wanted.reshape(-1), source.reshape(-1)
+
+
+def assemble(builder: Builder, values: Sequence[Value], places: Array, sources: Array, size: int, dtype: Dtype) -> Value:
+    """Return a vector of sums: at `places[k]` the element `sources[k]` of the values, which are vectors, one behind the other.
+
+    A place of no source is 0.
+    """
+    order = np.argsort(places, kind="stable")
+    places, sources = places[order], sources[order]
+    layers = np.arange(len(places)) - np.searchsorted(places, places)
+    kept = [
+        (places[layers == layer], sources[layers == layer]) for layer in range(min(int(layers.max(initial=0)) + 1, MOST_LAYERS))
+    ]
+    if not values or any(len(mine) < size for mine, _ in kept):
+        values = [*values, builder.literal(np.zeros(1, dtype.numpy))]
+    pool: Value = values[0] if len(values) == 1 else concatenate(values, 0)
+    total = _gathered(pool, *kept[0], size)
+    for mine, elements in kept[1:]:
+        total = add(total, _gathered(pool, mine, elements, size))
+    rest = layers >= MOST_LAYERS
+    if rest.any():
+        scatter_add = find_primitive("scatter_add")
+        total = add(total, call(scatter_add, take_flat(pool, sources[rest], 0), places[rest], axis=0, batch=0, size=size))
+    return total
+
+
+def _gathered(pool: Value, places: Array, sources: Array, size: int) -> Value:
+    """Return a vector with the given elements of a pool at the given places, and with its last element, a zero, elsewhere."""
+    if pool.size == len(places) == size and np.array_equal(sources, np.arange(size)):
+        return pool
+    index = np.full(size, pool.size - 1)
+    index[places] = sources
+    found: Value = take_flat(pool, index, 0)
+    return found

@@ -1,0 +1,393 @@
+"""A linearized program as one matrix, all outputs by all inputs, and the ways to compute it.
+
+*Structured*: terms of labelled factors, accumulated forward from the inputs, backward from the outputs over the transposed
+equations, or both ways from the narrowest value in the middle. *Coloured*: columns, or rows, that share no entry are evaluated
+together, in one vmapped evaluation. *Dense*: all columns, or all rows, in one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TypeAlias
+
+import numpy as np
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.errors import NotDifferentiableError
+from gradwire_core.ops._declare import convert
+from gradwire_core.ops.complex import is_complex
+from gradwire_core.program import Equation, Operand, Program, Var
+from gradwire_core.structure import strategy
+from gradwire_core.structure.accumulate import ByInput, accumulate
+from gradwire_core.structure.colouring import Colouring, colour_columns, colour_rows, colour_star
+from gradwire_core.structure.cost import Cost, predict, predict_equations
+from gradwire_core.structure.sparsity import Sparsity, find_sparsity, residuals_of
+from gradwire_core.structure.strategy import Way
+from gradwire_core.structure.terms import Factor, Term, compose, join, swap
+from gradwire_core.transforms.compressed import coloured_seeds, compress, dense_seeds, flattened
+from gradwire_core.transforms.dependence import linear_equations
+from gradwire_core.transforms.linearize import Linearized, linearize
+from gradwire_core.transforms.transpose import transpose
+from gradwire_core.types import Array, Dtype
+
+PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
+
+Terms: TypeAlias = list[list[list[Term]]]
+"""For each output, for each chosen input, the terms of their Jacobian."""
+Built: TypeAlias = tuple[Terms | None, list[Value]]
+"""What a way gives: its terms, if it goes by terms, and the arrays that were asked for."""
+
+
+def linearize_checked(program: Program, argnums: Sequence[int]) -> Linearized:
+    """Return a linearized program of floating outputs.
+
+    Raises:
+        ArgumentError: an input does not exist or is named twice.
+        NotDifferentiableError: an input or an output is of an integer or boolean dtype.
+    """
+    linear = linearize(program, argnums)
+    for index, output in enumerate(linear.outputs):
+        if not output.type.dtype.is_inexact:
+            text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
+            raise NotDifferentiableError(text, given=output.type, output=index)
+    return linear
+
+
+def entry_dtype(output: Value, tangent: Value) -> Dtype:
+    """Return the dtype of a Jacobian: that of the output, unless only the input is complex."""
+    return tangent.type.dtype if is_complex(tangent) and not is_complex(output) else output.type.dtype
+
+
+@dataclass(eq=False)
+class Differential:
+    """The matrix of a linearized program: all outputs by all chosen inputs, each flattened and in order.
+
+    Attributes:
+        linear: the linearized program.
+        is_symmetric: whether it is a Hessian.
+        densest: the share of entries from which on its pattern is not worth following.
+        row_starts: where each output starts among the rows, and at last how many rows there are.
+        column_starts: where each input starts among the columns, and at last how many columns there are.
+    """
+
+    linear: Linearized
+    is_symmetric: bool = False
+    densest: float = 1.0
+    row_starts: list[int] = field(init=False)
+    column_starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.row_starts = list(itertools.accumulate((value.size for value in self.linear.outputs), initial=0))
+        self.column_starts = list(itertools.accumulate((value.size for value in self.linear.tangents), initial=0))
+
+    @property
+    def builder(self) -> Builder:
+        return self.linear.builder
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows and of columns."""
+        return self.row_starts[-1], self.column_starts[-1]
+
+    @property
+    def name(self) -> str:
+        """What the record of choices calls it."""
+        kind = "hessian" if self.is_symmetric else "jacobian"
+        return f"{kind} of {_names(self.linear.outputs)} by {_names(self.linear.tangents)}"
+
+    def pairs(self) -> list[tuple[int, int, Value, Value]]:
+        """Return the position of each output and of each input, and both, in the order of the results."""
+        columns = list(enumerate(self.linear.tangents))
+        return [(row, column, output, tangent) for row, output in enumerate(self.linear.outputs) for column, tangent in columns]
+
+    @cached_property
+    def directions(self) -> tuple[bool, bool]:
+        """Whether the linear map may be taken forward, and backward: where it is not complex-linear, from its real side.
+
+        Raises:
+            NotDifferentiableError: neither side is real, and the map is not complex-linear.
+        """
+        linear = self.linear
+        has_real_outputs = not any(map(is_complex, linear.outputs))
+        if not any(map(is_complex, linear.tangents)):
+            return True, has_real_outputs
+        if has_real_outputs:
+            return False, True
+        parts = [equation.primitive.name for equation in linear.equations if equation.primitive.name in PARTS_OF_COMPLEX]
+        if parts:
+            text = f"jacobian: needed a holomorphic function from complex inputs to complex outputs, got one that uses {parts[0]}"
+            raise NotDifferentiableError(f"{text}; make real and imaginary parts inputs or outputs", given=parts[0])
+        return True, False
+
+    # -- what is known without building a way ------------------------------------------------------------------------------------
+
+    @cached_property
+    def residual_cost(self) -> Cost:
+        """What every way must cost: the values that the linear equations take from the primal."""
+        linear: set[Operand] = {value.operand for value in self.linear.tangents}
+        linear.update(var for equation in self.linear.equations for var in equation.results)
+        needed = {operand: None for equation in self.linear.equations for operand in equation.operands if operand not in linear}
+        return predict(self.builder.build([Value(self.builder, operand) for operand in needed]))
+
+    @cached_property
+    def sweep_cost(self) -> Cost:
+        """What one product with the matrix costs beside the residuals."""
+        return predict_equations(self.linear.equations)
+
+    @cached_property
+    def pattern(self) -> Sparsity | None:
+        """Where the matrix may differ from zero; None where that has too many entries."""
+        linear = self.linear
+        found = find_sparsity(
+            linear.equations,
+            [value.operand for value in linear.tangents],
+            [None if value is None else value.operand for value in linear.tangent_outputs],
+            [value.size for value in linear.outputs],
+            residuals_of(self.builder),
+            self.densest,
+        )
+        return found.symmetric if found is not None and self.is_symmetric else found
+
+    def block(self, row: int, column: int) -> tuple[Array, Sparsity]:
+        """Return which entries of the pattern belong to an output and an input, and the pattern of those."""
+        pattern = self.pattern
+        assert pattern is not None
+        if len(self.linear.outputs) == len(self.linear.tangents) == 1:
+            return np.arange(pattern.nnz), pattern
+        (top, bottom), (left, right) = self.row_starts[row : row + 2], self.column_starts[column : column + 2]
+        first, last = pattern.indptr[top], pattern.indptr[bottom]
+        mine = first + np.flatnonzero((pattern.columns[first:last] >= left) & (pattern.columns[first:last] < right))
+        counts = np.bincount(pattern.rows[mine] - top, minlength=bottom - top)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(pattern.indptr.dtype)
+        return mine, Sparsity((bottom - top, right - left), indptr, (pattern.indices[mine] - left).astype(pattern.indices.dtype))
+
+    @cached_property
+    def backward(self) -> tuple[list[Value], list[Value | None], list[Equation]]:
+        """The cotangents of the outputs, free; those of the inputs, None for zero; and the equations between."""
+        linear = self.linear
+        seeds = [self.builder.free(output.type) for output in linear.outputs]
+        found = transpose(self.builder, linear.equations, linear.tangents, zip(linear.tangent_outputs, seeds, strict=True))
+        return seeds, found, linear_equations(self.builder, seeds, found)
+
+    # -- terms -------------------------------------------------------------------------------------------------------------------
+
+    def forward_terms(self) -> Terms:
+        """Return the terms, accumulated from the inputs."""
+        found = accumulate(self.builder, self.linear.equations, list(map(_var, self.linear.tangents)))
+        return self._by_output([{} if value is None else found[_var(value)] for value in self.linear.tangent_outputs])
+
+    def reverse_terms(self) -> Terms:
+        """Return the terms, accumulated from the outputs over the transposed equations."""
+        seeds, cotangents, equations = self.backward
+        found = accumulate(self.builder, equations, list(map(_var, seeds)))
+        columns = [{} if value is None else found[_var(value)] for value in cotangents]
+        return self._transposed(columns, [output.type.dtype for output in self.linear.outputs])
+
+    def composed_terms(self) -> Terms:
+        """Return the terms by way of the narrowest value that all paths go through: from it to both sides, and composed."""
+        linear, end = self.linear, self.narrowest[0] + 1
+        middle, before, after = linear.equations[end - 1].results[0], linear.equations[:end], linear.equations[end:]
+        forward = accumulate(self.builder, after, [middle])
+        seed = self.builder.free(middle.type)
+        cotangents = transpose(self.builder, before, linear.tangents, [(Value(self.builder, middle), seed)])
+        backward = accumulate(self.builder, linear_equations(self.builder, [seed], cotangents), [_var(seed)])
+        ((*inner,),) = self._transposed(
+            [{} if value is None else backward[_var(value)] for value in cotangents], [middle.type.dtype]
+        )
+        outer = [[] if value is None else forward.get(_var(value), {}).get(0, []) for value in linear.tangent_outputs]
+        return [
+            [join([term for one in row for other in column for term in compose(one, other)]) for column in inner] for row in outer
+        ]
+
+    def _by_output(self, rows: Sequence[ByInput]) -> Terms:
+        return [[row.get(index, []) for index in range(len(self.linear.tangents))] for row in rows]
+
+    def _transposed(self, columns: Sequence[ByInput], dtypes: Sequence[Dtype]) -> Terms:
+        """Return terms by output and input from those that were accumulated backward, by input and output."""
+        return [
+            [
+                [_swapped(term, tangent.type.dtype if is_complex(tangent) else dtype) for term in column.get(index, [])]
+                for column, tangent in zip(columns, self.linear.tangents, strict=True)
+            ]
+            for index, dtype in enumerate(dtypes)
+        ]
+
+    @cached_property
+    def narrowest(self) -> tuple[int, int]:
+        """The number of the equation after which one value alone is still needed, and its size, where that is smallest.
+
+        The size is that of the narrower side where no value in the middle is narrower.
+        """
+        outputs = {value.operand for value in self.linear.tangent_outputs if value is not None}
+        last: dict[Operand, int] = dict.fromkeys(outputs, len(self.linear.equations))
+        for number in range(len(self.linear.equations) - 1, -1, -1):
+            for operand in self.linear.equations[number].operands:
+                last.setdefault(operand, number)
+        live = sum(value.operand in last for value in self.linear.tangents)
+        linear: set[Operand] = {value.operand for value in self.linear.tangents}
+        best = -1, min(self.shape)
+        for number, equation in enumerate(self.linear.equations):
+            live -= sum(last[operand] == number for operand in set(equation.operands) if operand in linear)
+            linear.update(equation.results)
+            live += sum(result in last for result in equation.results)
+            if live == 1 and len(equation.results) == 1 and equation.results[0].type.size < best[1] and equation.results[0] in last:
+                best = number, equation.results[0].type.size
+        return best
+
+    # -- batches -----------------------------------------------------------------------------------------------------------------
+
+    def by_columns(self, seeds: Sequence[Value]) -> list[Value]:
+        """Return the outputs of a batch of tangents, each [count, size]."""
+        linear = self.linear
+        return compress(self.builder, linear.equations, linear.tangents, linear.tangent_outputs, linear.outputs, seeds)
+
+    def by_rows(self, seeds: Sequence[Value]) -> list[Value]:
+        """Return the cotangents of the inputs for a batch of cotangents of the outputs, each [count, size]."""
+        free, found, equations = self.backward
+        return compress(self.builder, equations, free, found, self.linear.tangents, seeds)
+
+
+def _var(value: Value) -> Var:
+    assert isinstance(value.operand, Var)
+    return value.operand
+
+
+def _swapped(term: Term, dtype: Dtype) -> Term:
+    """Return a term with its sides exchanged, in the dtype of the output: backwards it came out in that of the input."""
+    factors = tuple(Factor(convert(factor.value, dtype), factor.labels) for factor in term.factors)
+    return swap(replace(term, dtype=dtype, factors=factors))
+
+
+def _names(values: Sequence[Value]) -> str:
+    return ", ".join([str(value.type) for value in values[:4]] + ["..."] * (len(values) > 4))
+
+
+# -- ways ----------------------------------------------------------------------------------------------------------------------
+
+
+def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Value] | None]) -> list[Way[Built]]:
+    """Return the ways by terms, but for those that cannot win.
+
+    Args:
+        found: the matrix.
+        outputs_of: gives the arrays that will be asked for; None where it cannot.
+    """
+
+    def way(name: str, accumulate: Callable[[], Terms]) -> Way[Built]:
+        def build(limit: float) -> tuple[Built | None, Cost] | None:
+            terms = accumulate()
+            outputs = outputs_of(terms)
+            return None if outputs is None else ((terms, outputs), predict(found.builder.build(outputs)))
+
+        return Way(name, lambda: found.residual_cost, build)
+
+    forward = way(strategy.STRUCTURED_FORWARD, found.forward_terms)
+    reverse = way(strategy.STRUCTURED_REVERSE, found.reverse_terms)
+    is_forward, is_reverse = found.directions
+    rows, columns = found.shape
+    if not is_reverse or (is_forward and columns == 1):
+        return [forward]
+    if not is_forward or rows == 1:
+        return [reverse]
+    if found.narrowest[1] > min(rows, columns) // 2:
+        return [forward, reverse]
+    return [forward, reverse, way(strategy.CROSS_COUNTRY, found.composed_terms)]
+
+
+def coloured_ways(found: Differential, outputs_of: Callable[[Value, Array], list[Value]]) -> list[Way[Built]]:
+    """Return the ways by colours.
+
+    Args:
+        found: the matrix.
+        outputs_of: gives the arrays that will be asked for, from the compressed matrix as a vector, and the place of each entry.
+    """
+    linear = found.linear
+    inputs, outputs = [value.shape for value in linear.tangents], [value.shape for value in linear.outputs]
+
+    def forward(colouring: Colouring) -> Value:
+        return flattened(found.by_columns(coloured_seeds(found.builder, linear.tangents, colouring)))
+
+    def reverse(colouring: Colouring) -> Value:
+        return flattened(found.by_rows(coloured_seeds(found.builder, found.backward[0], colouring)))
+
+    columns = _Compression(found, outputs_of, partial(colour_columns, shapes=inputs), lambda item: item.fullest_row, forward)
+    star = _Compression(found, outputs_of, partial(colour_star, shapes=inputs), lambda item: 2, forward)
+    rows = _Compression(found, outputs_of, partial(colour_rows, shapes=outputs), lambda item: item.T.fullest_row, reverse)
+    ways = [columns.way(strategy.COLOURED_FORWARD)] if found.directions[0] else []
+    if found.is_symmetric and found.directions[0]:
+        return [*ways, star.way(strategy.STAR_COLOURING)]
+    return [*ways, rows.way(strategy.COLOURED_REVERSE)] if found.directions[1] else ways
+
+
+@dataclass(frozen=True, slots=True)
+class _Compression:
+    """A way by colours.
+
+    Attributes:
+        found: the matrix.
+        outputs_of: as for `coloured_ways`.
+        colour: colours a pattern.
+        fewest: how many colours that takes at least.
+        evaluate: gives the compressed matrix as a vector.
+    """
+
+    found: Differential
+    outputs_of: Callable[[Value, Array], list[Value]]
+    colour: Callable[[Sparsity], Colouring]
+    fewest: Callable[[Sparsity], int]
+    evaluate: Callable[[Colouring], Value]
+
+    def way(self, name: str) -> Way[Built]:
+        return Way(name, partial(_swept, self.found, 1), self.build)
+
+    def build(self, limit: float) -> tuple[Built | None, Cost] | None:
+        pattern = self.found.pattern
+        if pattern is None or pattern.nnz == 0:
+            return None
+        bound = _swept(self.found, self.fewest(pattern))
+        if bound.seconds >= limit:
+            return None, bound.at_least()
+        colouring = self.colour(pattern)
+        bound = _swept(self.found, colouring.count)
+        if bound.seconds >= limit:
+            return None, bound.at_least()
+        outputs = self.outputs_of(self.evaluate(colouring), colouring.sources)
+        return (None, outputs), predict(self.found.builder.build(outputs))
+
+
+def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], list[Value]]) -> list[Way[Built]]:
+    """Return the ways by all columns, or all rows.
+
+    Args:
+        found: the matrix.
+        outputs_of: gives the arrays that will be asked for, from the outputs of all columns, or, as the flag says, from the
+            cotangents of the inputs of all rows.
+    """
+    rows, columns = found.shape
+
+    def way(name: str, count: int, evaluate: Callable[[], list[Value]], *, is_forward: bool) -> Way[Built]:
+        def build(limit: float) -> tuple[Built | None, Cost]:
+            outputs = outputs_of(evaluate(), is_forward)
+            return (None, outputs), predict(found.builder.build(outputs))
+
+        return Way(name, partial(_swept, found, count), build)
+
+    def forward() -> list[Value]:
+        return found.by_columns(dense_seeds(found.builder, found.linear.tangents))
+
+    def reverse() -> list[Value]:
+        return found.by_rows(dense_seeds(found.builder, found.backward[0]))
+
+    ways = [
+        way(strategy.DENSE_FORWARD, columns, forward, is_forward=True),
+        way(strategy.DENSE_REVERSE, rows, reverse, is_forward=False),
+    ]
+    return [item for item, is_possible in zip(ways, found.directions, strict=True) if is_possible]
+
+
+def _swept(found: Differential, count: int) -> Cost:
+    """Return what as many products with the matrix, evaluated together, cost at least."""
+    return found.residual_cost + found.sweep_cost.columns(count)
