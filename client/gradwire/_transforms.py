@@ -165,6 +165,10 @@ class Functions(Performer):
                    [0., 4.]])
             >>> gw.jacobian(np.square, layout="structured")(np.ones(1_000_000)).nbytes
             8000000
+            >>> gw.jacobian(lambda x: x[1:] * x[:-1], layout="sparse")(np.arange(4.0)).toarray()
+            array([[1., 0., 0., 0.],
+                   [0., 2., 1., 0.],
+                   [0., 0., 3., 2.]])
         """
         statics = Statics.of("jacobian", f, static_argnums, static_argnames)
         return self._derivative(f, Form("jacobian", argnums, layout), statics, reproducible=reproducible)

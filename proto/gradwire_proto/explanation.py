@@ -7,6 +7,8 @@ from typing import Any
 
 from gradwire_core.errors import ArgumentError
 from gradwire_core.planner import Plan
+from gradwire_core.structure.cost import Cost
+from gradwire_core.structure.strategy import Choice
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 
 _FORMATS = {
@@ -76,4 +78,22 @@ def encode_plan(plan: Plan) -> pb.Plan:
         constant_bytes=plan.literal_bytes,
         input_bytes=sum(type.nbytes for type in plan.program.input_types),
         output_bytes=sum(type.nbytes for type in plan.program.output_types),
+        choices=map(_encode_choice, plan.choices),
+    )
+
+
+def _encode_choice(choice: Choice) -> pb.StrategyChoice:
+    return pb.StrategyChoice(
+        subject=choice.what, chosen=choice.chosen, predictions=[_encode_prediction(*item) for item in choice.predictions]
+    )
+
+
+def _encode_prediction(strategy: str, cost: Cost) -> pb.StrategyPrediction:
+    return pb.StrategyPrediction(
+        strategy=strategy,
+        seconds=cost.seconds,
+        flops=cost.flops,
+        written_bytes=cost.bytes,
+        equation_count=cost.equations,
+        is_bound=cost.is_bound,
     )

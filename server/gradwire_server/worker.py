@@ -21,6 +21,7 @@ from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError
 from gradwire_core.explain import explain
 from gradwire_core.program import Program
+from gradwire_core.structure.sparse import SparseSpec
 from gradwire_proto import evaluation, explanation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
@@ -107,7 +108,7 @@ class Worker:
         pairs = [evaluation.decode_output(output) for output in request.outputs]
         executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
         self._limits.check_cost(executable.plan)
-        self._limits.check_response(sum(type.nbytes for type in executable.program.output_types))  # before anything runs
+        self._limits.check_response(_result_bytes(executable))  # before anything runs
         inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
         results = executable.run(inputs, [seeds for _, seeds in pairs])
         return _result(source, self._encode_results(source, results, executable.specs))
@@ -211,6 +212,12 @@ def _held(source: Source) -> Program:
     if source.program is None:
         raise MissingError(program_name(source.digest))
     return source.program
+
+
+def _result_bytes(executable: engine.Executable) -> int:
+    """Return the bytes of all results, with the places of sparse ones."""
+    places = (spec.nbytes for specs in executable.specs for spec in specs or () if isinstance(spec, SparseSpec))
+    return sum(type.nbytes for type in executable.program.output_types) + sum(places)
 
 
 def _result(source: Source, response: bytes) -> Frame:

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 import gradwire as gw
 from gradwire._embedded import EMBEDDED
@@ -18,6 +19,15 @@ S = RNG.normal(size=(6, 6)) + 6 * np.eye(6)
 def network(x, w):
     hidden = np.tanh(x @ w.T)
     return np.sum(np.log(1 + np.exp(hidden))) / np.linalg.norm(hidden)
+
+
+def bands(v):
+    return np.sin(v[1:]) * v[:-1] + v[1:] ** 2
+
+
+def _parts(sparse):
+    assert isinstance(sparse, csr_array)
+    return [np.array(sparse.shape), sparse.indptr, sparse.indices, sparse.data]
 
 
 def ask_all(functions):
@@ -37,6 +47,10 @@ def ask_all(functions):
     yield [functions.vmap(gw.grad(lambda x: np.sum(np.sin(x) * V)), reproducible=True)(X)]
     found = functions.jacobian(lambda x: np.sin(x) @ W.T, layout="structured", reproducible=True)(X)
     yield [found.todense(), *(factor for factors in found.factors for factor in factors)]
+    yield _parts(functions.jacobian(bands, layout="sparse", reproducible=True)(V))
+    for found in functions.jacobian(lambda v, w: np.tanh(v * w), (0, 1), layout="sparse", reproducible=True)(V, W):
+        yield _parts(found)
+    yield _parts(functions.hessian(lambda v: np.sum(bands(v) ** 2), layout="sparse", reproducible=True)(V))
 
 
 def test_reproducible_answers_are_equal_to_the_bit(backend):
@@ -65,6 +79,23 @@ def test_a_structured_jacobian_travels_at_the_size_of_its_structure(backend):
     assert found.nbytes == 8_000_000
 
 
+def test_a_sparse_jacobian_is_right_and_the_callers_own(backend):
+    ask = backend.jacobian(bands, layout="sparse")
+    found = ask(V)
+    assert found.nnz == 2 * 29
+    np.testing.assert_allclose(found.toarray(), backend.jacobian(bands)(V), rtol=1e-13)
+    found.data[:] = 0
+    found.indices[:] = 0
+    np.testing.assert_allclose(ask(V).toarray(), backend.jacobian(bands)(V), rtol=1e-13)
+
+
+def test_a_sparse_jacobian_travels_at_the_size_of_its_entries(backend):
+    n = 300_000
+    found = backend.jacobian(lambda x: np.sin(x[1:]) * x[:-1], layout="sparse")(np.linspace(0, 1, n))
+    assert found.shape == (n - 1, n)
+    assert found.nnz == 2 * (n - 1)
+
+
 def test_programs_and_nested_arguments_go_anywhere(backend):
     program = gw.trace(lambda p: np.sum(np.tanh(p["w"] @ p["x"])), {"w": W, "x": V})
     assert backend.evaluate(program)(W, V) == EMBEDDED.evaluate(lambda w, x: np.sum(np.tanh(w @ x)))(W, V)
@@ -85,6 +116,12 @@ def test_explanations_are_the_same_everywhere(backend, transform):
     assert "tanh" in found
     assert "flops" in found
     assert backend.explain(gw.trace(network, X, W), transform=transform, argnums=(0, 1)) == found
+
+
+@pytest.mark.parametrize("format", ["text"])
+def test_explanations_are_the_same_in_every_format(backend, format):
+    asked = {"transform": "jacobian", "layout": "sparse", "format": format}
+    assert backend.explain(bands, V, **asked) == EMBEDDED.explain(bands, V, **asked)
 
 
 ERRORS = [
@@ -116,7 +153,7 @@ def test_capabilities_and_registering(client):
     assert "sin" in found.primitives
     assert "jacobian_slogdet" in found.transforms
     assert "float64" in found.dtypes
-    assert {"dense", "structured"} <= set(found.layouts)
+    assert found.layouts == ("dense", "structured", "sparse")
     assert found.limits["message_bytes"] > 0
     program = gw.trace(np.sin, V)
     assert client.register(program) == client.register(program) == f"programs/{program.digest}"

@@ -55,6 +55,21 @@ def test_a_plan_is_told_by_its_totals():
     assert (message.input_bytes, message.output_bytes) == (5 * 8, 8 + 25 * 8)
 
 
+def test_a_plan_tells_what_was_chosen_over_what():
+    builder = Builder()
+    x = builder.input(TensorType(Dtype.FLOAT64, (500,)))
+    program = builder.build([(x[1:] * x[:-1]) ** 2.0])
+    plan = engine.compile(program, [engine.Output((Transform("jacobian"),), "sparse")]).plan
+    message = encode_plan(plan)
+    assert len(message.choices) == len(plan.choices) > 0
+    for told, choice in zip(message.choices, plan.choices, strict=True):
+        assert (told.subject, told.chosen) == (choice.what, choice.chosen)
+        assert told.chosen in [item.strategy for item in told.predictions]
+        for item, (strategy, cost) in zip(told.predictions, choice.predictions, strict=True):
+            assert (item.strategy, item.seconds, item.flops) == (strategy, cost.seconds, cost.flops)
+            assert (item.written_bytes, item.equation_count, item.is_bound) == (cost.bytes, cost.equations, cost.is_bound)
+
+
 def test_data_is_json_for_every_reader():
     assert json.loads(encode_derivation({"a": [1, "b"]})) == {"a": [1, "b"]}
     with pytest.raises(ValueError, match="JSON compliant"):

@@ -159,8 +159,7 @@ def test_capabilities_come_from_the_registries(stub):
     assert found.limits["message_bytes"] == 64 * 2**20
     assert found.worker_count == 2
     assert len(found.dtypes) == 7
-    assert pb.LAYOUT_DENSE in found.layouts
-    assert pb.LAYOUT_STRUCTURED in found.layouts
+    assert list(found.layouts) == [pb.LAYOUT_DENSE, pb.LAYOUT_STRUCTURED, pb.LAYOUT_SPARSE]
     sine = next(item for item in found.primitives if item.name == "sin")
     assert sine.operand_count == 1
     assert "operand_count" not in str(next(item for item in found.primitives if item.name == "einsum"))

@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 
 from gradwire_core import engine, errors
 from gradwire_proto.program import encode_program
+from gradwire_proto.sparse import decode_sparse
 from gradwire_proto.status import decode_status
 from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
@@ -76,6 +77,25 @@ def test_an_executable_answers_without_its_program():
     assert ask(worker, named(reproducible=True)).kind is Kind.MISSING
 
 
+def test_a_sparse_result_is_sent_with_its_shapes(worker):
+    request = quick()
+    request.outputs[0].CopyFrom(pb.Output(transforms=[{"jacobian": {}}], layout=pb.LAYOUT_SPARSE))
+    answer = ask(worker, request)
+    assert answer.kind is Kind.RESULT, failure(answer)
+    found = pb.EvaluateResponse.FromString(answer.parts[1]).results[0].results[0].sparse
+    assert (list(found.shape_out), list(found.shape_in)) == ([3], [3])
+    np.testing.assert_allclose(decode_sparse(found).toarray(), np.diag(np.sin(X) + X * np.cos(X)), rtol=1e-14)
+
+
+def test_the_places_of_a_sparse_result_count_before_anything_runs(monkeypatch):
+    request = quick()
+    request.outputs[0].CopyFrom(pb.Output(transforms=[{"jacobian": {}}], layout=pb.LAYOUT_SPARSE))
+    monkeypatch.setattr(engine.Executable, "run", None)
+    found = failure(ask(Worker(ServerConfig(max_message_bytes=3 * 8)), request))  # its entries alone
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == "message_bytes"
+
+
 def test_a_defect_is_internal_and_leaves_no_trace(worker, monkeypatch, caplog):
     def run(self, inputs, seeds):
         raise ZeroDivisionError("in /secret/path.py")
@@ -138,6 +158,9 @@ def test_the_value_is_explained_unless_more_is_asked_for(worker):
     jacobian = explanation(outputs=[{"transforms": [{"jacobian": {}}]}])
     assert explained(worker, jacobian).plan.output_bytes == 9 * 8
     jacobian.outputs[0].layout = pb.LAYOUT_STRUCTURED
+    structured = explained(worker, jacobian).plan
+    assert structured.output_bytes == 3 * 8
+    jacobian.outputs[0].layout = pb.LAYOUT_SPARSE
     assert explained(worker, jacobian).plan.output_bytes == 3 * 8
 
 
