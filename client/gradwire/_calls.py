@@ -222,9 +222,11 @@ def _inline(builder: Builder, trace: Trace, form: Form, operands: Sequence[Any])
     """Write the equations of a form into an outer trace; return a list of Values an output."""
     prepared = prepare(trace, form)
     if any(item.layout != "dense" for item in prepared.outputs):
-        raise ArgumentError(
-            f"{form.kind}({trace.name}): needed layout='dense' inside a traced function, got {form.layout!r}; leave it out"
+        text = (
+            f"{form.kind}({trace.name}): needed layout='dense' inside a traced function, got {form.layout!r}; leave it out, "
+            f"or make {form.kind} the outermost, as in {form.kind}(vmap(f), layout={form.layout!r})"
         )
+        raise ArgumentError(text, given=form.layout)
     program, counts = derive(trace, form)
     values = iter(builder.inline(program, [builder.lift(item) for item in operands]))
     return [list(itertools.islice(values, count)) for count in counts]

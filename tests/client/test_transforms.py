@@ -251,6 +251,9 @@ def test_captured_arrays_keep_their_current_values():
 def test_structure_is_dense_only_inside_a_trace():
     with pytest.raises(gw.ArgumentError, match="needed layout='dense' inside a traced function"):
         gw.grad(gw.jacobian(np.square, layout="structured"))(X)
+    with pytest.raises(gw.ArgumentError, match=r"got 'sparse'; leave it out, or .* as in jacobian\(vmap\(f\), layout='sparse'\)"):
+        gw.vmap(gw.jacobian(np.square, layout="sparse"))(X[None])
+    assert gw.jacobian(gw.vmap(np.square), layout="sparse")(X[None]).nnz == X.size
 
 
 def test_a_function_of_nothing_traced_is_a_constant():
