@@ -75,6 +75,10 @@ def _product_of_layers(x: Array, *weights: Array) -> Array:
     return product
 
 
+def _neighbours(u: Any) -> Any:
+    return u[:-2] - 2 * u[1:-1] + u[2:] + np.exp(u[1:-1])
+
+
 def _polar(p: Any) -> Any:
     r, phi = p
     return np.stack([r * np.cos(phi), r * np.sin(phi)])
@@ -98,6 +102,7 @@ def _normal_in_polar() -> tuple[Array, Callable[[Any], Any]]:
 def _stops() -> tuple[Stop, ...]:
     x, r = 1.2, np.array([0.5, 1.0, 2.0])
     row = np.array([[0.3, -0.7, 1.1]])
+    u = np.array([0.1, 0.4, -0.2, 0.3, -0.5])
     a = np.array([0.5, -1.0, 0.25])
     w = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     xs = np.array([[0.1, 0.2, 0.3], [-0.4, 0.5, -0.6]])
@@ -197,6 +202,22 @@ def _stops() -> tuple[Stop, ...]:
                     {"argnums": 1},
                     rank_out=2,
                 ),
+            ),
+        ),
+        Stop(
+            "Neighbours on a line: h_i = u_i - 2 u_(i+1) + u_(i+2) + e^u_(i+1)",
+            "dh_i/du_j = delta_ij + (e^u_j - 2) delta_(i+1)j + delta_(i+2)j:  three entries a row, found without the zeros",
+            (
+                Check(
+                    "dh/du",
+                    "jacobian",
+                    _neighbours,
+                    (u,),
+                    np.eye(3, 5) + np.diag(np.exp(u) - 2)[1:4] + np.eye(3, 5, 2),
+                    {"layout": "sparse"},
+                    lambda found: found.toarray(),
+                ),
+                Check("entries held, sparse", "jacobian", _neighbours, (u,), 9, {"layout": "sparse"}, lambda found: found.nnz),
             ),
         ),
         Stop(
