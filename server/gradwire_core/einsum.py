@@ -2,17 +2,19 @@
 
 Subscripts are explicit ("ij,jk->ik"), with a label at most once in each operand and once in the output. A contraction is lowered
 once for its subscripts and shapes: one operand is summed and transposed, two become a product of matrices (`dot`, `matmul`), a
-row-wise product or a broadcast product, and more follow a path that opt_einsum searches. Nothing is searched when it runs. A
-result may be a view of an operand only where the contraction is a mere transpose, and its axes may lie in any order in memory.
+row-wise product or a broadcast product, and more follow the path of pairs of least predicted time. Nothing is searched when it
+runs. A result may be a view of an operand only where the contraction is a mere transpose, and its axes may lie in any order in
+memory.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import string
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +25,18 @@ Step = Callable[[Array], Array]
 
 # A batch of products of a matrix and a vector calls BLAS for each; up to this many elements, einsum's own loop is faster.
 SMALL_MATRIX = 64
+# A symmetric product is computed by panels of about this many rows.
+PANEL = 160
+# Up to this many operands every path is weighed; beyond, opt_einsum searches.
+MOST_WEIGHED = 6
+
+# Predicted seconds of NumPy and BLAS on one core: ratios are what counts.
+CALL_SECONDS = 1e-6
+FLOP_SECONDS = 2.3e-11  # of a product of large matrices
+SHORT = 10.0  # a product along an axis of this length takes twice the time for each flop
+ELEMENT_SECONDS = 1e-9  # an element written
+VECTOR_SECONDS = 2.5e-10  # an element of a matrix that meets a vector, or is summed
+ROW_SECONDS = 1.8e-8  # an inner loop started
 
 
 class Contraction(NamedTuple):
@@ -32,11 +46,13 @@ class Contraction(NamedTuple):
         kernel: computes it from the operands.
         flops: the additions and multiplications it needs.
         scratch: the most elements that it holds beside operands and result.
+        seconds: the predicted time.
     """
 
     kernel: Kernel
     flops: float
     scratch: int
+    seconds: float
 
 
 def contract(*arrays: Array, subscripts: str) -> Array:
@@ -49,9 +65,9 @@ def contract(*arrays: Array, subscripts: str) -> Array:
     return lower(subscripts, tuple(np.shape(array) for array in arrays)).kernel(*arrays)
 
 
-def compiled(subscripts: str, shapes: tuple[Shape, ...]) -> Kernel:
-    """Return the function of the operands that computes a contraction for operands of the given shapes."""
-    return lower(subscripts, shapes).kernel
+def compiled(subscripts: str, shapes: tuple[Shape, ...], *, symmetric: bool = False) -> Kernel:
+    """Return the function of the operands that computes a contraction for operands of the given shapes, as `lower` does."""
+    return lower(subscripts, shapes, symmetric=symmetric).kernel
 
 
 def einsum_flops(subscripts: str, *shapes: Shape) -> float:
@@ -60,16 +76,46 @@ def einsum_flops(subscripts: str, *shapes: Shape) -> float:
 
 
 @functools.lru_cache(maxsize=8192)
-def lower(subscripts: str, shapes: tuple[Shape, ...]) -> Contraction:
-    """Return how a contraction is computed, and what it costs."""
-    left, _, output = subscripts.partition("->")
-    groups = left.split(",")
-    sizes = {label: length for group, shape in zip(groups, shapes, strict=True) for label, length in zip(group, shape, strict=True)}
+def lower(subscripts: str, shapes: tuple[Shape, ...], *, symmetric: bool = False) -> Contraction:
+    """Return how a contraction is computed, and what it costs.
+
+    Args:
+        subscripts: the groups of labels, then those of the output.
+        shapes: the shape of each operand.
+        symmetric: whether the result stays the same when the labels of `exchanged` change places: one half is computed then.
+    """
+    groups, output = _split(subscripts)
+    sizes = label_sizes(groups, shapes)
     if len(groups) == 1:
         return _lower_one(groups[0], output, sizes)
     if len(groups) == 2:
-        return _lower_two(groups[0], groups[1], output, sizes)
-    return _lower_many(subscripts, groups, output, shapes)
+        return _lower_two(groups[0], groups[1], output, sizes, symmetric)
+    return _lower_many(subscripts, groups, shapes)
+
+
+def exchanged(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[str, str] | None:
+    """Return the labels of the rows and of the columns of a contraction that is a product of matrices with as many of both.
+
+    Where the result is the same with these exchanged, label by label, `lower` can make use of it; None where it cannot.
+    """
+    groups, output = _split(subscripts)
+    if len(groups) != 2:
+        return None
+    sizes, (left, right) = label_sizes(groups, shapes), groups
+    rows, columns = _without(_only(left, output), right), _without(_only(right, output), left)
+    is_product = any(label not in output and sizes[label] > 1 for label in _only(left, right))
+    is_square = _lengths(rows, sizes) == _lengths(columns, sizes) and _size(rows, sizes) > PANEL
+    return (rows, columns) if is_product and is_square else None
+
+
+def _split(subscripts: str) -> tuple[list[str], str]:
+    left, _, output = subscripts.partition("->")
+    return left.split(","), output
+
+
+def label_sizes(groups: Sequence[str], shapes: Sequence[Shape]) -> dict[str, int]:
+    """Return the length of each label."""
+    return {label: length for group, shape in zip(groups, shapes, strict=True) for label, length in zip(group, shape, strict=True)}
 
 
 def _size(labels: str, sizes: dict[str, int]) -> int:
@@ -99,12 +145,13 @@ def _lower_one(group: str, output: str, sizes: dict[str, int]) -> Contraction:
     kept = _only(group, output)
     permute = _permuted(kept, output)
     if kept == group:
-        return Contraction(permute or _identity, 0.0, 0)
+        return Contraction(permute or _identity, 0.0, 0, CALL_SECONDS)
     axes = tuple(place for place, label in enumerate(group) if label not in output)
-    add = np.add.reduce
+    add, count = np.add.reduce, _size(group, sizes)
+    seconds = CALL_SECONDS + count * VECTOR_SECONDS
     if permute is None:
-        return Contraction(lambda x: add(x, axes, x.dtype), float(_size(group, sizes)), 0)
-    return Contraction(lambda x: permute(add(x, axes, x.dtype)), float(_size(group, sizes)), 0)
+        return Contraction(lambda x: add(x, axes, x.dtype), float(count), 0, seconds)
+    return Contraction(lambda x: permute(add(x, axes, x.dtype)), float(count), 0, seconds)
 
 
 def _identity(x: Array) -> Array:
@@ -124,31 +171,32 @@ def _permuted(labels: str, wanted: str) -> Step | None:
 # -- two operands ----------------------------------------------------------------------------------------------------------
 
 
-def _lower_two(left: str, right: str, output: str, sizes: dict[str, int]) -> Contraction:
+def _lower_two(left: str, right: str, output: str, sizes: dict[str, int], symmetric: bool) -> Contraction:
     kept = _only(left, right + output), _only(right, left + output)
     if kept != (left, right):
         return _lower_sums_first(left, right, kept, output, sizes)
     summed = _without(_only(left, right), output)
     flops = float(_size(left + _without(right, left), sizes)) * (2 if summed else 1)
     if not summed:
-        return Contraction(_broadcast_product(left, right, output), flops, 0)
+        return Contraction(_broadcast_product(left, right, output), flops, 0, _broadcast_seconds(left, right, output, sizes))
     batch = _only(output, _only(left, right))
     if not batch:
-        return _lower_dot(left, right, output, sizes, flops)
+        return _lower_dot(left, right, output, sizes, flops, symmetric)
     is_rowwise = len(left) == len(right) == len(batch) + len(summed)
     is_vector = _size(output, sizes) in {_size(_only(labels, output), sizes) for labels in (left, right)}
     if is_rowwise or (is_vector and _size(left + _without(right, left), sizes) <= _size(batch, sizes) * SMALL_MATRIX):
-        return Contraction(_row_product(left, right, output), flops, 0)
-    return _lower_matmul(left, right, output, sizes, flops)
+        return Contraction(_row_product(left, right, output), flops, 0, CALL_SECONDS + flops * ELEMENT_SECONDS)
+    return _lower_matmul(left, right, output, sizes, flops, symmetric)
 
 
 def _lower_sums_first(left: str, right: str, kept: tuple[str, str], output: str, sizes: dict[str, int]) -> Contraction:
     """Lower a contraction of which labels of one operand alone are summed: that comes first."""
     one, other = _lower_one(left, kept[0], sizes), _lower_one(right, kept[1], sizes)
-    rest = _lower_two(kept[0], kept[1], output, sizes)
+    rest = _lower_two(kept[0], kept[1], output, sizes, symmetric=False)
     sum_one, sum_other, product = one.kernel, other.kernel, rest.kernel
     held = sum(_size(labels, sizes) for labels, full in zip(kept, (left, right), strict=True) if labels != full)
-    return Contraction(lambda x, y: product(sum_one(x), sum_other(y)), one.flops + other.flops + rest.flops, held + rest.scratch)
+    flops, seconds = one.flops + other.flops + rest.flops, one.seconds + other.seconds + rest.seconds
+    return Contraction(lambda x, y: product(sum_one(x), sum_other(y)), flops, held + rest.scratch, seconds)
 
 
 def _broadcast_product(left: str, right: str, output: str) -> Kernel:
@@ -157,6 +205,14 @@ def _broadcast_product(left: str, right: str, output: str) -> Kernel:
         return multiply
     align, align_other = align or _identity, align_other or _identity
     return lambda x, y: multiply(align(x), align_other(y))
+
+
+def _broadcast_seconds(left: str, right: str, output: str, sizes: dict[str, int]) -> float:
+    """Predict a broadcast product: along the inner axis where both advance alike, one loop runs for each of the others."""
+    inner = itertools.takewhile(lambda label: (label in left, label in right) == last, reversed(output))
+    count, last = _size(output, sizes), (output[-1:] in left, output[-1:] in right)
+    outer = count // max(_size("".join(inner), sizes), 1)
+    return CALL_SECONDS + count * ELEMENT_SECONDS + outer * ROW_SECONDS
 
 
 def _aligned(labels: str, output: str) -> Step | None:
@@ -177,6 +233,38 @@ def _row_product(left: str, right: str, output: str) -> Kernel:
     return lambda x, y: np.einsum(subscripts, x, y)
 
 
+def _is_own(left: str, right: str, rows: str, columns: str) -> bool:
+    """Whether a product of an array with itself is one of a matrix and its own transpose."""
+    return left.translate(str.maketrans(rows, columns)) == right
+
+
+def _symmetric_product(steps: tuple[Step | None, ...], size: int, whole: Contraction, *, own: bool) -> Contraction:
+    """Return a product of matrices [..., size, inner] and [..., inner, size] that is known to be symmetric: one half is computed.
+
+    A matrix and its own transpose are left to BLAS, which does so too.
+    """
+    first, other, last = [step or _identity for step in steps]
+    count = -(-size // PANEL)
+    edges = [size * index // count for index in range(count + 1)]
+    panels = [(start, stop, np.tri(stop - start, k=-1, dtype=bool)) for start, stop in itertools.pairwise(edges)]
+
+    def product(x: Array, y: Array) -> Array:
+        left = first(x)
+        if own and x is y:
+            return last(np.matmul(left, left.swapaxes(-1, -2)))
+        right = other(y)
+        result = np.empty((*left.shape[:-1], size), left.dtype)
+        for start, stop, below in panels:
+            np.matmul(left[..., start:stop, :], right[..., start:], out=result[..., start:stop, start:])
+            block = result[..., start:stop, start:stop]
+            np.copyto(block, block.swapaxes(-1, -2), where=below)
+            result[..., stop:, start:stop] = result[..., start:stop, stop:].swapaxes(-1, -2)
+        return last(result)
+
+    share = (count + 1) / (2 * count)
+    return whole._replace(kernel=product, flops=whole.flops * share, seconds=whole.seconds * share)
+
+
 class _Matrix(NamedTuple):
     """An operand as a matrix: what makes it of the array, and the elements that it copies."""
 
@@ -184,11 +272,11 @@ class _Matrix(NamedTuple):
     copied: int
 
 
-def _lower_dot(left: str, right: str, output: str, sizes: dict[str, int], flops: float) -> Contraction:
+def _lower_dot(left: str, right: str, output: str, sizes: dict[str, int], flops: float, symmetric: bool) -> Contraction:
     """Lower a contraction without batch labels to `dot`."""
     rows, columns = _only(left, output), _only(right, output)
     if output == columns + rows and rows and columns:
-        swapped = _lower_dot(right, left, output, sizes, flops)
+        swapped = _lower_dot(right, left, output, sizes, flops, symmetric)
         product = swapped.kernel
         return swapped._replace(kernel=lambda x, y: product(y, x))
     candidates = []
@@ -198,7 +286,21 @@ def _lower_dot(left: str, right: str, output: str, sizes: dict[str, int], flops:
         candidates.append((one.copied + other.copied, one.step, other.step))
     scratch, step, step_other = min(candidates, key=lambda item: item[0])
     finish = _regrouped(rows + columns, output, sizes, merged=len(rows) > 1 or len(columns) > 1)
-    return Contraction(_dot_kernel(step, step_other, finish), flops, scratch)
+    seconds = _product_seconds(1, _size(rows, sizes), flops, _size(columns, sizes)) + scratch * ELEMENT_SECONDS
+    if symmetric:
+        whole = Contraction(np.matmul, flops, scratch, seconds)
+        return _symmetric_product((step, step_other, finish), _size(rows, sizes), whole, own=_is_own(left, right, rows, columns))
+    return Contraction(_dot_kernel(step, step_other, finish), flops, scratch, seconds)
+
+
+def _product_seconds(count: int, rows: int, flops: float, columns: int) -> float:
+    """Predict products of matrices: BLAS is slower the shorter an axis is, and reads a matrix once for each vector."""
+    if not (rows and columns and flops):
+        return CALL_SECONDS
+    if rows == 1 or columns == 1:
+        return CALL_SECONDS + flops / 2 * VECTOR_SECONDS
+    inner = flops / (2 * count * rows * columns)
+    return CALL_SECONDS + flops * FLOP_SECONDS * (1 + SHORT / rows) * (1 + SHORT / inner) * (1 + SHORT / columns)
 
 
 def _dot_kernel(step: Step | None, step_other: Step | None, finish: Step | None) -> Kernel:
@@ -247,12 +349,12 @@ def _regrouped(labels: str, output: str, sizes: dict[str, int], *, merged: bool)
     return (lambda x: x.reshape(shape)) if permute is None else (lambda x: permute(x.reshape(shape)))
 
 
-def _lower_matmul(left: str, right: str, output: str, sizes: dict[str, int], flops: float) -> Contraction:
+def _lower_matmul(left: str, right: str, output: str, sizes: dict[str, int], flops: float, symmetric: bool) -> Contraction:
     """Lower a contraction with batch labels to `matmul`."""
     batch = _only(output, _only(left, right))
     rows, columns = _without(_only(left, output), batch), _without(_only(right, output), batch)
     if output == batch + columns + rows and rows and columns:
-        swapped = _lower_matmul(right, left, output, sizes, flops)
+        swapped = _lower_matmul(right, left, output, sizes, flops, symmetric)
         product = swapped.kernel
         return swapped._replace(kernel=lambda x, y: product(y, x))
     summed = _without(left, batch + rows)
@@ -261,56 +363,171 @@ def _lower_matmul(left: str, right: str, output: str, sizes: dict[str, int], flo
     finish = _regrouped(batch + rows + columns, output, sizes, merged=is_merged) or _identity
     step, step_other, matmul = one.step or _identity, other.step or _identity, np.matmul
     scratch = one.copied + other.copied
+    sizes_of = _size(batch, sizes), _size(rows, sizes), flops, _size(columns, sizes)
+    seconds = _product_seconds(*sizes_of) + scratch * ELEMENT_SECONDS
+    if symmetric:
+        whole = Contraction(matmul, flops, scratch, seconds)
+        return _symmetric_product((step, step_other, finish), _size(rows, sizes), whole, own=_is_own(left, right, rows, columns))
     if rows and columns:
-        return Contraction(lambda x, y: finish(matmul(step(x), step_other(y))), flops, scratch)
+        return Contraction(lambda x, y: finish(matmul(step(x), step_other(y))), flops, scratch, seconds)
     if rows:
-        return Contraction(lambda x, y: finish(matmul(step(x), step_other(y)[..., None])), flops, scratch)
-    return Contraction(lambda x, y: finish(matmul(step(x)[..., None, :], step_other(y))), flops, scratch)
+        return Contraction(lambda x, y: finish(matmul(step(x), step_other(y)[..., None])), flops, scratch, seconds)
+    return Contraction(lambda x, y: finish(matmul(step(x)[..., None, :], step_other(y))), flops, scratch, seconds)
 
 
 # -- more operands ---------------------------------------------------------------------------------------------------------
 
 
-def _lower_many(subscripts: str, groups: Sequence[str], output: str, shapes: tuple[Shape, ...]) -> Contraction:
-    """Lower a contraction of three operands or more to a path of contractions of two."""
+class Pair(NamedTuple):
+    """One step of a path; its result is counted behind the operands and earlier results.
+
+    Attributes:
+        first: the number of one operand or result.
+        second: the number of the other.
+        labels: the labels of what they make.
+    """
+
+    first: int
+    second: int
+    labels: str
+
+
+@functools.lru_cache(maxsize=8192)
+def search_path(subscripts: str, shapes: tuple[Shape, ...], alike: tuple[int, ...]) -> tuple[Pair, ...]:
+    """Return the pairs to which a contraction of three operands or more is best reduced.
+
+    Args:
+        subscripts: the groups of labels, then those of the output.
+        shapes: the shape of each operand.
+        alike: for each operand the number of the first that is the same array; what equal operands make alike is made once.
+    """
+    groups, output = _split(subscripts)
+    sizes = label_sizes(groups, shapes)
+    if len(groups) > MOST_WEIGHED:
+        return _searched_by_flops(subscripts, groups, output, shapes)
+    best = _weigh(groups, output, sizes, alike)
+    pairs: list[Pair] = []
+    numbers = {1 << index: index for index in range(len(groups))}
+    stack = [(1 << len(groups)) - 1]
+    while stack:
+        part = best[stack[-1]]
+        missing = [half for half in part.halves if half not in numbers]
+        if missing:
+            stack += missing
+        else:
+            numbers[stack.pop()] = len(groups) + len(pairs)
+            first, second = part.halves
+            pairs.append(Pair(numbers[first], numbers[second], part.labels))
+    return tuple(pairs)
+
+
+class _Part(NamedTuple):
+    """The best way found to contract a set of operands.
+
+    Attributes:
+        seconds: the predicted time.
+        labels: the labels of the result.
+        form: equal for sets whose contraction is the same but for the names of labels.
+        halves: the two sets of operands that are contracted last, as bits.
+    """
+
+    seconds: float
+    labels: str
+    form: Any
+    halves: tuple[int, ...]
+
+
+def _weigh(groups: Sequence[str], output: str, sizes: dict[str, int], alike: Sequence[int]) -> dict[int, _Part]:
+    """Return the best part for every set of operands, as bits: each split into two, by predicted time."""
+    best = {1 << index: _Part(0.0, group, alike[index], ()) for index, group in enumerate(groups)}
+    whole = (1 << len(groups)) - 1
+    for chosen in range(3, whole + 1):
+        if chosen in best:
+            continue
+        needed = output + "".join(group for index, group in enumerate(groups) if not chosen >> index & 1)
+        splits, half = [], (chosen - 1) & chosen
+        while half > chosen ^ half:
+            splits.append((chosen ^ half, half))
+            half = (half - 1) & chosen
+        joined = [split for split in splits if _only(best[split[0]].labels, best[split[1]].labels)]
+        best[chosen] = min(
+            (_joined(best, split, needed, output, sizes) for split in joined or splits), key=lambda part: part.seconds
+        )
+    return best
+
+
+def _joined(best: dict[int, _Part], halves: tuple[int, int], needed: str, output: str, sizes: dict[str, int]) -> _Part:
+    one, other = best[halves[0]], best[halves[1]]
+    labels = output if needed == output else natural_labels((one.labels, other.labels), needed)
+    subscripts = canonical_subscripts((one.labels, other.labels), labels)
+    pair = lower(subscripts, (_lengths(one.labels, sizes), _lengths(other.labels, sizes)))
+    seconds = one.seconds + pair.seconds
+    if one.form != other.form:
+        seconds += other.seconds
+    elif exchanged(subscripts, (_lengths(one.labels, sizes), _lengths(other.labels, sizes))):
+        seconds -= pair.seconds / 3
+    return _Part(seconds, labels, (one.form, other.form, subscripts), halves)
+
+
+def canonical_subscripts(groups: Sequence[str], output: str) -> str:
+    """Return subscripts with labels named in the order in which they appear."""
+    names = dict(zip(dict.fromkeys("".join(groups)), string.ascii_letters, strict=False))
+    renamed = ["".join(names[label] for label in labels) for labels in (*groups, output)]
+    return f"{','.join(renamed[:-1])}->{renamed[-1]}"
+
+
+def _searched_by_flops(subscripts: str, groups: Sequence[str], output: str, shapes: tuple[Shape, ...]) -> tuple[Pair, ...]:
     from opt_einsum import contract_path
 
     path, _ = contract_path(subscripts, *shapes, shapes=True, optimize="auto")
-    sizes = {label: length for group, shape in zip(groups, shapes, strict=True) for label, length in zip(group, shape, strict=True)}
-    waiting = list(groups)
-    given = len(groups)
-    sizes_held = [0] * given
-    steps: list[tuple[tuple[int, ...], Kernel]] = []
-    flops, scratch = 0.0, 0
+    waiting = list(enumerate(groups))
+    pairs: list[Pair] = []
     for places in path:
-        chosen = tuple(sorted(places, reverse=True))
-        taken = [waiting.pop(place) for place in chosen]
-        result = _intermediate(taken, "".join(waiting) + output) if waiting else output
-        part = lower(f"{','.join(taken)}->{result}", tuple(_lengths(labels, sizes) for labels in taken))
-        steps.append((chosen, part.kernel))
-        made = _size(result, sizes) if waiting else 0
-        flops, scratch = flops + part.flops, max(scratch, sum(sizes_held) + made + part.scratch)
-        for place in chosen:
-            del sizes_held[place]
-        sizes_held.append(made)
-        waiting.append(result)
-    return Contraction(_path_kernel(tuple(steps), given), flops, scratch)
+        (second, others), (first, labels) = [waiting.pop(place) for place in sorted(places, reverse=True)]
+        rest = "".join(labels for _, labels in waiting)
+        made = natural_labels((labels, others), rest + output) if waiting else output
+        pairs.append(Pair(first, second, made))
+        waiting.append((len(groups) + len(pairs) - 1, made))
+    return tuple(pairs)
 
 
-def _intermediate(taken: Sequence[str], needed: str) -> str:
-    """Return the labels of an intermediate result: shared ones first, as `matmul` gives them."""
+def _lower_many(subscripts: str, groups: Sequence[str], shapes: tuple[Shape, ...]) -> Contraction:
+    """Lower a contraction of three operands or more to a path of contractions of two."""
+    sizes = label_sizes(groups, shapes)
+    labels, given = list(groups), len(groups)
+    steps: list[tuple[int, int, Kernel]] = []
+    flops, seconds, held, scratch = 0.0, 0.0, 0, 0
+    for first, second, made in search_path(subscripts, shapes, tuple(range(given))):
+        part = lower(
+            f"{labels[first]},{labels[second]}->{made}", tuple(_lengths(labels[index], sizes) for index in (first, second))
+        )
+        steps.append((first, second, part.kernel))
+        held += _size(made, sizes)
+        is_last = len(steps) == given - 1
+        flops, seconds = flops + part.flops, seconds + part.seconds
+        scratch = max(scratch, held + part.scratch - is_last * _size(made, sizes))
+        held -= sum(_size(labels[index], sizes) for index in (first, second) if index >= given)
+        labels.append(made)
+    return Contraction(_path_kernel(tuple(steps), given), flops, scratch, seconds)
+
+
+def natural_labels(taken: Sequence[str], needed: str) -> str:
+    """Return the labels that are needed of a product, in the order in which `matmul` gives them: shared ones first."""
     joined = "".join(dict.fromkeys("".join(taken)))
     kept = _only(joined, needed)
     shared = "".join(label for label in kept if all(label in labels for labels in taken))
     return shared + _without(kept, shared)
 
 
-def _path_kernel(steps: tuple[tuple[tuple[int, ...], Kernel], ...], count: int) -> Kernel:
+def _path_kernel(steps: tuple[tuple[int, int, Kernel], ...], count: int) -> Kernel:
     def run(*arrays: Array) -> Array:
         assert len(arrays) == count
-        waiting = list(arrays)
-        for places, kernel in steps:
-            waiting.append(kernel(*[waiting.pop(place) for place in places]))
-        return waiting[0]
+        made: list[Any] = list(arrays)
+        for first, second, kernel in steps:
+            x, y = made[first], made[second]
+            made[first] = made[second] = None
+            made.append(kernel(x, y))
+        result: Array = made[-1]
+        return result
 
     return run

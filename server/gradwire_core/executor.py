@@ -117,15 +117,15 @@ KEYWORD_OUT: Mapping[Kernel, Kernel] = {
 }
 
 
-def bind(equation: Equation) -> Kernel:
-    """Return the kernel of an equation as a function of its operands alone."""
+def bind(equation: Equation, *, symmetric: bool = False) -> Kernel:
+    """Return the kernel of an equation as a function of its operands alone; `symmetric` as a step of a plan says."""
     primitive, params = equation.primitive, equation.params
     if _is_scalar(equation):
         return SCALAR_OPERATORS[primitive.name][0]
     if primitive.name == "einsum":
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
-        return compiled(subscripts, tuple(operand.type.shape for operand in equation.operands))
+        return compiled(subscripts, tuple(operand.type.shape for operand in equation.operands), symmetric=symmetric)
     binding = BINDINGS.get(primitive.name)
     if binding is not None:
         return binding(params)
@@ -157,7 +157,7 @@ class _Kernels:
         key: Any = primitive
         if params:
             shapes = tuple([operand.type.shape for operand in equation.operands]) if primitive.name == "einsum" else ()
-            key = (primitive, tuple(params.items()), shapes, len(equation.results))
+            key = (primitive, tuple(params.items()), shapes, len(equation.results), step.is_symmetric)
         elif _is_scalar(equation):
             key = primitive.name
         elif step.target >= 0 and primitive.kernel in KEYWORD_OUT:
@@ -165,7 +165,7 @@ class _Kernels:
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self.bound)
-            self.bound.append(key if callable(key) else bind(equation))
+            self.bound.append(key if callable(key) else bind(equation, symmetric=step.is_symmetric))
         return found
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradwire_core.builder import VIEWS
-from gradwire_core.einsum import lower
+from gradwire_core.einsum import Contraction, lower
 from gradwire_core.program import (
     Equation,
     Literal,
@@ -27,6 +27,7 @@ from gradwire_core.program import (
     Var,
 )
 from gradwire_core.structure.strategy import Choice
+from gradwire_core.symmetry import is_symmetric
 from gradwire_core.types import Array, Shape, TensorType
 
 # Results in memory of their own, of kernels that are not ufuncs; what a primitive absent from both does is not relied on.
@@ -59,6 +60,7 @@ class Step(NamedTuple):
         frees: the slots that are empty after it.
         nbytes: the bytes of new memory.
         flops: the floating point operations.
+        is_symmetric: whether it is a product of matrices of which one half need be computed (`symmetry.is_symmetric`).
     """
 
     equation: Equation
@@ -68,6 +70,7 @@ class Step(NamedTuple):
     frees: tuple[int, ...]
     nbytes: int
     flops: float
+    is_symmetric: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +207,7 @@ class _Planning:
     peak_bytes: int = 0
     flops: float = 0.0
     costs: dict[object, float] = field(default_factory=dict)
+    makers: dict[Operand, Equation] = field(default_factory=dict)
     numbers: _Buffer = field(default_factory=lambda: _Buffer(0, is_private=True, is_exclusive=False))
 
     def run(self, reproducible: bool, choices: tuple[Choice, ...]) -> Plan:
@@ -238,6 +242,8 @@ class _Planning:
         if len(dying) > 1:
             dying = list(dict.fromkeys(dying))
         slots = tuple([homes[operand].slot if type(operand) is Var else self._locate(operand) for operand in operands])
+        if equation.primitive.name == "einsum" and is_symmetric(equation, self._find_makers()):
+            return self._symmetric_step(equation, operands, slots, dying)
         flops = self._count_flops(equation)
         heir = self._find_heir(equation, dying) if dying else None
         if heir is None:
@@ -247,6 +253,19 @@ class _Planning:
         frees = tuple([self._leave(operand) for operand in dying if operand is not heir])
         self.free += frees
         return Step(equation, slots, (slots[place],), place if heir.type.shape else -1, frees, 0, flops)
+
+    def _find_makers(self) -> dict[Operand, Equation]:
+        """Return the equations that make values."""
+        if not self.makers:
+            self.makers.update({result: equation for equation in self.program.equations for result in equation.results})
+        return self.makers
+
+    def _symmetric_step(
+        self, equation: Equation, operands: tuple[Operand, ...], slots: tuple[int, ...], dying: list[Operand]
+    ) -> Step:
+        flops = _lower(equation, symmetric=True).flops
+        self.flops += flops
+        return self._allocating_step(equation, operands, slots, dying, flops)._replace(is_symmetric=True)
 
     def _allocating_step(
         self, equation: Equation, operands: tuple[Operand, ...], slots: tuple[int, ...], dying: list[Operand], flops: float
@@ -389,12 +408,15 @@ def _is_view(equation: Equation) -> bool:
     return name in VIEWS
 
 
+def _lower(equation: Equation, *, symmetric: bool) -> Contraction:
+    subscripts = equation.params["subscripts"]
+    assert isinstance(subscripts, str)
+    return lower(subscripts, tuple(operand.type.shape for operand in equation.operands), symmetric=symmetric)
+
+
 def _scratch_bytes(equation: Equation, nbytes: int) -> int:
     if equation.primitive.name == "einsum":
-        subscripts = equation.params["subscripts"]
-        assert isinstance(subscripts, str)
-        shapes = tuple(operand.type.shape for operand in equation.operands)
-        return lower(subscripts, shapes).scratch * equation.results[0].type.dtype.numpy.itemsize
+        return _lower(equation, symmetric=False).scratch * equation.results[0].type.dtype.numpy.itemsize
     return int(SCRATCH.get(equation.primitive.name, 0.0) * nbytes)
 
 

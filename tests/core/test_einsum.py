@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gradwire_core.einsum import compiled, contract, einsum_flops, lower
+from gradwire_core.einsum import compiled, contract, einsum_flops, lower, search_path
 
 DTYPES = ("float64", "float32", "complex128", "int64", "int32", "bool")
 CASES = (
@@ -107,6 +107,51 @@ def test_scratch_is_what_a_contraction_copies() -> None:
     assert lower("ji,kj->ik", ((30, 20), (40, 30))).scratch == 0
     assert lower("aibj,ji->ab", ((2, 3, 4, 5), (5, 3))).scratch == 2 * 3 * 4 * 5
     assert lower("ij,jk,k->i", ((9, 8), (8, 7), (7,))).scratch == 8
+
+
+def test_a_path_weighs_time_rather_than_operations() -> None:
+    # The fewest operations would multiply both pairs, and each by "ec", before the product that BLAS makes.
+    groups = "cd,ed,ab,af,ac,ae"
+    shapes = ((10, 3), (10, 3), (1000, 8), (1000, 8), (1000, 10), (1000, 10))
+    pairs = search_path(f"{groups}->febc", shapes, (0, 0, 2, 2, 4, 4))
+    assert {frozenset(pair[:2]) for pair in pairs} >= {frozenset({2, 4}), frozenset({3, 5}), frozenset({0, 1})}
+    assert len(pairs) == 5
+    assert set(pairs[-1].labels) == set("febc")
+
+
+def test_equal_operands_are_paired_alike() -> None:
+    # Apart, two scalings of 90 x 400 are more than one; alike, both are made at once, and their product is half the work.
+    shapes = ((90, 400), (90, 400), (90,), (90,))
+    assert {frozenset(pair[:2]) for pair in search_path("si,sj,s,s->ij", shapes, (0, 0, 2, 2))} >= {
+        frozenset({0, 2}),
+        frozenset({1, 3}),
+    }
+    assert {2, 3} in [set(pair[:2]) for pair in search_path("si,sj,s,s->ij", shapes, (0, 1, 2, 3))]
+
+
+@pytest.mark.parametrize("count", [3, 5, 7, 9])
+def test_paths_of_few_and_of_many_operands(count: int) -> None:
+    rng = np.random.default_rng(count)
+    arrays = [rng.normal(size=(2, 2, 2)) for _ in range(count)]
+    letters = "abcdefghijk"
+    groups = [letters[index : index + 3] for index in range(count)]
+    subscripts = f"{','.join(groups)}->{letters[0]}{letters[count + 1]}"
+    assert len(search_path(subscripts, ((2, 2, 2),) * count, tuple(range(count)))) == count - 1
+    np.testing.assert_allclose(contract(*arrays, subscripts=subscripts), np.einsum(subscripts, *arrays), rtol=1e-12, atol=1e-12)
+
+
+def test_seconds_follow_blas() -> None:
+    def seconds(subscripts: str, *shapes: tuple[int, ...]) -> float:
+        return lower(subscripts, shapes).seconds
+
+    square = seconds("ij,jk->ik", (500, 500), (500, 500))
+    assert seconds("ij,jk->ik", (1000, 1000), (1000, 1000)) == pytest.approx(8 * square, rel=0.1)
+    assert seconds("ij,jk->ik", (500, 500), (500, 500)) < seconds("ij,jk->ik", (2, 250_000), (250_000, 250))
+    assert seconds("bij,bjk->bik", (1000, 3, 3), (1000, 3, 3)) > 20 * 54e3 * 2.3e-11
+    assert seconds("a,b->ab", (1000,), (1000,)) < seconds("abc,ab->abc", (1000, 500, 2), (1000, 500))
+    assert seconds("ij->ji", (1000, 1000)) < seconds("ij->j", (1000, 1000))
+    assert seconds("ij,jk,k->i", (100, 100), (100, 100), (100,)) < seconds("ij,jk->ik", (100, 100), (100, 100))
+    assert lower("si,sj->ij", ((99, 500), (99, 500)), symmetric=True).seconds < seconds("si,sj->ij", (99, 500), (99, 500))
 
 
 def test_a_mere_transpose_is_a_view() -> None:

@@ -111,3 +111,39 @@ def test_a_pass_folds_what_became_constant() -> None:
         return x * emit("transpose", emit("transpose", large, axes=(1, 0)), axes=(1, 0))
 
     assert len(simplify(trace(function)).equations) == 0
+
+
+def test_contractions_share_what_they_have_in_common() -> None:
+    builder = Builder()
+    x, y, z = [builder.input(TensorType(Dtype.FLOAT64, (40, length))) for length in (5, 6, 3)]
+    outputs = [np.einsum("sa,sb,sc->abc", x, y, z), np.einsum("sc,sb,sa->bca", z, y, x), np.einsum("sb,sa,sc->cba", y, x, z)]
+    after = run_passes(builder.build(outputs))
+    check_program(after)
+    assert [equation.primitive.name for equation in after.equations] == ["einsum", "einsum", "transpose", "transpose", "transpose"]
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=var.type.shape) for var in after.inputs]
+    for found, axes in zip(Executor(plan(after))(*arrays), ("abc", "bca", "cba"), strict=True):
+        np.testing.assert_allclose(found, np.einsum(f"sa,sb,sc->{axes}", *arrays), rtol=1e-12, atol=1e-12)
+
+
+def test_contractions_absorb_transposes() -> None:
+    after = run_passes(trace(lambda x: np.sin((x.T @ x.T[::-1].T).T)))
+    assert [equation.primitive.name for equation in after.equations] == ["transpose", "flip", "einsum", "sin"]
+
+
+def test_a_transpose_beside_other_uses_of_a_contraction_stays() -> None:
+    def function(x: Value) -> tuple[Value, ...]:
+        product = x.T @ x[::-1]
+        return product, product.T
+
+    names = [equation.primitive.name for equation in run_passes(trace(function)).equations]
+    assert names == ["flip", "einsum", "transpose"]
+
+
+def test_a_contraction_of_many_becomes_pairs() -> None:
+    program = trace(lambda x: np.einsum("ij,jk,kl,lm->im", x, x, x, x))
+    after = run_passes(program)
+    check_program(after)
+    assert [len(equation.operands) for equation in after.equations] == [2, 2]
+    x = np.random.default_rng(0).normal(size=HARD.shape)
+    np.testing.assert_allclose(Executor(plan(after))(x)[0], np.linalg.matrix_power(x, 4), rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Passes: Program -> Program, with the meaning kept to the bit, on NaN, inf and -0.0 too.
+"""Passes: Program -> Program, with the meaning kept to the bit, on NaN, inf and -0.0 too; only sums in contractions change order.
 
 `PIPELINE` holds them in the order in which the engine runs them. What would change a value (`x / x -> 1`) is no pass.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gradwire_core.passes.contraction import order_contractions
 from gradwire_core.passes.prune import prune
 from gradwire_core.passes.simplify import simplify
 from gradwire_core.program import Program
 
-PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify)
+PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, order_contractions)
 
 
 def run_passes(program: Program) -> Program:
@@ -21,4 +22,4 @@ def run_passes(program: Program) -> Program:
     return program
 
 
-__all__ = ["PIPELINE", "prune", "run_passes", "simplify"]
+__all__ = ["PIPELINE", "order_contractions", "prune", "run_passes", "simplify"]
