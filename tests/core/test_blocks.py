@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath as mp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -328,3 +329,85 @@ def test_float32_stays_float32():
     x = np.ones(4, np.float32)
     program = traced(coupling_stack(EXCHANGES["halves"], 2), x, *[np.ones((2, 2), np.float32)] * 2)
     assert [type.dtype for type in jacobian_slogdet(program).output_types] == [Dtype.FLOAT32] * 2
+
+
+# -- a diagonal plus a few columns by a few rows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("zeros", [0, 1, 2, 5])
+@pytest.mark.parametrize("small", [0.0, 1e-10])
+def test_small_pivots_stand_in_a_border(rank, zeros, small):
+    n = 40
+    rng = np.random.default_rng(rank)
+    d, u, v = rng.normal(size=n), rng.normal(size=(n, rank)), rng.normal(size=(rank, n))
+    d[rng.permutation(n)[:zeros]] = small
+    program = traced(lambda x, d, u, v: d * x + u @ (v @ x), d, d, u, v)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= n * 2 * rank
+    sign, log = map(float, interpret(derived, [d, d, u, v]))
+    with mp.workdps(60):
+        matrix = mp.matrix(u.tolist()) * mp.matrix(v.tolist()) + mp.diag(d.tolist())
+        needed = mp.det(matrix)
+        if small == 0 and zeros > rank:
+            assert (sign, log) == (0, -np.inf)
+            needed = 0
+        else:
+            assert sign == mp.sign(needed)
+            np.testing.assert_allclose(log, float(mp.log(abs(needed))), rtol=1e-11)
+        (det,) = interpret(jacobian_det(program), [d, d, u, v])
+        np.testing.assert_allclose(float(det), float(needed), rtol=1e-9)
+
+
+def test_the_gradient_of_a_bordered_determinant_where_it_is_zero():
+    """In all of D: also where that is what keeps the determinant from 0."""
+    n = 12
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=n), rng.normal(size=n)
+    program = jacobian_det(traced(lambda x, d: d * x + u * (v @ x), u, u))
+    for zeros in (0, 1, 2, 3):
+        d = rng.normal(size=n)
+        d[:zeros] = 0
+        (found,) = interpret(grad(program, (1,)), [u, d])
+        others = [np.delete(np.delete(np.diag(d) + np.outer(u, v), k, 0), k, 1) for k in range(n)]
+        np.testing.assert_allclose(found, [np.linalg.det(item) for item in others], rtol=1e-9, atol=1e-12)
+
+
+def planar(x, u, w):
+    for layer in range(len(u)):
+        x = x + u[layer] * np.tanh(w[layer] @ x)
+    return x
+
+
+def residual(x, first, second):
+    return x + second @ np.tanh(first @ x)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (planar, [(3, 300), (3, 300)]),
+        (residual, [(5, 300), (300, 5)]),
+        (lambda x, w: x * np.sum(w * x * x), [(300,)]),
+        (lambda x, w, b: np.flip(3 * x + w * np.tanh(x @ w) * 0.1) + b, [(300,), (300,)]),
+    ],
+)
+def test_few_columns_cost_what_their_number_costs(function, shapes):
+    n = 300
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=n), *[rng.normal(size=shape) / 17 for shape in shapes]]
+    program = traced(function, *arrays)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 5 * n
+    assert_as_dense(program, arrays)
+    log = Program(derived.inputs, derived.equations, derived.outputs[1:])
+    assert largest(grad(log, (1,))) <= 10 * n
+
+
+def test_every_sample_of_a_batch_has_its_own_few_columns():
+    count, n = 6, 40
+    rng = np.random.default_rng(0)
+    x, w, u = rng.normal(size=(count, n)), rng.normal(size=n), rng.normal(size=n)
+    program = traced(lambda x, w, u: x + np.tanh(x @ w)[:, None] * u, x, w, u)
+    assert largest(jacobian_slogdet(program)) <= count * n
+    assert_as_dense(program, [x, w, u])

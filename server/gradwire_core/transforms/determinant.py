@@ -6,7 +6,7 @@ is a sum of logarithms, each taken of how a partial was made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 
 import numpy as np
@@ -20,7 +20,8 @@ from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
 from gradwire_core.ops.shaping import concatenate, reshape
 from gradwire_core.program import Program, Var
-from gradwire_core.structure.determinants import Determinant, Matrices, Part, Partials, determinant
+from gradwire_core.structure.determinants import Determinant, LowRank, Matrices, Part, Partials, determinant
+from gradwire_core.structure.lemma import bordered
 from gradwire_core.structure.magnitude import log_absolute, sign_of
 from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.types import Dtype
@@ -36,7 +37,7 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
     linear, found = _determinant(program, argnums, "jacobian_det")
     builder, dtype = linear.builder, _dtype(linear)
     groups: dict[int, list[Value]] = {}
-    for part in found.parts:
+    for part in _eliminated(found.parts, spare=1):
         groups.setdefault(part.power, []).append(_determinants(part))
     factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
     for often, values in groups.items():
@@ -56,7 +57,7 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
     builder, dtype = linear.builder, _dtype(linear)
     whole = [builder.literal(np.asarray(found.sign, dtype.numpy))]
     total = [builder.literal(np.asarray(0 if found.sign else -np.inf, PARTS.get(dtype, dtype).numpy))]
-    for part in found.parts:
+    for part in _eliminated(found.parts, spare=0):
         signs, logs = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
         product, log = prod(signs), sum_over(logs)
         whole.append(product if part.power == 1 else power(product, float(part.power)))
@@ -64,7 +65,18 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
     return builder.build([reduce(multiply, whole), reduce(add, total)])
 
 
-def _determinants(part: Part) -> Value:
+def _eliminated(parts: Sequence[Part], spare: int) -> Iterator[Partials | Matrices]:
+    """Yield parts with the determinant lemma applied."""
+    for part in parts:
+        if isinstance(part, LowRank):
+            pivots, matrices = bordered(part.diagonal, part.left, part.right, spare)
+            yield Partials(pivots, part.power)
+            yield Matrices(matrices, part.power)
+        else:
+            yield part
+
+
+def _determinants(part: Partials | Matrices) -> Value:
     """Return the determinants that a part multiplies, as a vector."""
     values = part.values
     if isinstance(part, Matrices):
