@@ -222,7 +222,7 @@ class _KernelSources:
 
 
 class _Unannotated(ast.NodeTransformer):
-    """Removes the types of parameters and results."""
+    """Removes the types of parameters, results and variables."""
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         """Remove the type of a parameter."""
@@ -232,6 +232,11 @@ class _Unannotated(ast.NodeTransformer):
         """Remove the type of a result."""
         node.returns = None
         return self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        """Remove the type of a variable that is assigned."""
+        assert node.value is not None
+        return ast.Assign([node.target], node.value)
 
 
 class _Renaming(ast.NodeTransformer):
