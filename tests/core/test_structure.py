@@ -67,7 +67,7 @@ def peak_bytes(function) -> int:
 
 @st.composite
 def patterns(draw) -> tuple[Pattern, tuple[np.ndarray, ...]]:
-    """Any pattern of up to four labels: summed, tied, repeated on a side or a factor, on one side only, nowhere; any affine axis."""
+    """Any pattern of up to four labels: summed, tied, repeated on a side or a factor, on one side only, nowhere; any axis."""
     sizes = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=4)))
     labels = st.integers(0, len(sizes) - 1)
     rng = np.random.default_rng(draw(st.integers(0, 99)))

@@ -109,7 +109,7 @@ def are_distinct(indices: Any, length: int) -> bool:
     return is_unique(indices, length)
 
 
-def _wins(indices: Any, x: Any, axis: int, batch: int) -> Any:
+def winners(indices: Any, x: Any, axis: int, batch: int) -> Any:
     """Return which indices are the last of their element, of the shape of the updates; None where all are."""
     length = x.shape[axis]
     if batch == 0 and are_distinct(indices, length):
@@ -145,7 +145,7 @@ def _transpose_base(ct: Any, x: TensorType, indices: Any, updates: TensorType, *
 
 def _transpose_updates(ct: Any, x: TensorType, indices: Any, updates: TensorType, *, axis: int, batch: int) -> Any:
     taken = _taken(ct, indices, axis, batch)
-    wins = _wins(indices, x, axis, batch)
+    wins = winners(indices, x, axis, batch)
     return taken if wins is None else where(wins, taken, zeros_of(updates, ct))
 
 

@@ -1,12 +1,13 @@
 """What each linear primitive does to a term: one row a primitive.
 
-`action(term, position, operands, params, result)` returns the term of the result for the term of the linear operand at a
-position; linear operands stand as their types. A primitive without a row, or whose row gives None, acts on the dense term,
-through its batching rule.
+`action(term, position, operands, params, result)` returns the term, or terms, of the result for the term of the linear operand at
+a position; linear operands stand as their types. A primitive without a row, or whose row gives None, acts on columns of the terms
+through its batching rule; axes that it does not mix, which `MIXES` tells, stay tied.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,20 +15,22 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import Value
-from gradwire_core.ops._declare import call, convert
+from gradwire_core.ops._declare import call, convert, filled
 from gradwire_core.ops.contraction import split_subscripts
 from gradwire_core.ops.elementwise import logical_not, reciprocal, where
 from gradwire_core.ops.linalg import solve_columns, solve_primitive
-from gradwire_core.ops.shaping import broadcast_to, reshape
+from gradwire_core.ops.shaping import broadcast_to, reshape, transpose
 from gradwire_core.ops.triangular import triangular_primitive
-from gradwire_core.ops.updates import are_distinct
+from gradwire_core.ops.updates import winners
 from gradwire_core.program import Equation, Primitive
+from gradwire_core.structure.columns import columns_of, from_columns, open_axes
 from gradwire_core.structure.terms import (
     Axis,
     Factor,
     Term,
     agree,
     attach,
+    contract,
     fresh_axes,
     indexed,
     map_axis,
@@ -35,13 +38,12 @@ from gradwire_core.structure.terms import (
     permuted,
     read_out,
     regroup,
-    run_length,
     scale,
     settle,
     untied,
     with_out,
 )
-from gradwire_core.types import TensorType
+from gradwire_core.types import Dtype, TensorType
 
 Operands = Sequence[Any]
 Action = Callable[[Term, int, Operands, Mapping[str, Any], TensorType], Term | list[Term] | None]
@@ -49,13 +51,14 @@ Action = Callable[[Term, int, Operands, Mapping[str, Any], TensorType], Term | l
 
 def act(equation: Equation, terms: Sequence[Term], position: int, operands: Operands) -> list[Term]:
     """Return the terms of an equation's result for the terms of its linear operand at a position."""
-    action = ACTIONS.get(equation.primitive.name)
-    result = equation.results[0].type
+    name, result = equation.primitive.name, equation.results[0].type
+    action = ACTIONS.get(name)
     if action is not None:
         changed = [action(term, position, operands, equation.params, result) for term in terms]
         if None not in changed:
             return [settle(term) for found in changed for term in ([found] if isinstance(found, Term) else found or ())]
-    return [_apply_dense(equation.primitive, untied(terms), position, operands, equation.params, result)]
+    mixed = MIXES[name](len(result.shape), equation.params) if name in MIXES else range(len(operands[position].shape))
+    return _apply(equation, terms, position, operands, mixed)
 
 
 # -- scaling -----------------------------------------------------------------------------------------------------------------
@@ -92,15 +95,49 @@ def _convert(term: Term, position: int, operands: Operands, params: Any, result:
 
 
 def _where(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+    source, axes = narrow(operands[0], term.out)
+    return _masked(term, source if position == 1 else logical_not(source), axes)
+
+
+def _masked(term: Term, source: Value, axes: Sequence[Axis]) -> Term:
     """Mask the term; a residual on the same labels is masked itself, so that what is not taken is 0 even where it is inf."""
-    source, runs = narrow(operands[0], term.out)
-    masked = attach(term, source if position == 1 else logical_not(source), runs)
+    masked = attach(term, source, axes)
     mask = masked.factors[-1]
     for index, factor in enumerate(term.factors):
         if set(factor.labels) == set(mask.labels):
             kept = Factor(where(permuted(mask, factor.labels), factor.value, 0.0), factor.labels)
             return replace(term, factors=(*term.factors[:index], kept, *term.factors[index + 1 :]))
     return replace(masked, factors=(*term.factors, Factor(convert(mask.value, term.dtype), mask.labels)))
+
+
+def _times(number: float) -> Action:
+    """Return the action of a primitive that multiplies by a number."""
+
+    def action(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+        return scale(term, number)
+
+    return action
+
+
+def _part(name: str) -> Action:
+    """Return the action of a primitive that takes a part of complex numbers: real factors may stay apart."""
+
+    def action(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+        whole = [item for item in term.factors if item.value.dtype.kind == "c"]
+        if not whole:
+            whole = [Factor(term.builder.literal(np.ones((), term.dtype.numpy)), ())]
+        others = [item for item in term.factors if item.value.dtype.kind != "c"]
+        elsewhere = {*term.core}.union(*[item.labels for item in others])
+        product = contract(whole, [label for label in dict.fromkeys(term.labels) if label in elsewhere])
+        changed = Factor(call(_indexing(name), product.value), product.labels)
+        return _convert(replace(term, factors=(*others, changed)), 0, operands, {}, result)
+
+    return action
+
+
+def _complex(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+    wide = _convert(term, 0, operands, {}, result)
+    return wide if position == 0 else scale(wide, 1j)
 
 
 # -- contraction -------------------------------------------------------------------------------------------------------------
@@ -218,19 +255,29 @@ def _scatter_factors(term: Term, axis: int, stop: int, indices: Any, result: Ten
     return [map_axis(merged, axis, size, scatter, merges=True) for merged in regroup(term, shape)]
 
 
-def _scatter(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | list[Term] | None:
-    """Add the updates to zeros where no two have one place; the zeros they replace have no term."""
-    length = result.shape[params["axis"]]
-    if position != 2 or not are_distinct(operands[1], length):
-        return None
-    return _scatter_add(term, 0, (operands[2], operands[1]), {**params, "size": length}, result)
+def _scatter(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term | list[Term]:
+    """Mask what is replaced; add the updates to zeros, but for those that another one follows in the same place."""
+    axis, batch, indices = params["axis"], params["batch"], operands[1]
+    length = result.shape[axis]
+    if position == 0:
+        lead = indices.shape[:batch]
+        ones = filled(1, TensorType(Dtype.BOOL, (*lead, length)), indices)
+        none = filled(0, TensorType(Dtype.BOOL, indices.shape), indices)
+        kept = call(_indexing("scatter"), ones, indices, none, axis=batch, batch=batch)
+        return _masked(term, kept, [*term.out[:batch], term.out[axis]])
+    last = winners(indices, TensorType(result.dtype, result.shape), axis, batch)
+    if last is not None:
+        term = _masked(term, *narrow(last, term.out))
+    return _scatter_add(term, 0, (operands[2], indices), {**params, "size": length}, result)
 
 
-def _cumsum(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
-    primitive, axis, reverse = _indexing("cumsum"), params["axis"], params["reverse"]
-    if result.shape[axis] == 1:
-        return term
-    return map_axis(term, axis, result.shape[axis], lambda x, place: call(primitive, x, axis=place, reverse=reverse), merges=True)
+def _convolve(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+    """Add the index of the other operand to that along the last axis: nothing is computed."""
+    other = operands[1 - position]
+    (fresh,) = fresh_axes(other.shape[-1:])
+    scaled = attach(term, *narrow(other, [*term.out[:-1], fresh]))
+    last = term.out[-1]
+    return _placed(scaled, len(term.out) - 1, Axis(result.shape[-1], (*last.parts, *fresh.parts), last.offset))
 
 
 def _indexing(name: str) -> Primitive:
@@ -255,44 +302,66 @@ def _embed(term: Term, position: int, operands: Operands, params: Any, result: T
     return replace(term, out=tuple(axes[label] for label in params["labels"]))
 
 
+def _along_axis(name: str) -> Action:
+    """Return the action of a primitive without other operands along its axis: what stands on that alone is made dense."""
+
+    def action(term: Term, position: int, operands: Operands, params: Any, result: TensorType) -> Term:
+        primitive, place = _indexing(name), params["axis"]
+
+        def along(x: Value, axis: int) -> Value:
+            value: Value = call(primitive, x, **{**params, "axis": axis})
+            return value
+
+        applied = map_axis(term, place, result.shape[place], along, merges=True)
+        return applied if result.dtype is term.dtype else _convert(applied, 0, operands, {}, result)
+
+    return action
+
+
 # -- the general case --------------------------------------------------------------------------------------------------------
 
 
-def _apply_dense(
-    primitive: Primitive, term: Term, position: int, operands: Operands, params: Mapping[str, Any], result: TensorType
-) -> Term:
-    """Apply a linear primitive to every column of a dense term at once, by its batching rule."""
-    batch = _columns(term)
-    values = [batch if index == position else _absent(item, batch) for index, item in enumerate(operands)]
-    columns = primitive.batch([index == position for index in range(len(operands))], values, params)
-    return _from_columns(term, columns, result)
+def _apply(equation: Equation, terms: Sequence[Term], position: int, operands: Operands, mixed: Sequence[int]) -> list[Term]:
+    """Apply a linear primitive to columns of terms, by its batching rule; axes that it does not mix stay tied."""
+    result = equation.results[0].type
+    kept = [place for place in range(len(operands[position].shape)) if place not in mixed]
+    opened = [(term, open_axes(term, kept)) for term in terms]
+    whole = [term for term, places in opened if len(places) == len(term.into)]
+    columns = [columns_of(term, places) for term, places in opened if len(places) < len(term.into)]
+    if whole:
+        total = untied(whole)
+        columns.append(columns_of(total, range(len(total.into))))
+    found = []
+    for item in columns:
+        results = _apply_columns(equation, item.value, position, operands)
+        out = [None if place in mixed else item.term.out[place] for place in range(len(result.shape))]
+        found.append(from_columns(item, results, out, result.dtype))
+    return found
+
+
+def _apply_columns(equation: Equation, columns: Value, position: int, operands: Operands) -> Any:
+    primitive, params = equation.primitive, equation.params
+    if primitive.name in SOLVES:  # the columns stand beside those of the right side
+        count, *lead, rows, width = columns.shape
+        side = reshape(transpose(columns, (*range(1, columns.ndim), 0)), (*lead, rows, width * count))
+        solved = reshape(call(primitive, operands[0], side, **params), (*lead, rows, width, count))
+        return transpose(solved, (solved.ndim - 1, *range(solved.ndim - 1)))
+    values = [columns if index == position else _absent(other, columns) for index, other in enumerate(operands)]
+    return primitive.batch([index == position for index in range(len(operands))], values, params)
 
 
 def act_whole(equation: Equation, terms: Sequence[Sequence[Term]], operands: Operands) -> list[Term]:
     """Return the dense term of each result of an equation for the terms of all its operands, none where one is not linear."""
     dense = [untied(group) if group else None for group in terms]
-    like = next(term for term in dense if term is not None)
-    batches = [None if term is None else _columns(term) for term in dense]
-    batch = _columns(like)
-    values = [_absent(item, batch) if column is None else column for column, item in zip(batches, operands, strict=True)]
-    found = equation.primitive.batch([column is not None for column in batches], values, equation.params)
+    batches = [None if term is None else columns_of(term, range(len(term.into))) for term in dense]
+    like = next(item for item in batches if item is not None)
+    values = [_absent(item, like.value) if one is None else one.value for one, item in zip(batches, operands, strict=True)]
+    found = equation.primitive.batch([item is not None for item in batches], values, equation.params)
     results = found if isinstance(found, tuple) else (found,)
-    return [_from_columns(like, columns, var.type) for columns, var in zip(results, equation.results, strict=True)]
-
-
-def _columns(term: Term) -> Value:
-    """Return a dense term as an array [columns, *shape_out]."""
-    (factor,) = term.factors
-    moved = permuted(factor, (*term.in_labels, *term.out_labels))
-    value: Value = reshape(moved, (run_length(term.in_labels), *term.shape_out))
-    return value
-
-
-def _from_columns(term: Term, columns: Value, result: TensorType) -> Term:
-    """Return a dense term with the input side of another, from an array [columns, *shape_out]."""
-    out, into = fresh_axes(result.shape), fresh_axes(term.shape_in)
-    cleared = replace(term, dtype=result.dtype, factors=(), out=out, into=into)
-    return attach(cleared, reshape(columns, (*term.shape_in, *result.shape)), (*into, *out))
+    return [
+        from_columns(like, columns, [None] * len(var.type.shape), var.type.dtype)
+        for columns, var in zip(results, equation.results, strict=True)
+    ]
 
 
 def _absent(item: Any, like: Value) -> Value:
@@ -301,6 +370,9 @@ def _absent(item: Any, like: Value) -> Value:
     zero = like.builder.literal(np.zeros((), item.dtype.numpy))
     value: Value = broadcast_to(zero, item.shape)
     return value
+
+
+SOLVES = frozenset({"solve", "triangular_solve"})
 
 
 def _solve_with(primitive: Primitive) -> Action:
@@ -319,17 +391,27 @@ ACTIONS: dict[str, Action] = {
     "add": _same,
     "broadcast_to": _broadcast,
     "concatenate": _concatenate,
+    "complex": _complex,
+    "conj": _part("conj"),
     "convert": _convert,
-    "cumsum": _cumsum,
+    "convolve": _convolve,
+    "cumsum": _along_axis("cumsum"),
+    "deg2rad": _times(math.radians(1.0)),
     "diagonal": _diagonal,
     "divide": _divide,
     "einsum": _einsum,
     "embed": _embed,
+    "fft": _along_axis("fft"),
     "flip": _flip,
+    "ifft": _along_axis("ifft"),
+    "imag": _part("imag"),
     "multiply": _multiply,
     "negative": _negative,
     "pad": _pad,
+    "rad2deg": _times(math.degrees(1.0)),
+    "real": _part("real"),
     "reshape": _reshape,
+    "rfft": _along_axis("rfft"),
     "scatter": _scatter,
     "scatter_add": _scatter_add,
     "slice": _slice,
@@ -341,3 +423,13 @@ ACTIONS: dict[str, Action] = {
     "triangular_solve": _solve_with(triangular_primitive),
     "where": _where,
 }
+
+MIXES: dict[str, Callable[[int, Mapping[str, Any]], Sequence[int]]] = {
+    "expm_frechet": lambda rank, params: (rank - 2, rank - 1),
+    "irfft": lambda rank, params: (params["axis"],),
+    "linear_recurrence": lambda rank, params: (params["axis"],),
+    "solve": lambda rank, params: (rank - 2,),
+    "solve_sylvester": lambda rank, params: (rank - 2, rank - 1),
+    "triangular_solve": lambda rank, params: (rank - 2,),
+}
+"""The axes that a primitive mixes, from their number and the params; along all others, elements depend on those of equal index."""

@@ -7,6 +7,7 @@ of length 1 have no parts, and a label has at least two values.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def fresh_axes(shape: Shape) -> tuple[Axis, ...]:
 
 
 def normal_axis(length: int, parts: Iterable[Part], offset: int) -> Axis:
-    """Return an axis in normal form: a label is in one part at most, tables that follow a rule are none, long strides come first."""
+    """Return an axis in normal form: a label is in one part at most, affine tables are none, long strides come first."""
     strides: dict[Label, int] = {}
     tables: dict[tuple[int, Run], Part] = {}
     for part in parts:
@@ -311,7 +312,7 @@ def _read_strided(value: Value, place: int, axis: Axis) -> Value | None:
     if any(part.label is None for part in axis.parts):
         return None
     parts = [(abs(part.stride), part.count) for part in axis.parts]
-    for (outer, _), (inner, count) in zip(parts, parts[1:], strict=False):
+    for (outer, _), (inner, count) in itertools.pairwise(parts):
         if outer % inner or outer < inner * count:
             return None
     start, stop = axis.bounds
@@ -386,5 +387,5 @@ def write_flat(builder: Builder, factor: Factor, axis: Axis) -> Value:
         width += step * (label.size - 1)
         found = _cut(found, found.ndim - 1, 0, width, 1)
     low = axis.bounds[0]
-    found = pad_with_zeros(found, (low,), (axis.length - low - width,), (0,))
-    return found
+    padded: Value = pad_with_zeros(found, (low,), (axis.length - low - width,), (0,))
+    return padded

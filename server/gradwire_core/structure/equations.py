@@ -208,25 +208,27 @@ def _reduce(term: Term, room: int) -> list[Term] | None:
 
 def _express(term: Term, equation: Axis) -> list[Term] | None:
     """Express a label by the others, where they always give one of its values."""
-    best: tuple[int, Part, Axis] | None = None
-    for part in equation.parts:
-        if (
-            part.label is None
-            or abs(part.stride) != 1
-            or any(part.label in item.labels for item in equation.parts if item is not part)
-        ):
-            continue
+    best: tuple[int, Label, Axis] | None = None
+    for part, label in _units(equation):
         form = _without(equation, part)
         low, high = form.bounds
-        if low >= 0 and high < part.label.size:
-            weight = sum(run_length(term.factors[index].labels) for index in term.carrying(part.label))
+        if low >= 0 and high < label.size:
+            weight = sum(run_length(term.factors[index].labels) for index in term.carrying(label))
             if best is None or weight < best[0]:
-                best = weight, part, form
-    if best is None:
-        return None
-    _, part, form = best
-    assert part.label is not None
-    return [_solved(substitute(term, part.label, form))]
+                best = weight, label, form
+    return None if best is None else [_solved(substitute(term, best[1], best[2]))]
+
+
+def _units(equation: Axis) -> Iterator[tuple[Part, Label]]:
+    """Yield the parts of stride 1 or -1 whose label no table depends on, with that label."""
+    for part in equation.parts:
+        if part.label is not None and abs(part.stride) == 1 and _is_alone(part.label, equation):
+            yield part, part.label
+
+
+def _is_alone(label: Label, equation: Axis) -> bool:
+    """Whether a label stands in one part only."""
+    return sum(label in part.labels for part in equation.parts) == 1
 
 
 def _solved(term: Term) -> Term:
@@ -276,7 +278,7 @@ def _align(term: Term, equation: Axis) -> list[Term] | None:
 
 
 def _multiples(equation: Axis) -> Iterator[tuple[Axis, Axis, range]]:
-    """Yield the ways to part an equation into `low + high = 0`, high a multiple of all strides of it: low, high, and what it may be."""
+    """Yield the ways to part an equation into `low + high = 0`, with the multiples of the strides of high that low may be."""
     for bound in sorted({abs(part.stride) for part in equation.parts}, reverse=True):
         high = tuple(part for part in equation.parts if part.stride % bound == 0)
         if len(high) == len(equation.parts):
@@ -344,23 +346,13 @@ def _split_table(term: Term, part: Part, inner: int) -> Term:
 
 
 def _cut_ends(term: Term, equation: Axis, room: int) -> list[Term] | None:
-    """Part the values of the label of the longest stride by whether they need another cut, where few do."""
-    best: list[Term] | None = None
-    for part in equation.parts:
-        if (
-            part.label is None
-            or abs(part.stride) != 1
-            or any(part.label in item.labels for item in equation.parts if item is not part)
-        ):
-            continue
-        found = _cut_for(term, part, _without(equation, part), room)
-        if found is not None and (best is None or len(found) < len(best)):
-            best = found
-    return best
+    """Part the values of a label by whether those of others need another cut, where few do."""
+    found = [_cut_for(term, part, _without(equation, part), room) for part, _ in _units(equation)]
+    return min((pieces for pieces in found if pieces is not None), key=len, default=None)
 
 
 def _cut_for(term: Term, part: Part, form: Axis, room: int) -> list[Term] | None:
-    """Part the values of the outermost label of a form, which must give values of a part's label: all inside, or restricted to one."""
+    """Part the values of the outermost label of a form, which must give values of a part's label: all inside, or one alone."""
     outer = max(form.parts, key=lambda item: abs(item.stride) * (item.count - 1))
     if outer.label is None:
         return None
@@ -405,7 +397,7 @@ def _by_table(term: Term) -> list[Term]:
     equation = term.out[-1]
     parts = sorted((part for part in equation.parts if part.label is not None), key=lambda part: -part.count)
     for part in parts:
-        if not any(part.label in item.labels for item in equation.parts if item is not part):
+        if part.label is not None and _is_alone(part.label, equation):
             if is_constant(equation):
                 return _listed(term, equation, part)
             if abs(part.stride) == 1:

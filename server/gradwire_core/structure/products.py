@@ -148,7 +148,7 @@ def counted(term: Term, labels: Iterable[Label]) -> Term:
     return term if lost == 1 else scale(term, float(lost))
 
 
-def scale(term: Term, number: float) -> Term:
+def scale(term: Term, number: complex) -> Term:
     """Return a term times a number."""
     literal = term.builder.literal(np.asarray(number, term.dtype.numpy))
     return replace(term, factors=(*term.factors, Factor(literal, ())))
