@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gradwire._nest import flatten_call
-from gradwire._task import Argnums, Form, Prepared, prepare
+from gradwire._task import Argnums, Form, Format, Layout, Prepared, check_explained, prepare
 from gradwire._tracing import Trace
 from gradwire_core import program as core
 from gradwire_core.builder import Builder, Value
-from gradwire_core.errors import ArgumentError
 from gradwire_core.types import Array
 
 if TYPE_CHECKING:
@@ -100,33 +99,35 @@ class Program(core.Program):
 
         return numpy_source(self)
 
-    def explain(self, transform: str = "evaluate", argnums: Argnums = 0) -> str:
-        """Return the derivation of the program, or of a derivative of it: its equations, their differentials and its cost.
+    def explain(
+        self, transform: str = "evaluate", argnums: Argnums = 0, *, layout: Layout = "dense", format: Format = "text"
+    ) -> Any:
+        """Return how the program and a derivative of it are derived, step by step in index notation, and what that costs.
 
         Args:
             transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det`
                 or `jacobian_slogdet`.
             argnums: the arguments of the derivative.
+            layout: of a Jacobian or Hessian.
+            format: `text`, `latex` for LaTeX, or `data` for a dict of what JSON can hold.
 
         Raises:
-            ArgumentError: there is no such transform, or the argnums do not fit.
+            ArgumentError: there is no such transform, layout or format, or the argnums do not fit.
 
         Example:
             >>> import numpy as np, gradwire as gw
             >>> print(gw.trace(np.sin, np.ones(3)).explain())  # doctest: +ELLIPSIS
-            program(a: float64[3]) {
+            inputs
+              a[i]: float64[3]
+            steps
+              1. b[i] = sin(a[i])                                       chain rule
             ...
         """
         from gradwire_core.explain import explain
 
-        if transform not in _EXPLAINED:
-            text = f"explain: needed a transform among {', '.join(_EXPLAINED)}, got {transform!r}; choose one"
-            raise ArgumentError(text, given=transform)
-        program, _ = derive(self.traced, Form(transform, argnums))
-        return explain(program)
-
-
-_EXPLAINED = ("evaluate", "grad", "value_and_grad", "jacobian", "hessian", "jacobian_det", "jacobian_slogdet")
+        form = Form(transform, argnums, layout)
+        check_explained(form, format)
+        return explain(self, prepare(self.traced, form).outputs, format=format)
 
 
 def derive(trace: Trace, form: Form) -> tuple[core.Program, tuple[int, ...]]:

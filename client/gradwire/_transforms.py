@@ -467,7 +467,11 @@ class Functions(Performer):
         Example:
             >>> import numpy as np, gradwire as gw
             >>> print(gw.explain(np.sin, np.ones(3)))  # doctest: +ELLIPSIS
-            program(a: float64[3]) {
+            inputs
+              a[i]: float64[3]
+            steps
+              1. b[i] = sin(a[i])                                       chain rule
+                   partial  db[i]/da[i'] = delta[i,i'] cos(a[i])
             ...
         """
         form = Form(transform, argnums, layout)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.explain import explain
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.planner import OWNERS, SCRATCH, VIEWS, Handover, Plan, plan, show_bytes
 from gradwire_core.program import Literal, Program
@@ -214,45 +213,3 @@ def test_the_report_of_a_long_plan_shows_the_largest_steps() -> None:
 
 def test_bytes_print_in_binary_units() -> None:
     assert [show_bytes(count) for count in (0, 1000, 2048, 3 * 2**20, 5 * 2**30)] == ["0 B", "1000 B", "2 KiB", "3 MiB", "5 GiB"]
-
-
-def test_explain_writes_each_differential() -> None:
-    def function(x: Value, a: Value) -> tuple[Value, ...]:
-        y = np.sin(x) * x - 2.0 * x
-        return y / x, np.linalg.slogdet(a)[1], np.sum(-y), np.where(x > 0, x, 1.0)
-
-    lines = explain(trace(function, floats(3), floats(3, 3))).splitlines()
-    differentials = [line.strip() for line in lines if line.strip().startswith("d") and " = " in line and ":" not in line]
-    assert differentials == [
-        "dc = da * cos(a)",
-        "dd = dc * a + c * da",
-        "df = e * da",
-        "dg = dd - df",
-        "dh = dg / a + da * (-h / a)",
-        "dj = einsum[subscripts=ij,ij->](transpose[axes=(1,0)](inv(b)), db)",
-        "dk = -dg",
-        "dl = sum[axes=(0)](dk)",
-        "dp = where(n, da, 0.0)",
-    ]
-    assert "flops" in lines[-4]
-
-
-def test_explain_cuts_a_long_program() -> None:
-    def function(x: Value) -> Value:
-        for _ in range(300):
-            x = np.sin(x)
-        return x
-
-    assert "... 100 more equations" in explain(trace(function, floats()))
-
-
-def test_explain_counts_the_equations_of_a_long_rule() -> None:
-    assert "da by 29 equations" in explain(trace(np.prod, floats(8)))
-
-
-def test_every_primitive_can_be_explained() -> None:
-    for primitive in PRIMITIVES.values():
-        for sample in primitive.samples(np.random.default_rng(0)):
-            builder = Builder()
-            operands = [builder.input(TensorType.of(np.asarray(array))) for array in sample.operands]
-            assert explain(builder.build(builder.emit(primitive, operands, sample.params)))

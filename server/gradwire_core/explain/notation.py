@@ -1,0 +1,562 @@
+"""Index notation: expressions of elements, sums over indices and Kronecker deltas, and their calculus.
+
+An index is affine in symbols: `2 i + 1`. A derivative of one element by another is a sum of products of deltas and elements;
+`reduce` takes every delta away that a sum over its index allows, as in `sum_k delta[i,k] w[k,j] = w[i,j]`. Nothing here
+knows programs. Expressions are immutable; a `Symbol` equals itself alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias
+
+from gradwire_core.program import Param
+
+Scalar = bool | int | float | complex
+
+
+class Symbol:
+    """An index that runs from 0 to its size; equality is identity."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """An element of an array of integers, as an index below `size`."""
+
+    name: str
+    at: tuple[Index, ...]
+    size: int
+
+
+Atom: TypeAlias = Symbol | Lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """`offset + sum of stride * atom`."""
+
+    offset: int
+    parts: tuple[tuple[int, Atom], ...] = ()
+
+    @property
+    def symbol(self) -> Symbol | None:
+        """The symbol that this index is, if it is nothing else."""
+        if self.offset == 0 and len(self.parts) == 1:
+            stride, atom = self.parts[0]
+            return atom if stride == 1 and isinstance(atom, Symbol) else None
+        return None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the greatest value it may have."""
+        low = high = self.offset
+        for stride, atom in self.parts:
+            reach = stride * (atom.size - 1)
+            low, high = low + min(reach, 0), high + max(reach, 0)
+        return low, high
+
+    def is_within(self, size: int) -> bool:
+        """Whether it is certainly an index of an axis of a size."""
+        low, high = self.bounds
+        return low >= 0 and high < size
+
+    def times(self, number: int) -> Index:
+        """Return a multiple."""
+        return Index(self.offset * number, tuple((stride * number, atom) for stride, atom in self.parts))
+
+    def plus(self, other: Index) -> Index:
+        """Return a sum, equal atoms joined."""
+        strides: dict[Atom, int] = {}
+        for stride, atom in (*self.parts, *other.parts):
+            strides[atom] = strides.get(atom, 0) + stride
+        parts = tuple((stride, atom) for atom, stride in strides.items() if stride)
+        return Index(self.offset + other.offset, parts)
+
+
+def at(symbol: Symbol) -> Index:
+    """Return a symbol as an index; 0 along an axis of length 1."""
+    return Index(0) if symbol.size == 1 else Index(0, ((1, symbol),))
+
+
+def affine(offset: int, parts: Iterable[tuple[int, Index]]) -> Index:
+    """Return `offset + sum of stride * index`."""
+    total = Index(offset)
+    for stride, index in parts:
+        total = total.plus(index.times(stride))
+    return total
+
+
+def row_major(indices: Sequence[Index], shape: Sequence[int]) -> Index:
+    """Return the position of an element in the flattened array."""
+    total = Index(0)
+    for index, length in zip(indices, shape, strict=True):
+        total = total.times(length).plus(index)
+    return total
+
+
+# -- expressions ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    value: Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """An element of a named array; the whole array where `at` is None."""
+
+    name: str
+    at: tuple[Index, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An element of what a primitive computes from whole arrays; the whole of it where `at` is None.
+
+    Attributes:
+        primitive: its name.
+        params: its params.
+        operands: the arrays.
+        result: which result, of several; -1 for the only one.
+        at: the index of the element.
+    """
+
+    primitive: str
+    params: tuple[tuple[str, Param], ...]
+    operands: tuple[Expression, ...]
+    result: int
+    at: tuple[Index, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An elementwise primitive of elements."""
+
+    primitive: str
+    operands: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    items: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    numerator: Expression
+    denominator: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    base: Expression
+    exponent: Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """1 where two indices are equal, else 0."""
+
+    first: Index
+    second: Index
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """1 where the first index is at most the second, else 0."""
+
+    first: Index
+    second: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A sum, product, maximum or minimum over symbols."""
+
+    kind: str
+    symbols: tuple[Symbol, ...]
+    body: Expression
+
+
+Expression: TypeAlias = Number | Element | Applied | Call | Sum | Product | Quotient | Power | Delta | AtMost | Over
+ZERO, ONE = Number(0), Number(1)
+
+
+def children(node: Any) -> Iterator[Any]:
+    """Yield the expressions, indices and atoms that a node is made of."""
+    if isinstance(node, Symbol):
+        return
+    for item in fields(node):
+        value = getattr(node, item.name)
+        if isinstance(value, tuple):
+            for part in value:
+                yield from part if isinstance(part, tuple) else (part,)
+        else:
+            yield value
+
+
+def walk(expression: Any) -> Iterator[Any]:
+    """Yield every expression, index and atom of an expression, in the order they are written."""
+    pending = [expression]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, (Symbol, Index, Lookup, *EXPRESSIONS)):
+            yield node
+            pending += reversed([*children(node)])
+
+
+EXPRESSIONS = (Number, Element, Applied, Call, Sum, Product, Quotient, Power, Delta, AtMost, Over)
+
+
+def symbols_of(expression: Any) -> set[Symbol]:
+    """Return the symbols in an expression."""
+    return {node for node in walk(expression) if isinstance(node, Symbol)}
+
+
+def names_of(expression: Any) -> set[str]:
+    """Return the names of arrays in an expression."""
+    return {node.name for node in walk(expression) if isinstance(node, (Element, Lookup))}
+
+
+def substitute(expression: Any, known: Mapping[Symbol, Index]) -> Any:
+    """Return an expression or index with symbols replaced by indices; what is left is simplified again."""
+    if not known:
+        return expression
+    return _Substitution(known)(expression)
+
+
+class _Substitution:
+    def __init__(self, known: Mapping[Symbol, Index]) -> None:
+        self.known = known
+
+    def __call__(self, node: Any) -> Any:
+        row = REBUILDING.get(type(node))
+        return node if row is None else row(node, self)
+
+    def index(self, index: Index) -> Index:
+        return affine(index.offset, [(stride, self.atom(atom)) for stride, atom in index.parts])
+
+    def atom(self, atom: Atom) -> Index:
+        if isinstance(atom, Symbol):
+            return self.known.get(atom) or at(atom)
+        return Index(0, ((1, replace(atom, at=tuple(map(self.index, atom.at)))),))
+
+    def all(self, items: tuple[Any, ...] | None) -> tuple[Any, ...]:
+        return tuple(map(self, items or ()))
+
+
+REBUILDING: dict[type, Callable[[Any, _Substitution], Any]] = {
+    Index: lambda node, to: to.index(node),
+    Element: lambda node, to: replace(node, at=node.at and to.all(node.at)),
+    Applied: lambda node, to: replace(node, operands=to.all(node.operands), at=node.at and to.all(node.at)),
+    Call: lambda node, to: call(node.primitive, *to.all(node.operands)),
+    Sum: lambda node, to: add(*to.all(node.items)),
+    Product: lambda node, to: multiply(*to.all(node.items)),
+    Quotient: lambda node, to: divide(to(node.numerator), to(node.denominator)),
+    Power: lambda node, to: Power(to(node.base), to(node.exponent)),
+    Delta: lambda node, to: delta(to(node.first), to(node.second)),
+    AtMost: lambda node, to: AtMost(to(node.first), to(node.second)),
+    Over: lambda node, to: replace(node, body=to(node.body)),
+}
+
+
+# -- the calculus --------------------------------------------------------------------------------------------------------------
+
+
+def add(*items: Expression) -> Expression:
+    """Return a sum: nested ones are opened, numbers and equal items joined, zeros left out."""
+    counts: dict[Expression, Any] = {}
+    constant: Any = 0
+    for item in itertools.chain.from_iterable(item.items if isinstance(item, Sum) else (item,) for item in items):
+        number, rest = _part_number(item)
+        if rest == ONE:
+            constant = constant + number
+        else:
+            counts[rest] = counts.get(rest, 0) + number
+    parts = [multiply(Number(number), rest) for rest, number in counts.items() if number]
+    if constant or not parts:
+        position = 0 if isinstance(constant, complex) or constant > 0 else len(parts)
+        parts.insert(position, Number(constant))
+    return parts[0] if len(parts) == 1 else Sum(tuple(parts))
+
+
+def _part_number(item: Expression) -> tuple[Any, Expression]:
+    """Return the number that an expression is a multiple of, and the rest."""
+    if isinstance(item, Number):
+        return item.value, ONE
+    if isinstance(item, Product) and isinstance(item.items[0], Number):
+        rest = item.items[1:]
+        number, inner = _part_number(rest[0]) if len(rest) == 1 else (1, Product(rest))
+        return item.items[0].value * number, inner
+    if isinstance(item, Quotient):
+        number, above = _part_number(item.numerator)
+        return number, Quotient(above, item.denominator)
+    return 1, item
+
+
+def multiply(*items: Expression) -> Expression:
+    """Return a product: number first, then deltas, then the rest; sums over indices and divisions are moved outward."""
+    number: Any = 1
+    symbols: list[Symbol] = []
+    over: list[Expression] = []
+    under: list[Expression] = []
+    pending = list(reversed(items))
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Number):
+            number = number * item.value
+        elif isinstance(item, Product):
+            pending += reversed(item.items)
+        elif isinstance(item, Quotient):
+            under.append(item.denominator)
+            pending.append(item.numerator)
+        elif isinstance(item, Over) and item.kind == "sum":
+            fresh = item if not set(symbols).intersection(item.symbols) else _refreshed(item)
+            symbols += fresh.symbols
+            pending.append(fresh.body)
+        else:
+            over.append(item)
+    if not number:
+        return ZERO
+    product = _product(sorted(_joined(over), key=lambda item: not isinstance(item, (Delta, AtMost))))
+    whole = Quotient(product, _product(_joined(under))) if under else product
+    return _times_number(number, Over("sum", tuple(symbols), whole) if symbols else whole)
+
+
+def _product(items: Sequence[Expression]) -> Expression:
+    return ONE if not items else items[0] if len(items) == 1 else Product(tuple(items))
+
+
+def _times_number(number: Any, rest: Expression) -> Expression:
+    """Return a multiple; a fraction has the number above, and its sign before it."""
+    if number == 1 and type(number) is int:
+        return rest
+    if rest == ONE:
+        return Number(number)
+    if isinstance(rest, Quotient) and number != -1:
+        is_negative = not isinstance(number, complex) and number < 0
+        above = _times_number(-number if is_negative else number, rest.numerator)
+        made = Quotient(above, rest.denominator)
+        return Product((Number(-1), made)) if is_negative else made
+    return Product((Number(number), *(rest.items if isinstance(rest, Product) else (rest,))))
+
+
+def _joined(items: Iterable[Expression]) -> list[Expression]:
+    """Return factors with equal ones joined to powers."""
+    exponents: dict[Expression, int] = {}
+    for item in items:
+        base, exponent = item, 1
+        if isinstance(item, Power) and isinstance(item.exponent, Number) and type(item.exponent.value) is int:
+            base, exponent = item.base, item.exponent.value
+        exponents[base] = exponents.get(base, 0) + exponent
+    return [base if exponent == 1 or isinstance(base, Delta) else power(base, exponent) for base, exponent in exponents.items()]
+
+
+def power(base: Expression, exponent: int) -> Expression:
+    """Return an integral power."""
+    return Power(base, Number(exponent))
+
+
+def divide(numerator: Expression, denominator: Expression) -> Expression:
+    """Return a quotient; a number is divided by."""
+    if isinstance(denominator, Number) and denominator.value == 1:
+        return numerator
+    return multiply(numerator, Quotient(ONE, denominator))
+
+
+def call(primitive: str, *operands: Expression) -> Expression:
+    """Return an elementwise primitive of elements; what is chosen or connected by what is known is simplified."""
+    if primitive == "where":
+        return _choose(*operands)
+    if primitive in ("logical_or", "logical_and"):
+        neutral = Number(primitive == "logical_and")
+        kept = [operand for operand in operands if operand != neutral]
+        return kept[0] if len(kept) == 1 else Call(primitive, operands)
+    return Call(primitive, operands)
+
+
+def _choose(condition: Expression, first: Expression, second: Expression) -> Expression:
+    """Return the first expression where a condition holds, else the second."""
+    if first == second:
+        return first
+    if (first, second) == (ONE, ZERO):
+        return condition
+    if (first, second) == (ZERO, ONE):
+        return Call("logical_not", (condition,))
+    if second == ZERO:
+        above = first.numerator if isinstance(first, Quotient) else first
+        if condition in (above.items if isinstance(above, Product) else (above,)):
+            return first
+        if isinstance(first, Call) and first.primitive == "where" and (first.operands[0], first.operands[2]) == (condition, ZERO):
+            return first
+    return Call("where", (condition, first, second))
+
+
+def negate(expression: Expression) -> Expression:
+    """Return the negative."""
+    return multiply(Number(-1), expression)
+
+
+def delta(first: Index, second: Index) -> Expression:
+    """Return a Kronecker delta: a number where it is known, and a product of two where their indices part into digits."""
+    if first == second:
+        return ONE
+    if first.offset:
+        first, second = first.plus(Index(-second.offset)), second.plus(Index(-second.offset))
+    low, high = second.plus(first.times(-1)).bounds
+    if low > 0 or high < 0:
+        return ZERO
+    if low == high == 0:
+        return ONE
+    for base in sorted({abs(stride) for stride, _ in (*first.parts, *second.parts) if abs(stride) > 1}, reverse=True):
+        one, other = _digits(first, base), _digits(second, base)
+        low, high = other[1].plus(one[1].times(-1)).bounds
+        if -base < low and high < base and (one[1], other[1]) != (Index(0), Index(0)):
+            return multiply(delta(one[0], other[0]), delta(one[1], other[1]))
+    return Delta(first, second)
+
+
+def _digits(index: Index, base: int) -> tuple[Index, Index]:
+    """Return the multiples of a base in an index, divided by it, and the rest."""
+    high = Index(index.offset // base, tuple((stride // base, atom) for stride, atom in index.parts if stride % base == 0))
+    return high, Index(index.offset % base, tuple((stride, atom) for stride, atom in index.parts if stride % base))
+
+
+def _refreshed(expression: Over) -> Over:
+    """Return the same sum over new symbols."""
+    fresh = {symbol: Symbol(symbol.size) for symbol in expression.symbols}
+    body = substitute(expression.body, {old: at(new) for old, new in fresh.items()})
+    return Over(expression.kind, tuple(fresh.values()), body)
+
+
+def reduce(symbols: Iterable[Symbol], body: Expression) -> Expression:
+    """Return a sum over symbols without the deltas that it takes away: `sum_k delta[i,k] w[k] = w[i]`."""
+    bound = list(symbols)
+    while True:
+        number, rest = _part_number(body)
+        if isinstance(rest, Over) and rest.kind == "sum":
+            bound, body = [*bound, *rest.symbols], _times_number(number, rest.body)
+            continue
+        items = _distributed(rest)
+        if bound and len(items) > 1:
+            return add(*[multiply(Number(number), _reduce_fresh(bound, item)) for item in items])
+        found = _solvable(bound, rest)
+        if found is None:
+            break
+        symbol, index = found
+        bound.remove(symbol)
+        body = substitute(body, {symbol: index})
+    present = symbols_of(rest)
+    for symbol in bound:
+        number = number * (1 if symbol in present else symbol.size)
+    kept = tuple(symbol for symbol in bound if symbol in present)
+    return multiply(Number(number), Over("sum", kept, rest) if kept else rest)
+
+
+def _reduce_fresh(bound: Sequence[Symbol], item: Expression) -> Expression:
+    """Return one item of a sum, summed over symbols of its own."""
+    fresh = _refreshed(Over("sum", tuple(bound), item))
+    return reduce(fresh.symbols, fresh.body)
+
+
+def _distributed(body: Expression) -> Sequence[Expression]:
+    """Return the items of a sum, or of a product with a sum of deltas, multiplied out."""
+    if isinstance(body, Sum):
+        return body.items
+    if isinstance(body, Quotient):
+        return [divide(item, body.denominator) for item in _distributed(body.numerator)]
+    for item in body.items if isinstance(body, Product) else ():
+        if isinstance(item, Sum) and any(isinstance(node, Delta) for node in walk(item)):
+            rest = [other for other in body.items if other is not item] if isinstance(body, Product) else []
+            return [multiply(*rest, part) for part in item.items]
+    return (body,)
+
+
+def _solvable(bound: Sequence[Symbol], body: Expression) -> tuple[Symbol, Index] | None:
+    """Return a bound symbol that a delta of a product fixes, and the index it must be."""
+    product = body.numerator if isinstance(body, Quotient) else body
+    for item in product.items if isinstance(product, Product) else (product,):
+        if isinstance(item, Delta):
+            difference = item.second.plus(item.first.times(-1))
+            for stride, atom in difference.parts:
+                if abs(stride) == 1 and isinstance(atom, Symbol) and atom in bound:
+                    index = difference.plus(Index(0, ((-stride, atom),))).times(-stride)
+                    if index.is_within(atom.size) and atom not in symbols_of(index):
+                        return atom, index
+    return None
+
+
+Rows: TypeAlias = list[tuple[tuple[Symbol, ...], Expression, tuple[Index, ...]]]
+
+
+def coefficients(expression: Expression, name: str) -> Rows | None:
+    """Return an expression that is linear in a named array, as the sum of `coefficient * name[index]` over rows and their symbols.
+
+    None where it cannot be read so.
+    """
+    if name not in names_of(expression):
+        return []
+    row = COLLECTING.get(type(expression))
+    return None if row is None else row(expression, name)
+
+
+def _of_product(expression: Product, name: str) -> Rows | None:
+    inside = [item for item in expression.items if name in names_of(item)]
+    rest = multiply(*[item for item in expression.items if item not in inside])
+    return None if len(inside) > 1 else _scaled(coefficients(inside[0], name), lambda factor: multiply(rest, factor))
+
+
+def _of_quotient(expression: Quotient, name: str) -> Rows | None:
+    if name in names_of(expression.denominator):
+        return None
+    return _scaled(coefficients(expression.numerator, name), lambda factor: divide(factor, expression.denominator))
+
+
+def _of_over(expression: Over, name: str) -> Rows | None:
+    rows = coefficients(expression.body, name) if expression.kind == "sum" else None
+    return None if rows is None else [((*expression.symbols, *symbols), factor, index) for symbols, factor, index in rows]
+
+
+def _of_call(expression: Call, name: str) -> Rows | None:
+    if expression.primitive != "where" or name in names_of(expression.operands[0]):
+        return None
+    condition, first, second = expression.operands
+    chosen = _scaled(coefficients(first, name), lambda factor: call("where", condition, factor, ZERO))
+    other = _scaled(coefficients(second, name), lambda factor: call("where", condition, ZERO, factor))
+    return _joined_rows([chosen, other])
+
+
+def _joined_rows(parts: Sequence[Rows | None]) -> Rows | None:
+    found: Rows = []
+    for rows in parts:
+        if rows is None:
+            return None
+        found += rows
+    return found
+
+
+def _scaled(rows: Rows | None, scale: Callable[[Expression], Expression]) -> Rows | None:
+    return None if rows is None else [(symbols, scale(factor), index) for symbols, factor, index in rows]
+
+
+COLLECTING: dict[type, Callable[[Any, str], Rows | None]] = {
+    Element: lambda expression, _: None if expression.at is None else [((), ONE, expression.at)],
+    Sum: lambda expression, name: _joined_rows([coefficients(item, name) for item in expression.items]),
+    Product: _of_product,
+    Quotient: _of_quotient,
+    Over: _of_over,
+    Call: _of_call,
+}
