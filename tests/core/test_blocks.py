@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gradwire_core.builder import VIEWS, Builder
 from gradwire_core.check import check_program
+from gradwire_core.ops import shaping
 from gradwire_core.program import Program
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import grad, jacobian_det, jacobian_slogdet, jvp, vmap
@@ -107,7 +108,7 @@ LAYERS = {
     "coupling": lambda x, k: np.concatenate([x[:3], x[3:] * np.exp(np.tanh(MATRICES[k % 3][:3, :3] @ x[:3])) + np.sin(x[:3])]),
     "strided coupling": lambda x, k: np.stack([x[::2], x[1::2] + np.tanh(MATRICES[k % 3][:3, :3] @ x[::2])], 1).reshape(N),
     "exchange": lambda x, k: np.concatenate([x[3:], x[:3]]),
-    "uneven parts": lambda x, k: np.concatenate([np.exp(x[:1]), np.tanh(x[1:3]), MATRICES[k % 3][:3, :3] @ x[3:]]),
+    "uneven parts": lambda x, k: np.concatenate([np.exp(np.sin(x[:1])), np.tanh(x[1:3]), MATRICES[k % 3][:3, :3] @ x[3:]]),
     "planar": lambda x, k: x + MATRICES[k % 3][0] * np.tanh(MATRICES[k % 3][1] @ x),
     "low rank": lambda x, k: 2 * x + MATRICES[k % 3][:, :2] @ np.tanh(MATRICES[k % 3][:2] @ x),
     "deep residual": lambda x, k: x + MATRICES[0][:, :2] @ np.tanh(MATRICES[1][:2, :3] @ np.sin(MATRICES[2][:3] @ x)),
@@ -411,3 +412,47 @@ def test_every_sample_of_a_batch_has_its_own_few_columns():
     program = traced(lambda x, w, u: x + np.tanh(x @ w)[:, None] * u, x, w, u)
     assert largest(jacobian_slogdet(program)) <= count * n
     assert_as_dense(program, [x, w, u])
+
+
+# -- few entries a row -----------------------------------------------------------------------------------------------------------
+
+
+def padded(x, *widths):
+    return shaping.pad_with_zeros(x, widths, widths, (0,) * len(widths))
+
+
+def mesh(x):
+    side = math.isqrt(x.size)
+    u = x.reshape(side, side)
+    p = padded(u, 1, 1)
+    around = p[:-2, 1:-1] + 2 * p[2:, 1:-1] + p[1:-1, :-2] - p[1:-1, 2:]
+    return (5 * u + np.sin(around) + 0.1 * np.exp(u)).reshape(x.size)
+
+
+LOCAL = {
+    "three diagonals": lambda x: 3 * x + 0.1 * x**3 - padded(x, 1)[:-2] - 2 * padded(x, 1)[2:],
+    "differences": lambda x: np.concatenate([x[:1] ** 2, (x[1:] - x[:-1]) * x[1:] + x[:-1] ** 3]),
+    "a ring": lambda x: 3 * x + np.sin(np.concatenate([x[-1:], x[:-1]])) - np.concatenate([x[2:], x[:2]]),
+    "a mesh": mesh,
+    "a mesh, scattered": lambda x: np.take(mesh(np.take(x, SCATTERED)), np.argsort(SCATTERED)),
+    "a mesh, turned": lambda x: mesh(x)[::-1] * 2,
+}
+SCATTERED = np.random.default_rng(0).permutation(400)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_few_entries_a_row_need_no_dense_matrix(name):
+    x = np.random.default_rng(0).normal(size=400)
+    program = traced(LOCAL[name], x)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 60 * x.size
+    np.testing.assert_allclose(slogdet_of(program, [x]), np.linalg.slogdet(dense(program, [x])), rtol=1e-12)
+    log = Program(derived.inputs, derived.equations, derived.outputs[1:])
+    gradient = grad(log)
+    assert largest(gradient) <= 60 * x.size
+    direction = np.random.default_rng(1).normal(size=x.size)
+    low, high = [interpret(log, [x + step * direction])[0] for step in (-1e-6, 1e-6)]
+    np.testing.assert_allclose(interpret(gradient, [x])[0] @ direction, (high - low) / 2e-6, rtol=1e-5)
+    batch = np.stack([x, 0.5 * x])
+    found = interpret(vmap(derived, (0,), 2), [batch])
+    np.testing.assert_allclose(found[1], [interpret(derived, [item])[1] for item in batch], rtol=1e-12)

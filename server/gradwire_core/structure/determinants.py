@@ -6,6 +6,7 @@ columns by few rows stays that, for the determinant lemma. What cannot be read i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,14 @@ from gradwire_core.ops.shaping import broadcast_to, reshape
 from gradwire_core.program import Equation, Operand, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.blocks import common_block
+from gradwire_core.structure.entries import entries_of
+from gradwire_core.structure.local import Places, logarithm_of
 from gradwire_core.structure.matching import Bottleneck
 from gradwire_core.structure.paths import Entries, assembled, is_small, joined, locate, picked, sum_over_paths
+from gradwire_core.structure.sparsity import find_sparsity, residuals_of
 from gradwire_core.structure.system import INNER, INPUT, OUTPUT, Form, Group, Pairs, System, parity
 from gradwire_core.structure.terms import Term, dense
-from gradwire_core.types import Array, TensorType
+from gradwire_core.types import Array, Dtype, TensorType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +74,24 @@ class LowRank:
     power: int
 
 
-Part = Partials | Matrices | LowRank
+@dataclass(frozen=True, slots=True, eq=False)
+class Logarithm:
+    """A block by the logarithm of its determinant.
+
+    Attributes:
+        sign: its sign.
+        log: the logarithm of its absolute value.
+        how: how they are computed, for the record.
+        order: the number of rows of the block.
+    """
+
+    sign: Value
+    log: Value
+    how: str
+    order: int
+
+
+Part = Partials | Matrices | LowRank | Logarithm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +158,9 @@ def _read(system: System, pairs: Pairs) -> Found:
 
 def _block(system: System, group: Group) -> Found:
     """Return blocks that are more than one entry."""
+    found_: Found | None = _factored(system, group)
+    if found_ is not None:
+        return found_
     found = sum_over_paths(system, group)
     if found is None:
         return _accumulated(system, group)
@@ -163,21 +187,54 @@ def _parts(group: Group, entries: Entries) -> list[Part]:
     return [LowRank(broadcast_to(entries.diagonal, (count, group.order)), left, right, group.count // count)]
 
 
-# -- one large block -----------------------------------------------------------------------------------------------------------
+# -- blocks from terms ---------------------------------------------------------------------------------------------------------
+
+LEAST_LOCAL = 64
+"""Smaller blocks are dense."""
+MOST_LOCAL = 16
+"""As many entries a row or a column may have by one link."""
+DENSEST = 0.1
+
+
+def _factored(system: System, group: Group) -> Found | None:
+    """Return a large block by a banded or sparse factorization; None where that is not better."""
+    is_real = all(var.type.dtype.numpy.kind == "f" for var, _ in group.places)
+    if group.count > 1 or group.order < LEAST_LOCAL or not is_real or not system.is_local(group, MOST_LOCAL):
+        return None
+    builder = system.builder
+    seeds, ends, equations = _replayed(system, group)
+    found = accumulate(builder, equations, [_var(seed) for seed in seeds])
+    values, rows, columns = [], [], []
+    for (end, row), (index, (seed, column)) in itertools.product(_starts(ends), enumerate(_starts(seeds))):
+        terms = found.get(_var(end), {}).get(index, [])
+        pattern = find_sparsity(equations, [_var(seed)], [_var(end)], [end.size], residuals_of(builder), DENSEST) if terms else None
+        entries = None if pattern is None else entries_of(builder, terms, pattern, Dtype.of(end.dtype))
+        if pattern is None or entries is None:
+            if terms:
+                return None
+            continue
+        values.append(entries)
+        rows.append(pattern.rows + row)
+        columns.append(pattern.columns + column)
+    places = Places(group.order, np.concatenate(rows), np.concatenate(columns))
+    chosen = logarithm_of(joined(values, 0), places)
+    return None if chosen is None else (1, [Logarithm(chosen[1], chosen[2], chosen[0], group.order)])
+
+
+def _starts(values: Sequence[Value]) -> list[tuple[Value, int]]:
+    """Return values with the numbers of their first elements, one behind the other."""
+    return list(zip(values, itertools.accumulate((value.size for value in values), initial=0), strict=False))
 
 
 def _accumulated(system: System, group: Group) -> Found:
-    """Return the blocks of a group from the terms of their Jacobian: the system restricted to them, accumulated from its inputs.
+    """Return the blocks of a group from the terms of their Jacobian.
 
     Blocks of one form may depend on each other in one direction; then their Jacobian is block triangular, and as good. Its rows
     and columns are in the order of the values, those of the blocks block by block: the sign is that of the difference.
     """
-    builder = system.builder
-    start = len(builder.equations)
-    seeds, ends = _replayed(system, group)
-    equations = _dependent(builder.equations[start:], seeds)
-    found = accumulate(builder, equations, [_var(seed) for seed in seeds])
-    terms = [[found[_var(end)].get(index, []) if _var(end) in found else [] for index in range(len(seeds))] for end in ends]
+    seeds, ends, equations = _replayed(system, group)
+    found = accumulate(system.builder, equations, [_var(seed) for seed in seeds])
+    terms = [[found.get(_var(end), {}).get(index, []) for index in range(len(seeds))] for end in ends]
     sign = math.prod(_reordering(system, group, kind) for kind in (INPUT, OUTPUT))
     if len(ends) == len(seeds) == 1 and terms[0][0]:
         block = common_block(terms[0][0])
@@ -192,9 +249,14 @@ def _reordering(system: System, group: Group, kind: int) -> int:
     return parity(flat, np.sort(flat))
 
 
-def _replayed(system: System, group: Group) -> tuple[list[Value], list[Value]]:
-    """Add the equations of a group's blocks again, from seeds alone; return seeds and results, each in order of the values."""
+def _replayed(system: System, group: Group) -> tuple[list[Value], list[Value], list[Equation]]:
+    """Add the equations of a group's blocks again, from seeds alone: the system restricted to them.
+
+    Returns:
+        The seeds and the results, each in the order of the values, and the equations that depend on seeds.
+    """
     builder = system.builder
+    start = len(builder.equations)
     places = {key: np.sort(array, axis=None) for key, array in group.places.items()}
     tangents: dict[Var, Value] = {}
     seeds: list[Value] = []
@@ -223,7 +285,7 @@ def _replayed(system: System, group: Group) -> tuple[list[Value], list[Value]]:
             settle(var, _zeros(builder, var))
         else:
             settle(var, _again(system, var, tangents))
-    return seeds, ends
+    return seeds, ends, _dependent(builder.equations[start:], seeds)
 
 
 def _zeros(builder: Builder, var: Var) -> Value:

@@ -74,6 +74,12 @@ class Link:
         """Whether each t is one partial."""
         return bool(self.rows.shape[1] == self.columns.shape[1] == 1)
 
+    def is_sparse(self, most: int) -> bool:
+        """Whether no row and no column has more than so many partials."""
+        if not self.is_listed:
+            return bool(self.rows.shape[1] <= most and self.columns.shape[1] <= most)
+        return all(np.bincount(places[:, 0], minlength=1).max() <= most for places in (self.rows, self.columns))
+
 
 _ONE = np.zeros(1, np.int64)
 Rule = Callable[[Builder, Equation, int], "Link | None"]

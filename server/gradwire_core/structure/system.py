@@ -136,6 +136,19 @@ class System:
         found = network.solve()
         return found if isinstance(found, Bottleneck) else self._parted(found)
 
+    def is_local(self, group: Group, most: int) -> bool:
+        """Whether no scalar of a group has more than so many entries by one link."""
+        values = {var for var, _ in group.places}
+        for var, kind in group.places:
+            if kind == INPUT:
+                continue
+            if var not in self.links:
+                return False
+            for link in self.links[var]:
+                if link.operand in values and not link.is_sparse(most):
+                    return False
+        return True
+
     # -- arcs ------------------------------------------------------------------------------------------------------------------
 
     def _network(self) -> Network | None:

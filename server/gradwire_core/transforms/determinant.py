@@ -14,13 +14,13 @@ import numpy as np
 from gradwire_core.builder import Value
 from gradwire_core.errors import NotDifferentiableError, ShapeError
 from gradwire_core.ops.complex import PARTS
-from gradwire_core.ops.elementwise import add, multiply, power
+from gradwire_core.ops.elementwise import add, exp, multiply, power
 from gradwire_core.ops.linalg import det, slogdet
 from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
 from gradwire_core.ops.shaping import concatenate, reshape
 from gradwire_core.program import Program, Var
-from gradwire_core.structure.determinants import Determinant, LowRank, Matrices, Part, Partials, determinant
+from gradwire_core.structure.determinants import Determinant, Logarithm, LowRank, Matrices, Part, Partials, determinant
 from gradwire_core.structure.lemma import bordered
 from gradwire_core.structure.magnitude import log_absolute, sign_of
 from gradwire_core.transforms.linearize import Linearized, linearize
@@ -37,9 +37,12 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
     linear, found = _determinant(program, argnums, "jacobian_det")
     builder, dtype = linear.builder, _dtype(linear)
     groups: dict[int, list[Value]] = {}
-    for part in _eliminated(found.parts, spare=1):
-        groups.setdefault(part.power, []).append(_determinants(part))
     factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
+    for part in _eliminated(found.parts, spare=1):
+        if isinstance(part, Logarithm):
+            factors += [part.sign, exp(part.log)]
+        else:
+            groups.setdefault(part.power, []).append(_determinants(part))
     for often, values in groups.items():
         product = prod(values[0] if len(values) == 1 else concatenate(values, 0))
         factors.append(product if often == 1 else power(product, float(often)))
@@ -58,6 +61,10 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
     whole = [builder.literal(np.asarray(found.sign, dtype.numpy))]
     total = [builder.literal(np.asarray(0 if found.sign else -np.inf, PARTS.get(dtype, dtype).numpy))]
     for part in _eliminated(found.parts, spare=0):
+        if isinstance(part, Logarithm):
+            whole.append(part.sign)
+            total.append(part.log)
+            continue
         signs, logs = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
         product, log = prod(signs), sum_over(logs)
         whole.append(product if part.power == 1 else power(product, float(part.power)))
@@ -65,7 +72,7 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
     return builder.build([reduce(multiply, whole), reduce(add, total)])
 
 
-def _eliminated(parts: Sequence[Part], spare: int) -> Iterator[Partials | Matrices]:
+def _eliminated(parts: Sequence[Part], spare: int) -> Iterator[Partials | Matrices | Logarithm]:
     """Yield parts with the determinant lemma applied."""
     for part in parts:
         if isinstance(part, LowRank):
