@@ -29,6 +29,7 @@ SMALL_MATRIX = 64
 PANEL = 160
 # Up to this many operands every path is weighed; beyond, opt_einsum searches.
 MOST_WEIGHED = 6
+MOST_SEARCHED = 16
 
 # Predicted seconds of NumPy and BLAS on one core: ratios are what counts.
 CALL_SECONDS = 1e-6
@@ -479,7 +480,9 @@ def canonical_subscripts(groups: Sequence[str], output: str) -> str:
 def _searched_by_flops(subscripts: str, groups: Sequence[str], output: str, shapes: tuple[Shape, ...]) -> tuple[Pair, ...]:
     from opt_einsum import contract_path
 
-    path, _ = contract_path(subscripts, *shapes, shapes=True, optimize="auto")
+    # "auto" is far from the best path for seven operands in some orders; "dp" finds the best, in time that may grow fast.
+    method = "dp" if len(groups) <= MOST_SEARCHED else "auto"
+    path, _ = contract_path(subscripts, *shapes, shapes=True, optimize=method)
     waiting = list(enumerate(groups))
     pairs: list[Pair] = []
     for places in path:
