@@ -5,17 +5,19 @@ Equations are walked in their order; every value holds the terms of its Jacobian
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.program import Equation, Linear, Var, Whole
-from gradwire_core.structure.actions import act, act_whole
+from gradwire_core.structure.actions import act
+from gradwire_core.structure.loops import through
 from gradwire_core.structure.terms import Term, identity, join
 
 ByInput = dict[int, list[Term]]
 
 
-def accumulate(builder: Builder, equations: Sequence[Equation], inputs: Sequence[Var]) -> dict[Var, ByInput]:
+def accumulate(builder: Builder, equations: Iterable[Equation], inputs: Sequence[Var]) -> dict[Var, ByInput]:
     """Return, for each value that is linear in the inputs, the terms of its Jacobian by each input, by position.
 
     Args:
@@ -23,19 +25,32 @@ def accumulate(builder: Builder, equations: Sequence[Equation], inputs: Sequence
         equations: the linear equations, in order.
         inputs: the values they are linear in.
     """
-    known: dict[Var, ByInput] = {
+    known: dict[Any, ByInput] = {
         var: {index: [identity(builder, var.type.shape, var.type.dtype)]} if var.type.size else {}
         for index, var in enumerate(inputs)
     }
-    for equation in equations:
-        if isinstance(equation.primitive.derivative(0), Whole):
-            known.update(zip(equation.results, _accumulate_whole(builder, equation, known), strict=True))
-        else:
-            known[equation.results[0]] = _accumulate_one(builder, equation, known)
+    propagate(builder, equations, known)
     return known
 
 
-def _accumulate_one(builder: Builder, equation: Equation, known: dict[Var, ByInput]) -> ByInput:
+def propagate(builder: Builder, equations: Iterable[Equation], known: dict[Any, ByInput]) -> None:
+    """Add to the terms of values those of the results of linear equations.
+
+    Args:
+        builder: holds the residuals; the factors are built there.
+        equations: equations, in order; those without an operand that has terms are left out.
+        known: the terms of each linear value, by input; those of the results are added.
+    """
+    for equation in equations:
+        if known.keys().isdisjoint(equation.operands):
+            continue
+        if isinstance(equation.primitive.derivative(0), Whole):
+            known.update(zip(equation.results, through(builder, equation, known, propagate), strict=True))
+        else:
+            known[equation.results[0]] = _accumulate_one(builder, equation, known)
+
+
+def _accumulate_one(builder: Builder, equation: Equation, known: dict[Any, ByInput]) -> ByInput:
     operands = [operand.type if operand in known else Value(builder, operand) for operand in equation.operands]
     found: ByInput = {}
     if equation.results[0].type.size == 0:
@@ -47,15 +62,3 @@ def _accumulate_one(builder: Builder, equation: Equation, known: dict[Var, ByInp
         for index, terms in known[operand].items():
             found.setdefault(index, []).extend(act(equation, terms, position, operands))
     return {index: join(terms) for index, terms in found.items()}
-
-
-def _accumulate_whole(builder: Builder, equation: Equation, known: dict[Var, ByInput]) -> list[ByInput]:
-    """Return the terms of the results of an equation with sub-programs: all columns of its linear operands at once, dense."""
-    operands = [operand.type if operand in known else Value(builder, operand) for operand in equation.operands]
-    linear = [known[operand] if isinstance(operand, Var) and operand in known else {} for operand in equation.operands]
-    found: list[ByInput] = [{} for _ in equation.results]
-    for index in sorted({index for terms in linear for index in terms}):
-        columns = act_whole(equation, [terms.get(index, []) for terms in linear], operands)
-        for terms, term in zip(found, columns, strict=True):
-            terms[index] = [term]
-    return found

@@ -27,6 +27,9 @@ DENSE_REVERSE = "dense reverse"
 ENOUGH = 1.25
 """The best is taken without a look at others once it costs no more than this many times what every way must."""
 
+SLACK = 1.25
+"""A way that is certain is expected at no more than this many times its least cost: others are built no further than up to that."""
+
 Result = TypeVar("Result")
 
 
@@ -68,11 +71,13 @@ class Way(Generic[Result]):
         least: returns what it must cost at least, at once.
         build: builds it, and returns its result and its predicted cost; no result where it turns out that it costs at least that,
             which is no less than the predicted seconds it is given, and None where there is no such way.
+        is_certain: whether there is this way, at little more than its least cost.
     """
 
     name: str
     least: Callable[[], Cost]
     build: Callable[[float], tuple[Result | None, Cost] | None]
+    is_certain: bool = False
 
 
 def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
@@ -88,10 +93,11 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
         return _force(what, ways, name)
     best: tuple[str, Result, Cost] | None = None
     predictions: list[tuple[str, Cost]] = []
+    certain = [SLACK * way.least().seconds for way in ways if way.is_certain]
     for way in ways:
-        least = way.least() if best is not None else floor
-        limit = best[2].seconds if best is not None else float("inf")
-        if least.seconds >= limit or limit <= ENOUGH * floor.seconds:
+        least = way.least()
+        limit = best[2].seconds if best is not None else min(certain) if certain and not way.is_certain else float("inf")
+        if best is not None and (least.seconds >= limit or limit <= ENOUGH * floor.seconds):
             predictions.append((way.name, least.at_least()))
             continue
         built = way.build(limit)

@@ -8,7 +8,7 @@ together, in one vmapped evaluation. *Dense*: all columns, or all rows, in one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TypeAlias
@@ -125,6 +125,11 @@ class Differential:
     # -- what is known without building a way ------------------------------------------------------------------------------------
 
     @cached_property
+    def is_diagonal(self) -> bool:
+        """Whether every equation is elementwise, so that all ways come to the same products."""
+        return all(equation.primitive.is_elementwise for equation in self.linear.equations)
+
+    @cached_property
     def residual_cost(self) -> Cost:
         """What every way must cost: the values that the linear equations take from the primal."""
         linear: set[Operand] = {value.operand for value in self.linear.tangents}
@@ -151,6 +156,12 @@ class Differential:
         )
         return found.symmetric if found is not None and self.is_symmetric else found
 
+    @property
+    def known_pattern(self) -> Sparsity | None:
+        """The pattern, if it has been found."""
+        found: Sparsity | None = self.__dict__.get("pattern")
+        return found
+
     def block(self, row: int, column: int) -> tuple[Array, Sparsity]:
         """Return which entries of the pattern belong to an output and an input, and the pattern of those."""
         pattern = self.pattern
@@ -174,26 +185,31 @@ class Differential:
 
     # -- terms -------------------------------------------------------------------------------------------------------------------
 
-    def forward_terms(self) -> Terms:
-        """Return the terms, accumulated from the inputs."""
-        found = accumulate(self.builder, self.linear.equations, list(map(_var, self.linear.tangents)))
+    def forward_terms(self, limit: float) -> Terms:
+        """Return the terms, accumulated from the inputs; raises _TooDearError once they cost more than a limit."""
+        equations = self._watched(self.linear.equations, limit)
+        found = accumulate(self.builder, equations, list(map(_var, self.linear.tangents)))
         return self._by_output([{} if value is None else found[_var(value)] for value in self.linear.tangent_outputs])
 
-    def reverse_terms(self) -> Terms:
-        """Return the terms, accumulated from the outputs over the transposed equations."""
+    def reverse_terms(self, limit: float) -> Terms:
+        """Return the terms, accumulated from the outputs over the transposed equations; raises as `forward_terms`."""
         seeds, cotangents, equations = self.backward
-        found = accumulate(self.builder, equations, list(map(_var, seeds)))
+        found = accumulate(self.builder, self._watched(equations, limit), list(map(_var, seeds)))
         columns = [{} if value is None else found[_var(value)] for value in cotangents]
         return self._transposed(columns, [output.type.dtype for output in self.linear.outputs])
 
-    def composed_terms(self) -> Terms:
-        """Return the terms by way of the narrowest value that all paths go through: from it to both sides, and composed."""
+    def composed_terms(self, limit: float) -> Terms:
+        """Return the terms by way of the narrowest value that all paths go through; raises as `forward_terms`.
+
+        They are accumulated from it to both sides, and composed by the chain rule.
+        """
         linear, end = self.linear, self.narrowest[0] + 1
         middle, before, after = linear.equations[end - 1].results[0], linear.equations[:end], linear.equations[end:]
-        forward = accumulate(self.builder, after, [middle])
+        forward = accumulate(self.builder, self._watched(after, limit), [middle])
         seed = self.builder.free(middle.type)
         cotangents = transpose(self.builder, before, linear.tangents, [(Value(self.builder, middle), seed)])
-        backward = accumulate(self.builder, linear_equations(self.builder, [seed], cotangents), [_var(seed)])
+        equations = self._watched(linear_equations(self.builder, [seed], cotangents), limit)
+        backward = accumulate(self.builder, equations, [_var(seed)])
         ((*inner,),) = self._transposed(
             [{} if value is None else backward[_var(value)] for value in cotangents], [middle.type.dtype]
         )
@@ -201,6 +217,16 @@ class Differential:
         return [
             [join([term for one in row for other in column for term in compose(one, other)]) for column in inner] for row in outer
         ]
+
+    def _watched(self, equations: Sequence[Equation], limit: float) -> Iterator[Equation]:
+        """Yield equations, while what is built for them costs no more than a limit."""
+        start, seconds = len(self.builder.equations), self.residual_cost.seconds
+        for equation in equations:
+            yield equation
+            added, start = self.builder.equations[start:], len(self.builder.equations)
+            seconds += predict_equations(added).seconds
+            if seconds > limit:
+                raise _TooDearError
 
     def _by_output(self, rows: Sequence[ByInput]) -> Terms:
         return [[row.get(index, []) for index in range(len(self.linear.tangents))] for row in rows]
@@ -265,6 +291,10 @@ def _names(values: Sequence[Value]) -> str:
     return ", ".join([str(value.type) for value in values[:4]] + ["..."] * (len(values) > 4))
 
 
+class _TooDearError(Exception):
+    """What is being built costs more than what there is."""
+
+
 # -- ways ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -276,9 +306,12 @@ def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Valu
         outputs_of: gives the arrays that will be asked for; None where it cannot.
     """
 
-    def way(name: str, accumulate: Callable[[], Terms]) -> Way[Built]:
+    def way(name: str, accumulate: Callable[[float], Terms]) -> Way[Built]:
         def build(limit: float) -> tuple[Built | None, Cost] | None:
-            terms = accumulate()
+            try:
+                terms = accumulate(limit)
+            except _TooDearError:
+                return None, Cost(work=limit, is_bound=True)
             outputs = outputs_of(terms)
             return None if outputs is None else ((terms, outputs), predict(found.builder.build(outputs)))
 
@@ -288,7 +321,7 @@ def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Valu
     reverse = way(strategy.STRUCTURED_REVERSE, found.reverse_terms)
     is_forward, is_reverse = found.directions
     rows, columns = found.shape
-    if not is_reverse or (is_forward and columns == 1):
+    if not is_reverse or (is_forward and (columns == 1 or found.is_diagonal)):
         return [forward]
     if not is_forward or rows == 1:
         return [reverse]
@@ -314,7 +347,7 @@ def coloured_ways(found: Differential, outputs_of: Callable[[Value, Array], list
         return flattened(found.by_rows(coloured_seeds(found.builder, found.backward[0], colouring)))
 
     columns = _Compression(found, outputs_of, partial(colour_columns, shapes=inputs), lambda item: item.fullest_row, forward)
-    star = _Compression(found, outputs_of, partial(colour_star, shapes=inputs), lambda item: 2, forward)
+    star = _Compression(found, outputs_of, partial(colour_star, shapes=inputs), lambda item: min(2, item.fullest_row), forward)
     rows = _Compression(found, outputs_of, partial(colour_rows, shapes=outputs), lambda item: item.T.fullest_row, reverse)
     ways = [columns.way(strategy.COLOURED_FORWARD)] if found.directions[0] else []
     if found.is_symmetric and found.directions[0]:
@@ -341,7 +374,11 @@ class _Compression:
     evaluate: Callable[[Colouring], Value]
 
     def way(self, name: str) -> Way[Built]:
-        return Way(name, partial(_swept, self.found, 1), self.build)
+        """Return the way: if the pattern is known, it is certain."""
+        pattern = self.found.known_pattern
+        if pattern is None or pattern.nnz == 0:
+            return Way(name, partial(_swept, self.found, 1), self.build)
+        return Way(name, partial(_swept, self.found, self.fewest(pattern)), self.build, is_certain=True)
 
     def build(self, limit: float) -> tuple[Built | None, Cost] | None:
         pattern = self.found.pattern
@@ -373,7 +410,7 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
             outputs = outputs_of(evaluate(), is_forward)
             return (None, outputs), predict(found.builder.build(outputs))
 
-        return Way(name, partial(_swept, found, count), build)
+        return Way(name, partial(_swept, found, count), build, is_certain=True)
 
     def forward() -> list[Value]:
         return found.by_columns(dense_seeds(found.builder, found.linear.tangents))

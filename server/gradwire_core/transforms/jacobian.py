@@ -162,7 +162,7 @@ def _dense_program(found: Differential) -> Program:
         return results
 
     ways = structured_ways(found, by_terms)
-    if min(found.shape) > 1:
+    if min(found.shape) > 1 and not found.is_diagonal:
         ways += [*coloured_ways(found, by_colours), *dense_ways(found, by_sweeps)]
     _, outputs = choose(found.name, ways, found.residual_cost + written(sum(type.nbytes for type in types)))
     return found.builder.build(outputs)
