@@ -28,7 +28,7 @@ from gradwire_core.structure.paths import Entries, assembled, is_small, joined, 
 from gradwire_core.structure.sparsity import find_sparsity, residuals_of
 from gradwire_core.structure.system import INNER, INPUT, OUTPUT, Form, Group, Pairs, System, parity
 from gradwire_core.structure.terms import Term, dense
-from gradwire_core.types import Array, Dtype, TensorType
+from gradwire_core.types import Array, Dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class Matrices:
     """Blocks.
 
     Attributes:
-        values: the matrices, [count, b, b].
+        values: the matrices, [count, b, b]; [count, a, b] where they are parts of a Jacobian of more outputs than inputs.
         power: how often each of them stands in the determinant.
     """
 
@@ -109,16 +109,13 @@ class Determinant:
     bottleneck: Bottleneck | None = None
 
 
-def determinant(
-    builder: Builder, equations: Sequence[Equation], inputs: Sequence[Var], outputs: Sequence[tuple[Var | None, TensorType]]
-) -> Determinant:
-    """Return the determinant of the outputs of a linear program by its inputs, which are as many scalars."""
-    system = System(builder, equations, inputs, outputs)
+def determinant(system: System) -> Determinant:
+    """Return the determinant of the outputs of a system by its inputs, which are as many scalars."""
     form = system.form()
     if isinstance(form, Bottleneck):
         return Determinant(0, [], form)
     if form is None:
-        form = _unparted(system)
+        form = Form(1, [], [system.whole()])
     sign = form.sign
     parts: list[Part] = []
     for found in [*[_read(system, pairs) for pairs in form.pairs], *[_block(system, group) for group in form.groups]]:
@@ -127,12 +124,22 @@ def determinant(
     return Determinant(sign, parts)
 
 
-def _unparted(system: System) -> Form:
-    """Return the form that takes a system as one block."""
-    values = {var: np.arange(var.type.size)[None] for var in system.values}
-    kinds = {**dict.fromkeys(values, INNER), **dict.fromkeys(system.inputs, INPUT), **dict.fromkeys(system.outputs, OUTPUT)}
-    order = sum(var.type.size for var in system.inputs)
-    return Form(1, [], [Group(1, order, {(var, kinds[var]): places for var, places in values.items()})])
+def tall_blocks(system: System) -> list[Matrices] | None:
+    """Return matrices whose volumes multiply to that of the outputs of a system by its inputs; None where their rank is too low."""
+    groups = system.pieces()
+    if groups is None:
+        groups = [system.whole()]
+    blocks = []
+    for group in groups:
+        if sum(places.shape[1] for (_, kind), places in group.places.items() if kind == OUTPUT) < group.order:
+            return None
+        found = sum_over_paths(system, group)
+        if found is None:
+            blocks += [part for part in _accumulated(system, group)[1] if isinstance(part, Matrices)]
+        else:
+            values = assembled(group, found)
+            blocks.append(Matrices(values, group.count // values.shape[0]))
+    return blocks
 
 
 Found = tuple[int, list[Part]]

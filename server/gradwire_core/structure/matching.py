@@ -119,6 +119,15 @@ class Network:
         count, labels = connected_components(_graph(source, left, 1), directed=True, connection="strong")
         return Blocks(labels[: self.size], labels[self.size : 2 * self.size], int(count))
 
+    def pieces(self) -> Blocks:
+        """Return the parts of the system that have no entries in common, each with all its rows and columns, as blocks."""
+        from scipy.sparse.csgraph import connected_components
+
+        every = np.arange(self.size)
+        pairs = [*zip(self._tails, self._heads, strict=True), (self.row(every), self.column(every))]
+        count, labels = connected_components(_graph(self._vertex_count, pairs, 1), directed=False)
+        return Blocks(labels[: self.size], labels[: self.size], int(count))
+
     def _bottleneck(self, left: Any, source: int) -> Bottleneck:
         """Return the scalars on the border of what can still be reached from the source."""
         from scipy.sparse.csgraph import breadth_first_order

@@ -136,6 +136,25 @@ class System:
         found = network.solve()
         return found if isinstance(found, Bottleneck) else self._parted(found)
 
+    def pieces(self) -> list[Group] | None:
+        """Return parts of the system that share no scalar, those of one form together; None for systems too large.
+
+        The outputs of a part need not be as many as its inputs. Parts without inputs are left out.
+        """
+        network = self._network()
+        if network is None:
+            return None
+        found = network.pieces()
+        every, first, last = np.arange(self.size), network.inputs.size, self.size - network.outputs.size
+        orders = np.bincount(found.columns[:first], minlength=found.count)
+        return self._groups(found, orders > 0, [every[:first], every[first:last], every[last:]])
+
+    def whole(self) -> Group:
+        """Return all scalars as one block."""
+        kinds = {**dict.fromkeys(self.values, INNER), **dict.fromkeys(self.inputs, INPUT), **dict.fromkeys(self.outputs, OUTPUT)}
+        places = {(var, kind): np.arange(var.type.size)[None] for var, kind in kinds.items()}
+        return Group(1, sum(var.type.size for var in self.inputs), places)
+
     def is_local(self, group: Group, most: int) -> bool:
         """Whether no scalar of a group has more than so many entries by one link."""
         values = {var for var, _ in group.places}
@@ -220,7 +239,7 @@ class System:
         chosen = is_single[blocks.columns[ins]]
         pairs, several = self._pairs(outs[chosen], ins[chosen])
         is_single[blocks.rows[several]] = False
-        groups = self._groups(blocks, orders, is_single, [ins, inner, outs])
+        groups = self._groups(blocks, (orders > 0) & ~is_single, [ins, inner, outs])
         return Form(sign, pairs, groups)
 
     def _pairs(self, rows: Array, columns: Array) -> tuple[list[Pairs], Array]:
@@ -244,9 +263,8 @@ class System:
         found: Array = np.searchsorted(self._starts, scalars, side="right") - 1
         return found
 
-    def _groups(self, blocks: Blocks, orders: Array, is_single: Array, parts: list[Array]) -> list[Group]:
-        """Return the blocks that have inputs and are not of one entry, those of one form together."""
-        wanted = (orders > 0) & ~is_single
+    def _groups(self, blocks: Blocks, wanted: Array, parts: list[Array]) -> list[Group]:
+        """Return blocks, those of one form together, from the scalars of each kind."""
         if not wanted.any():
             return []
         labels, values, kinds, places = [], [], [], []

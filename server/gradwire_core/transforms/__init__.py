@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gradwire_core.errors import ArgumentError
 from gradwire_core.program import Program
 from gradwire_core.transforms import control
-from gradwire_core.transforms.determinant import jacobian_det, jacobian_slogdet
+from gradwire_core.transforms.determinant import jacobian_det, jacobian_logvolume, jacobian_slogdet
 from gradwire_core.transforms.grad import grad
 from gradwire_core.transforms.jacobian import (
     hessian,
@@ -50,6 +50,7 @@ TRANSFORMS: dict[str, Callable[[Program, Sequence[int]], Program]] = {
     "hvp": hvp,
     "jacobian": jacobian,
     "jacobian_det": jacobian_det,
+    "jacobian_logvolume": jacobian_logvolume,
     "jacobian_slogdet": jacobian_slogdet,
     "jvp": jvp,
     "vjp": vjp,
@@ -89,6 +90,7 @@ __all__ = [
     "hvp",
     "jacobian",
     "jacobian_det",
+    "jacobian_logvolume",
     "jacobian_slogdet",
     "jvp",
     "sparse_hessian",

@@ -20,9 +20,20 @@ from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
 from gradwire_core.ops.shaping import concatenate, reshape
 from gradwire_core.program import Program, Var
-from gradwire_core.structure.determinants import Determinant, Logarithm, LowRank, Matrices, Part, Partials, determinant
+from gradwire_core.structure.determinants import (
+    Determinant,
+    Logarithm,
+    LowRank,
+    Matrices,
+    Part,
+    Partials,
+    determinant,
+    tall_blocks,
+)
 from gradwire_core.structure.lemma import bordered
 from gradwire_core.structure.magnitude import log_absolute, sign_of
+from gradwire_core.structure.system import System
+from gradwire_core.structure.volume import log_volumes
 from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.types import Dtype
 
@@ -72,6 +83,38 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
     return builder.build([reduce(multiply, whole), reduce(add, total)])
 
 
+def jacobian_logvolume(program: Program, argnums: Sequence[int] = (0,)) -> Program:
+    """Return the program of the logarithm of the volume of d outputs / d inputs, log sqrt det(J^T J).
+
+    That is how an embedding, of at least as many outputs as inputs, stretches volumes; of as many, it is log |det J|. Where the
+    columns of J are dependent, to rounding, it is -inf.
+
+    Raises:
+        ShapeError: there are fewer outputs than inputs.
+        ArgumentError, NotDifferentiableError: as `jacobian`.
+    """
+    linear, system, (rows, columns) = _system(program, argnums)
+    if rows < columns:
+        given = f"{rows} x {columns}"
+        text = (
+            f"jacobian_logvolume: needed at least as many outputs as inputs, got {given} (flattened); choose fewer arguments, or "
+            "differentiate the other way"
+        )
+        raise ShapeError(text, given=given)
+    if rows == columns:
+        derived = jacobian_slogdet(program, argnums)
+        return Program(derived.inputs, derived.equations, derived.outputs[1:])
+    dtype = PARTS.get(_dtype(linear), _dtype(linear)).numpy
+    blocks = tall_blocks(system)
+    if blocks is None:
+        return linear.builder.build([linear.builder.literal(np.asarray(-np.inf, dtype))])
+    total = [linear.builder.literal(np.zeros((), dtype))]
+    for part in blocks:
+        log = sum_over(log_volumes(part.values))
+        total.append(log if part.power == 1 else log * float(part.power))
+    return linear.builder.build([reduce(add, total)])
+
+
 def _eliminated(parts: Sequence[Part], spare: int) -> Iterator[Partials | Matrices | Logarithm]:
     """Yield parts with the determinant lemma applied."""
     for part in parts:
@@ -97,24 +140,29 @@ def _dtype(linear: Linearized) -> Dtype:
 
 
 def _determinant(program: Program, argnums: Sequence[int], where: str) -> tuple[Linearized, Determinant]:
-    linear = linearize(program, argnums)
-    for index, output in enumerate(linear.outputs):
-        if not output.type.dtype.is_inexact:
-            text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
-            raise NotDifferentiableError(text, given=output.type, output=index)
-    rows, columns = [sum(value.size for value in values) for values in (linear.outputs, linear.tangents)]
+    linear, system, (rows, columns) = _system(program, argnums)
     if rows != columns:
         given = f"{rows} x {columns}"
         text = (
             f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
         )
         raise ShapeError(text, given=given)
-    inputs = [_var(value) for value in linear.tangents]
-    pairs = [
+    return linear, determinant(system)
+
+
+def _system(program: Program, argnums: Sequence[int]) -> tuple[Linearized, System, tuple[int, int]]:
+    """Return the linearized program, its system, and the numbers of its outputs and inputs."""
+    linear = linearize(program, argnums)
+    for index, output in enumerate(linear.outputs):
+        if not output.type.dtype.is_inexact:
+            text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
+            raise NotDifferentiableError(text, given=output.type, output=index)
+    outputs = [
         (None if tangent is None else _var(tangent), output.type)
         for tangent, output in zip(linear.tangent_outputs, linear.outputs, strict=True)
     ]
-    return linear, determinant(linear.builder, linear.equations, inputs, pairs)
+    system = System(linear.builder, linear.equations, [_var(value) for value in linear.tangents], outputs)
+    return linear, system, (sum(output.size for output in linear.outputs), sum(value.size for value in linear.tangents))
 
 
 def _var(value: Value) -> Var:
@@ -122,4 +170,4 @@ def _var(value: Value) -> Var:
     return value.operand
 
 
-__all__ = ["jacobian_det", "jacobian_slogdet"]
+__all__ = ["jacobian_det", "jacobian_logvolume", "jacobian_slogdet"]
