@@ -6,7 +6,6 @@ The chosen way should be the fastest, or within 1.5 times of it: the last column
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 
 import _measure  # isort: skip  # noqa: F401  # sets thread counts before NumPy is imported
@@ -123,7 +122,7 @@ CASES = {
 
 
 def measure(executables, inputs, rounds=15):
-    """Return the median seconds of each executable, run in turns."""
+    """Return the least seconds of each executable, run in turns."""
     times = {name: [] for name in executables}
     for executable in executables.values():
         executable.run(inputs)
@@ -132,7 +131,7 @@ def measure(executables, inputs, rounds=15):
             start = time.perf_counter()
             executable.run(inputs)
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: min(values) for name, values in times.items()}
 
 
 def compare(function, x, transform, layout):

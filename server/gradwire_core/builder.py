@@ -158,7 +158,8 @@ class Builder:
     def emit(self, primitive: Primitive, operands: Sequence[Value], params: Params) -> tuple[Value, ...]:
         """Add an equation and return its results; an equal equation is returned instead of repeated."""
         inner = tuple(value.operand for value in operands)
-        key = (primitive, inner, tuple([(name, _identity(value)) for name, value in params.items()]) if params else ())
+        alike = _in_one_order(inner) if primitive.is_commutative else inner
+        key = (primitive, alike, tuple([(name, _identity(value)) for name, value in params.items()]) if params else ())
         found = self._shared.get(key)
         if found is None:
             found = self._shared[key] = self._emit_new(primitive, inner, params)
@@ -249,6 +250,13 @@ class Builder:
             yield self
         finally:
             self.is_open = False
+
+
+def _in_one_order(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
+    """Return the two operands of a commutative call in an order of their own; of complex numbers products round differently."""
+    one, other = operands
+    is_other_first = id(one) > id(other) and one.type.dtype.numpy.kind != "c"
+    return (other, one) if is_other_first else operands
 
 
 def _identity(param: Param) -> Param:

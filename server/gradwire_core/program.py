@@ -135,6 +135,7 @@ class Primitive:
         samples: calls within the domain, drawn from a random generator.
         flops: the predicted floating point operations, from operand types (positional) and params.
         is_elementwise: whether results and operands share one shape, element by element.
+        is_commutative: whether its two operands may change places, to the same bits of real numbers.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Primitive:
     samples: Callable[[np.random.Generator], Iterable[Sample]]
     flops: Callable[..., float]
     is_elementwise: bool = False
+    is_commutative: bool = False
 
     def __repr__(self) -> str:
         return self.name

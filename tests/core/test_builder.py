@@ -624,3 +624,13 @@ def test_dtypes_that_gradwire_lacks_are_refused():
 def test_wrong_arguments_are_told_by_name(function, text):
     with pytest.raises((ShapeError, ArgumentError, ProgramError), match=text):
         run(function, X)
+
+
+def test_sums_and_products_are_one_in_either_order():
+    builder = Builder()
+    x, y = builder.input(TensorType(Dtype.FLOAT64, (3,))), builder.input(TensorType(Dtype.FLOAT64, (3,)))
+    assert (x * y).operand is (y * x).operand
+    assert (x + y).operand is (y + x).operand
+    assert (x - y).operand is not (y - x).operand
+    z, w = builder.input(TensorType(Dtype.COMPLEX128, (3,))), builder.input(TensorType(Dtype.COMPLEX128, (3,)))
+    assert (z * w).operand is not (w * z).operand  # their products may differ in the last bit

@@ -20,6 +20,7 @@ from gradwire_core.program import Constant, Derivative, Linear, Param, Primitive
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 PRIMITIVES: dict[str, Primitive] = {}
+COMMUTATIVE = (np.add, np.multiply)
 NO_PARAMS: dict[str, Param] = {}
 Interval = tuple[float, float]
 
@@ -240,6 +241,7 @@ def elementwise(
             samples=samples,
             flops=lambda *types: float(flops * types[0].size),
             is_elementwise=True,
+            is_commutative=kernel in COMMUTATIVE,
         )
     )
     op = Elementwise(primitive, ufunc)

@@ -12,6 +12,7 @@ from gradwire_core.ops._declare import call, convert, find_primitive
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.indexing import take_flat
 from gradwire_core.ops.shaping import concatenate, reshape
+from gradwire_core.program import Operand
 from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
 from gradwire_core.structure.terms import Run, Term, contracted, positions, run_length
 from gradwire_core.types import Array, Dtype
@@ -32,9 +33,9 @@ def entries_of(builder: Builder, terms: Sequence[Term], pattern: Sparsity, dtype
         dtype: the dtype of the entries.
     """
     keys = pattern.rows * pattern.shape[1] + pattern.columns
-    values: list[Value] = []
-    places: list[Array] = []
-    sources: list[Array] = []
+    values: dict[Operand, tuple[Value, int]] = {}
+    places: list[Array] = [np.zeros(0, np.int64)]
+    sources: list[Array] = [np.zeros(0, np.int64)]
     start = 0
     for term in terms:
         found = _placed(term, pattern.shape[1])
@@ -43,18 +44,14 @@ def entries_of(builder: Builder, terms: Sequence[Term], pattern: Sparsity, dtype
         labels, wanted, source = found
         place = np.searchsorted(keys, wanted)
         is_there = keys[np.minimum(place, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
+        vector = reshape(convert(contracted(term, labels), dtype), (run_length(labels),))
+        if vector.operand not in values:
+            values[vector.operand] = vector, start
+            start += vector.size
         places.append(place[is_there])
-        sources.append(source[is_there] + start)
-        values.append(reshape(convert(contracted(term, labels), dtype), (run_length(labels),)))
-        start += run_length(labels)
-    return assemble(
-        builder,
-        values,
-        np.concatenate([np.zeros(0, np.int64), *places]),
-        np.concatenate([np.zeros(0, np.int64), *sources]),
-        pattern.nnz,
-        dtype,
-    )
+        sources.append(source[is_there] + values[vector.operand][1])
+    vectors = [vector for vector, _ in values.values()]
+    return assemble(builder, vectors, np.concatenate(places), np.concatenate(sources), pattern.nnz, dtype)
 
 
 def _placed(term: Term, width: int) -> tuple[Run, Array, Array] | None:
