@@ -63,8 +63,8 @@ class AsyncClient(Functions):
     async def _perform(self, task: Task) -> Any:
         return await self._backend.drive(self._backend.session.run(task))
 
-    async def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
-        return await self._backend.drive(self._backend.session.explain(program, outputs, format))
+    async def _explain(self, program: Program, outputs: Sequence[Output], names: Sequence[str], format: str) -> Any:
+        return await self._backend.drive(self._backend.session.explain(program, outputs, format, names))
 
     async def __aenter__(self) -> Self:
         return self

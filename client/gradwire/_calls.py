@@ -98,7 +98,7 @@ class Performer(abc.ABC):
         """Run a task and return its rebuilt results, or an awaitable of them."""
 
     @abc.abstractmethod
-    def _explain(self, program: core.Program, outputs: Sequence[Output], format: str) -> Any:
+    def _explain(self, program: core.Program, outputs: Sequence[Output], names: Sequence[str], format: str) -> Any:
         """Return the derivation of outputs of a program in a format, or an awaitable of it."""
 
     def _ask(

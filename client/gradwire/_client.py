@@ -58,8 +58,8 @@ class Client(Functions):
     def _perform(self, task: Task) -> Any:
         return self._backend.drive(self._backend.session.run(task))
 
-    def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
-        return self._backend.drive(self._backend.session.explain(program, outputs, format))
+    def _explain(self, program: Program, outputs: Sequence[Output], names: Sequence[str], format: str) -> Any:
+        return self._backend.drive(self._backend.session.explain(program, outputs, format, names))
 
     def __enter__(self) -> Self:
         return self

@@ -27,10 +27,10 @@ class Embedded(Functions):
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)
         return task.rebuild(executable.run(task.inputs, task.seeds))
 
-    def _explain(self, program: Program, outputs: Sequence[Output], format: str) -> Any:
+    def _explain(self, program: Program, outputs: Sequence[Output], names: Sequence[str], format: str) -> Any:
         from gradwire_core.explain import explain
 
-        return explain(program, outputs, format=format)
+        return explain(program, outputs, format=format, names=names)
 
 
 EMBEDDED = Embedded()

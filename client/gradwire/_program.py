@@ -32,6 +32,7 @@ class Program(core.Program):
         outputs: what is returned.
         captured: the arrays of the last inputs, which the function took from its surroundings. They are no part of the
             program's digest and do not travel with `to_proto`.
+        names: the names of the first inputs, for derivations: those of the function's parameters.
 
     Example:
         >>> import numpy as np, gradwire as gw
@@ -46,6 +47,7 @@ class Program(core.Program):
     """
 
     captured: tuple[Array, ...] = ()
+    names: tuple[str, ...] = ()
 
     @cached_property
     def traced(self) -> Trace:
@@ -82,9 +84,9 @@ class Program(core.Program):
         return cls.of(decode_program(message))
 
     @classmethod
-    def of(cls, program: core.Program, captured: Sequence[Array] = ()) -> Self:
+    def of(cls, program: core.Program, captured: Sequence[Array] = (), names: Sequence[str] = ()) -> Self:
         """Return a program of the core as one that users hold."""
-        return cls(program.inputs, program.equations, program.outputs, tuple(captured))
+        return cls(program.inputs, program.equations, program.outputs, tuple(captured), tuple(names))
 
     def numpy_source(self) -> str:
         """Return a Python function that computes the program with plain NumPy, as source text.
@@ -127,7 +129,7 @@ class Program(core.Program):
 
         form = Form(transform, argnums, layout)
         check_explained(form, format)
-        return explain(self, prepare(self.traced, form).outputs, format=format)
+        return explain(self, prepare(self.traced, form).outputs, format=format, names=self.names)
 
 
 def derive(trace: Trace, form: Form) -> tuple[core.Program, tuple[int, ...]]:
@@ -165,4 +167,4 @@ def derive_program(program: Program, form: Form) -> Program:
         ArgumentError: the form does not fit the program.
     """
     derived, _ = derive(program.traced, form)
-    return Program.of(derived, program.captured)
+    return Program.of(derived, program.captured, program.names)

@@ -128,9 +128,9 @@ class Session:
         response = yield from self._ask(EVALUATE, request, task.program)
         return task.rebuild([list(map(_decode, item.results)) for item in response.results])
 
-    def explain(self, program: Program, outputs: Sequence[Output], format: str) -> Conversation:
+    def explain(self, program: Program, outputs: Sequence[Output], format: str, names: Sequence[str] = ()) -> Conversation:
         """Ask how outputs of a program are derived; the answer is the derivation."""
-        request = pb.ExplainRequest(outputs=map(encode_output, outputs), format=encode_format(format))
+        request = pb.ExplainRequest(outputs=map(encode_output, outputs), format=encode_format(format), input_names=names)
         response = yield from self._ask(EXPLAIN, request, program)
         return decode_derivation(response.derivation, format)
 

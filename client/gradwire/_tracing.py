@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import traceback
 import types
@@ -115,6 +116,30 @@ def _structures_of(function: Any) -> set[int]:
 
 _STRUCTURES: weakref.WeakKeyDictionary[types.CodeType, set[int]] = weakref.WeakKeyDictionary()
 _STRUCTURES_LOCK = threading.Lock()
+
+
+def input_names(function: Callable[..., Any], arguments: Branch) -> tuple[str, ...]:
+    """Return what the inputs of a function are called: by its parameters, and the keys below them; none where that is unclear."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a ufunc
+        return ()
+    given = [item.name for item in parameters if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+    positional, keywords = arguments.children if arguments.kind is OrderedDict else (arguments, None)
+    assert isinstance(positional, Branch)
+    pairs = [*zip(given, positional.children, strict=False)]
+    if isinstance(keywords, Branch):
+        pairs += zip(map(str, keywords.keys), keywords.children, strict=True)
+    names = [name for parameter, structure in pairs for name in _names_below(parameter, structure)]
+    is_clear = len(positional.children) <= len(given) and len(set(names)) == len(names) and all(map(str.isidentifier, names))
+    return tuple(names) if is_clear else ()
+
+
+def _names_below(name: str, structure: Structure) -> list[str]:
+    if not isinstance(structure, Branch):
+        return [name] * structure.count
+    parts = [f"{name}_{key}" for key in structure.keys]
+    return [found for part, child in zip(parts, structure.children, strict=True) for found in _names_below(part, child)]
 
 
 def _refuse_assignment(error: Exception) -> None:

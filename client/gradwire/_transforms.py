@@ -24,6 +24,7 @@ from gradwire._calls import (
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
 from gradwire._task import Argnums, Form, Format, Layout, check_explained, check_form, prepare
+from gradwire._tracing import input_names
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 
@@ -430,7 +431,7 @@ class Functions(Performer):
             raise ArgumentError(
                 "trace: needed a function of its own arguments, got one that reaches arrays of another trace; pass them"
             )
-        return Program.of(trace.program, captured)
+        return Program.of(trace.program, captured, input_names(f, trace.arguments))
 
     def explain(
         self,
@@ -466,18 +467,21 @@ class Functions(Performer):
 
         Example:
             >>> import numpy as np, gradwire as gw
-            >>> print(gw.explain(np.sin, np.ones(3)))  # doctest: +ELLIPSIS
+            >>> print(gw.explain(lambda x: np.sum(x * x), np.ones(3)))  # doctest: +ELLIPSIS
             inputs
-              a[i]: float64[3]
+              x[i]: float64[3]
             steps
-              1. b[i] = sin(a[i])                                       chain rule
-                   partial  db[i]/da[i'] = delta[i,i'] cos(a[i])
+              1. a[i] = x[i]^2                                          product rule
+                   partial  da[i]/dx[i'] = 2 delta[i,i'] x[i]
+              2. b = sum_i a[i]                                         linear
+                   partial  db/da[i] = 1
+                   total    db/dx[i] = 2 x[i]  (2 paths, through a)
             ...
         """
         form = Form(transform, argnums, layout)
         check_explained(form, format)
         traced = self.trace(f, *args, static_argnums=static_argnums, static_argnames=static_argnames, **kwargs)
-        return self._explain(traced, prepare(traced.traced, form).outputs, format)
+        return self._explain(traced, prepare(traced.traced, form).outputs, traced.names, format)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
         check_form(form)

@@ -130,11 +130,12 @@ class Worker:
         if any(seeds for _, seeds in pairs):
             raise ArgumentError("ExplainRequest: needed outputs without seeds, got some; leave them out, nothing is evaluated")
         outputs, format = tuple(output for output, _ in pairs), explanation.decode_format(request.format)
-        derivation = explain(_held(source), outputs, format=format)
+        plan = self._compile(source, outputs, reproducible=False).plan
+        derivation = explain(_held(source), outputs, format=format, names=request.input_names, plan=plan)
         response = pb.ExplainResponse(
             program_name=program_name(source.digest),
             derivation=explanation.encode_derivation(derivation),
-            plan=explanation.encode_plan(self._compile(source, outputs, reproducible=False).plan),
+            plan=explanation.encode_plan(plan),
         )
         return _result(source, self._serialize(response))
 

@@ -92,12 +92,32 @@ def test_programs_travel_as_messages():
     assert gw.evaluate(again)(X, W) == f(X, W)
 
 
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs", "names"),
+    [
+        (lambda x, w: x @ w, (X, X), {}, ("x", "w")),
+        (lambda x, *, w: x @ w, (X,), {"w": X}, ("x", "w")),
+        (lambda p, *pair: p["b"], ({"b": X, "a": (X, [X])},), {}, ("p_b", "p_a_0", "p_a_1_0")),
+        (lambda *xs: xs[0], (X, X), {}, ()),
+        (lambda x, x_0: x[0], ((X,), X), {}, ()),
+        (lambda p: p["a b"], ({"a b": X},), {}, ()),
+        (np.sin, (X,), {}, ("x",)),
+    ],
+)
+def test_inputs_are_named_as_parameters_are(function, args, kwargs, names):
+    program = gw.trace(function, *args, **kwargs)
+    assert program.names == names
+    assert gw.jacobian(program).names == names
+
+
 def test_programs_print_explain_and_export():
     program = gw.trace(f, X, W)
     assert str(program).startswith("program(a: float64[3], b: float64[2,3]) {")
     assert "tanh" in program.explain()
-    assert "jacobian, from de/da: float64[3]" in program.explain("jacobian")
-    assert "grad, from de/db: float64[2,3]" in program.explain("grad", argnums=1)
+    assert "jacobian, from dc/dx: float64[3]" in program.explain("jacobian")
+    assert "grad, from dc/dw: float64[2,3]" in program.explain("grad", argnums=1)
+    assert r"\frac{\mathrm{d} c}{\mathrm{d} x_{i}}" in program.explain("grad", format="latex")
+    assert program.explain("hessian", layout="structured", format="data")["plan"]["choices"]
     with pytest.raises(gw.ArgumentError, match=r"explain: needed a transform among evaluate, grad, .* got 'gradient'"):
         program.explain("gradient")
     scope = {}

@@ -381,6 +381,10 @@ def test_what_does_not_fit_is_refused():
         explain(traced(np.sin, (3,)), format="html")
     with pytest.raises(ShapeError):
         explain(traced(np.sin, (3,)), [Output((Transform("grad"),))])
+    with pytest.raises(ArgumentError, match="explain: needed at most 1 distinct names of inputs, got 2; name each input once"):
+        explain(traced(np.sin, (3,)), names=["x", "y"])
+    with pytest.raises(ArgumentError, match="explain: needed names of inputs such as x or x_1, got 'a b'; use letters, digits"):
+        explain(traced(np.sin, (3,)), names=["a b"])
 
 
 def test_the_plan_is_told():
@@ -392,9 +396,9 @@ def test_the_plan_is_told():
 # -- LaTeX -----------------------------------------------------------------------------------------------------------------------
 
 COMMANDS = frozenset({
-    "arccos", "arcsin", "arctan", "begin", "cdot", "cos", "cosh", "delta", "end", "exp", "frac", "ge", "in", "infty", "land", "le",
-    "left", "log", "lor", "mathbb", "mathrm", "max", "min", "ne", "operatorname", "paragraph", "partial", "prod", "quad", "right",
-    "sin", "sinh", "sqrt", "sum", "tan", "tanh", "text", "times", "to",
+    "arccos", "arcsin", "arctan", "begin", "cdot", "cos", "cosh", "delta", "end", "exp", "frac", "ge", "in", "infty", "land",
+    "le", "left", "log", "lor", "mathbb", "mathrm", "max", "min", "ne", "operatorname", "paragraph", "partial", "prod",
+    "quad", "right", "sin", "sinh", "sqrt", "sum", "tan", "tanh", "text", "theta", "times", "to",
 })  # fmt: skip
 
 
@@ -429,7 +433,7 @@ def test_a_layer_as_latex():
 @examples(8)
 @given(programs(operations=5))
 def test_random_programs_are_latex(case):
-    assert_is_latex(explain(case.program, format="latex", names=["x_1", "y%", "z"]))
+    assert_is_latex(explain(case.program, format="latex", names=["x_1", "theta", "z"][: len(case.arrays)]))
 
 
 def test_a_formula_shows_where_it_stands():

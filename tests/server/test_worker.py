@@ -154,6 +154,7 @@ def test_the_value_is_explained_unless_more_is_asked_for(worker):
     assert found.program_name == "programs/" + product().digest
     assert found == explained(worker, explanation(outputs=[pb.Output()]))
     assert "sin" in found.derivation
+    assert "speed[i]: float64[3]" in explained(worker, explanation(input_names=["speed"])).derivation
     assert found.plan.step_count == 2
     jacobian = explanation(outputs=[{"transforms": [{"jacobian": {}}]}])
     assert explained(worker, jacobian).plan.output_bytes == 9 * 8
@@ -177,6 +178,7 @@ def test_nothing_is_explained_before_the_program_is_there(worker):
     [
         (explanation(outputs=[{"seeds": [{"dtype": 1, "data": bytes(8)}]}]), "needed outputs without seeds"),
         (explanation(format=9), "got the unknown number 9"),
+        (explanation(input_names=["a b"]), "needed names of inputs such as x or x_1"),
         (explanation(outputs=[{"transforms": [{}]}]), "output, transform 0"),
         (explanation(outputs=[{"layout": "LAYOUT_SPARSE"}]), "for LAYOUT_SPARSE, got no transform"),
         (explanation(outputs=[{"transforms": [{"grad": {}}]}]), "grad: needed one scalar output"),

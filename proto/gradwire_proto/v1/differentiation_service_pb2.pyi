@@ -538,6 +538,7 @@ class ExplainRequest(google.protobuf.message.Message):
     PROGRAM_FIELD_NUMBER: builtins.int
     OUTPUTS_FIELD_NUMBER: builtins.int
     FORMAT_FIELD_NUMBER: builtins.int
+    INPUT_NAMES_FIELD_NUMBER: builtins.int
     program_name: builtins.str
     """The name of a stored program, `programs/{digest}`."""
     format: Global___DerivationFormat.ValueType
@@ -552,6 +553,12 @@ class ExplainRequest(google.protobuf.message.Message):
         one Output without transforms, the value.
         """
 
+    @property
+    def input_names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the first inputs of the program are called in the derivation: distinct names of letters, digits and underscores, which no
+        digit begins, of at most 64 characters. Default (none): a, b, c and so on, as for inputs that follow the named ones.
+        """
+
     def __init__(
         self,
         *,
@@ -559,9 +566,10 @@ class ExplainRequest(google.protobuf.message.Message):
         program: gradwire_proto.v1.program_pb2.Program | None = ...,
         outputs: collections.abc.Iterable[Global___Output] | None = ...,
         format: Global___DerivationFormat.ValueType = ...,
+        input_names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["program", b"program", "program_name", b"program_name", "program_source", b"program_source"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["format", b"format", "outputs", b"outputs", "program", b"program", "program_name", b"program_name", "program_source", b"program_source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "input_names", b"input_names", "outputs", b"outputs", "program", b"program", "program_name", b"program_name", "program_source", b"program_source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["program_source", b"program_source"]) -> typing.Literal["program_name", "program"] | None: ...
 
 Global___ExplainRequest: typing_extensions.TypeAlias = ExplainRequest

@@ -15,6 +15,7 @@ from gradwire_core.explain.explanation import explanation
 from gradwire_core.planner import Plan
 from gradwire_core.program import Program
 
+NAME_WIDTH = 64
 FORMATS = {"text": text.render, "latex": latex.render, "data": data.render}
 
 
@@ -43,7 +44,21 @@ def explain(
     """
     if format not in FORMATS:
         raise ArgumentError(f"explain: needed a format among {', '.join(FORMATS)}, got {format!r}; choose one", given=format)
+    _check_names(program, names)
     return FORMATS[format](explanation(program, outputs, names, plan))
+
+
+def _check_names(program: Program, names: Sequence[str]) -> None:
+    count = len(program.inputs)
+    if len(names) > count or len(set(names)) != len(names):
+        text = f"explain: needed at most {count} distinct names of inputs, got {len(names)}; name each input once"
+        raise ArgumentError(text, needed=count, given=len(names))
+    for name in names:
+        if not name.isidentifier() or len(name) > NAME_WIDTH:
+            text = (
+                f"explain: needed names of inputs such as x or x_1, got {name[:NAME_WIDTH]!r}; use letters, digits and underscores"
+            )
+            raise ArgumentError(text, given=name[:NAME_WIDTH])
 
 
 __all__ = ["FORMATS", "explain"]

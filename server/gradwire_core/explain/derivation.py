@@ -226,6 +226,7 @@ class _Deriving:
         program = self.program
         shown, cut = self._choose_steps()
         self._name(shown)
+        self.constants.taken = set(self.names.values())
         if self.argnums is None:
             inexact = [index for index, type in enumerate(program.input_types) if type.dtype.is_inexact]
             self.argnums = inexact[:MOST_INPUTS]

@@ -15,6 +15,11 @@ from gradwire_core.planner import show_bytes
 
 NAMED = frozenset({"arccos", "arcsin", "arctan", "cos", "cosh", "exp", "log", "sin", "sinh", "tan", "tanh"})
 """Functions that LaTeX has a command for, by the same name; log is the natural logarithm."""
+GREEK = frozenset({
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho",
+    "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon",
+    "Phi", "Psi", "Omega",
+})  # fmt: skip
 SIGNS = {">=": r"\ge", "<=": r"\le", "!=": r"\ne", "and": r"\land", "or": r"\lor"}
 SUMS = {"sum": r"\sum", "prod": r"\prod", "max": r"\max", "min": r"\min"}
 
@@ -116,6 +121,8 @@ def _name(name: str) -> str:
     letter = re.fullmatch(r"([A-Za-z])(\d*)", name)
     if letter:
         return f"{letter[1]}^{{({letter[2]})}}" if letter[2] else letter[1]
+    if name in GREEK:
+        return rf"\{name}"
     return rf"\mathrm{{{escape(name)}}}"
 
 

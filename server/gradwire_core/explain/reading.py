@@ -7,7 +7,8 @@ that its primitive computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -47,24 +48,36 @@ MOST_NODES = 80
 """As many values go into one expression; beyond, it is said how many equations compute it."""
 
 
+MOST_COMPARED = 10_000
+"""Arrays of more numbers are not looked at."""
+
+
 class TooLongError(Exception):
     """Raised where an expression would have more values than anyone reads."""
 
 
 @dataclass
 class Constants:
-    """The arrays of numbers that expressions refer to by name."""
+    """The arrays of numbers that expressions refer to by name.
+
+    Attributes:
+        arrays: the arrays.
+        taken: names that they may not have.
+    """
 
     arrays: dict[str, Array] = field(default_factory=dict)
+    taken: Container[str] = ()
     _names: dict[Any, str] = field(default_factory=dict)
 
     def name(self, literal: Literal) -> str:
         """Return the name of an array, new or known."""
-        key = (literal.type, literal.value.tobytes())
+        key = (literal.type, literal.value.tobytes()) if literal.type.size <= MOST_COMPARED else literal
         found = self._names.get(key)
         if found is None:
-            found = self._names[key] = f"C{len(self._names) + 1}"
+            candidates = (f"C{number}" for number in itertools.count(1))
+            found = next(name for name in candidates if name not in self.arrays and name not in self.taken)
             self.arrays[found] = literal.value
+            self._names[key] = found
         return found
 
 
@@ -127,7 +140,7 @@ class Reader:
 
     def _constant(self, literal: Literal, index: Indices) -> Expression:
         value = literal.value
-        if value.size and (value == value.flat[0]).all():
+        if 0 < value.size <= MOST_COMPARED and (value == value.flat[0]).all():
             return _number(value.flat[0])
         return Element(self.constants.name(literal), index)
 
