@@ -1,0 +1,277 @@
+"""Strategies: all ways give the same numbers, the cheapest one is taken, and what cannot win is not built."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+import gradwire as gw
+from gradwire_core.engine import Output, compile
+from gradwire_core.structure.cost import Cost, predict, written
+from gradwire_core.structure.strategy import Choice, Way, choose, forcing, record, recording, show_seconds
+from gradwire_core.testing import interpret
+from gradwire_core.transforms import Transform, hessian, jacobian
+from gradwire_core.transforms.differential import Differential, linearize_checked
+from tests.core.strategies import examples, programs, scalar_programs
+
+WAYS = (
+    "structured forward", "structured reverse", "cross-country", "coloured forward", "coloured reverse", "star colouring",
+    "dense forward", "dense reverse",
+)  # fmt: skip
+rng = np.random.default_rng(0)
+
+
+def choice_of(function, *arrays, transform="jacobian", layout="dense"):
+    executable = compile(gw.trace(function, *arrays), [Output((Transform(transform),), layout)])
+    (choice,) = executable.plan.choices
+    return choice, executable
+
+
+def tridiagonal(x):
+    p = np.pad(x, 1)
+    return (3 - 2 * x) * x - p[:-2] - 2 * p[2:]
+
+
+def products(x):
+    for _ in range(12):
+        x = np.concatenate([x[1:] * x[:-1], x[-1:]])
+    return x
+
+
+def rosenbrock(x):
+    return np.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def narrow(*sizes):
+    weights = [rng.normal(size=pair) / np.sqrt(pair[1]) for pair in zip(sizes[1:], sizes[:-1], strict=True)]
+
+    def function(x):
+        for weight in weights:
+            x = np.tanh(weight @ x)
+        return x
+
+    return function
+
+
+# -- every way gives the same ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+@examples(30)
+@given(case=programs(outputs=2, operations=5))
+def test_every_way_gives_the_same_jacobian(way, case):
+    expected = interpret(jacobian(case.program, case.argnums), case.arrays)
+    try:
+        with forcing(way):
+            forced = jacobian(case.program, case.argnums)
+    except LookupError:
+        return
+    for one, other in zip(expected, interpret(forced, case.arrays), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@examples(30)
+@given(case=scalar_programs())
+def test_every_way_gives_the_same_hessian(way, case):
+    expected = interpret(hessian(case.program, case.argnums), case.arrays)
+    try:
+        with forcing(way):
+            forced = hessian(case.program, case.argnums)
+    except LookupError:
+        return
+    for one, other in zip(expected, interpret(forced, case.arrays), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "transform", "ways"),
+    [
+        (tridiagonal, rng.normal(size=20), "jacobian", [*WAYS[:2], *WAYS[3:5], *WAYS[6:]]),
+        (products, rng.normal(size=20), "jacobian", [*WAYS[:2], *WAYS[3:5], *WAYS[6:]]),
+        (rosenbrock, rng.normal(size=20), "hessian", [*WAYS[:2], "coloured forward", "star colouring", *WAYS[6:]]),
+        (narrow(20, 15, 3, 15, 20), rng.normal(size=20), "jacobian", [*WAYS[:3], *WAYS[6:]]),
+    ],
+)
+def test_the_ways_there_are(function, x, transform, ways):
+    program = gw.trace(function, x)
+    derive = {"jacobian": jacobian, "hessian": hessian}[transform]
+    inputs = [x, *program.captured]
+    (expected,) = interpret(derive(program), inputs)
+    for way in WAYS:
+        if way in ways:
+            with forcing(way):
+                (found,) = interpret(derive(program), inputs)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+        else:
+            with forcing(way), pytest.raises(LookupError):
+                derive(program)
+
+
+# -- what is chosen --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "transform", "layout", "chosen"),
+    [
+        (np.sin, np.ones(100), "jacobian", "dense", "structured forward"),
+        (tridiagonal, np.ones(5000), "jacobian", "sparse", "structured forward"),
+        (products, np.ones(400), "jacobian", "sparse", "coloured forward"),
+        (products, np.ones(200), "jacobian", "dense", "coloured forward"),
+        (rosenbrock, np.ones(5000), "hessian", "sparse", "structured forward"),
+        (lambda x: np.sum(np.sin(x)), np.ones(50), "hessian", "dense", "structured"),
+        (narrow(400, 30, 4), np.ones(400), "jacobian", "dense", "reverse"),
+        (narrow(4, 30, 400), np.ones(4), "jacobian", "dense", "forward"),
+        (narrow(200, 200, 4, 200, 200), np.ones(200), "jacobian", "dense", "structured"),
+    ],
+)
+def test_the_way_that_is_taken(function, x, transform, layout, chosen):
+    choice, _ = choice_of(function, x, transform=transform, layout=layout)
+    assert chosen in choice.chosen
+    names = [name for name, _ in choice.predictions]
+    assert len(set(names)) == len(names)
+    taken = dict(choice.predictions)[choice.chosen].seconds
+    assert all(cost.seconds >= taken for _, cost in choice.predictions)
+
+
+def test_a_plan_tells_the_choice_and_what_was_rejected():
+    choice, executable = choice_of(tridiagonal, np.ones(300))
+    assert choice.what == "jacobian of float64[300] by float64[300]"
+    assert f"  strategy     {choice}" in executable.plan.report
+    assert "; rejected: structured forward" in str(choice)
+    assert "dense reverse at least" in str(choice)
+
+
+def test_every_output_makes_its_choice():
+    program = gw.trace(lambda x: np.sum(x**3), np.ones(4))
+    plan = compile(program, [Output(), Output((Transform("grad"), Transform("jacobian"))), Output((Transform("hessian"),))]).plan
+    assert [choice.what.split()[0] for choice in plan.choices] == ["jacobian", "hessian"]
+
+
+def test_an_elementwise_function_has_one_way():
+    choice, _ = choice_of(lambda x: np.tanh(np.sin(x) * 2.0), np.ones(50))
+    assert [name for name, _ in choice.predictions] == ["structured forward"]
+
+
+def test_ways_by_terms_are_given_up_where_another_is_certain_to_be_cheaper():
+    choice, _ = choice_of(products, np.ones(40))
+    assert dict(choice.predictions)["structured forward"].is_bound
+    assert dict(choice.predictions)["structured reverse"].is_bound
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["structured forward", "structured reverse", "coloured forward", "coloured reverse"])
+@pytest.mark.parametrize("function", [tridiagonal, lambda x: np.concatenate([10 * (x[1:] - x[:-1] ** 2), 1 - x[:-1]])])
+def test_no_array_of_a_sparse_jacobian_is_larger_than_a_few_of_its_entries(function, way):
+    count = 3000
+    with forcing(way):
+        _, executable = choice_of(function, np.ones(count), layout="sparse")
+    arrays = [var.type.size for equation in executable.program.equations for var in equation.results]
+    assert max(arrays) <= 3 * 2 * count
+    assert executable.plan.peak_bytes <= 20 * 3 * count * 8
+
+
+def test_a_dense_jacobian_by_colours_takes_little_more_than_itself():
+    count = 300
+    choice, executable = choice_of(products, np.ones(count))
+    assert "coloured" in choice.chosen
+    assert executable.plan.peak_bytes <= 2.5 * count**2 * 8
+    found, expected = executable.run([np.linspace(0.9, 1.1, count)])[0][0], gw.jacobian(products)(np.linspace(0.9, 1.1, count))
+    np.testing.assert_allclose(found, expected)
+
+
+# -- the narrowest value -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "size"),
+    [
+        (narrow(20, 15, 3, 15, 20), 3),
+        (narrow(20, 15, 20), 15),
+        (lambda x: np.sum(x) * np.cos(x), 20),  # x goes past the sum
+        (lambda x: np.sin(np.sum(x)) * np.ones(20), 1),
+    ],
+)
+def test_the_narrowest_value_that_all_paths_go_through(function, size):
+    linear = linearize_checked(gw.trace(function, np.ones(20)), (0,))
+    assert Differential(linear).narrowest[1] == size
+
+
+# -- choosing ----------------------------------------------------------------------------------------------------------------
+
+
+def way(name, least, cost, built, **flags):
+    def build(limit):
+        built.append((name, limit))
+        return None if cost is None else (name if cost < limit else None, Cost(work=cost))
+
+    return Way(name, lambda: Cost(work=least), build, **flags)
+
+
+def test_a_way_is_built_where_it_may_win():
+    built = []
+    ways = [way("a", 1, 5, built), way("b", 6, 7, built), way("c", 4, 4.5, built), way("d", 2, None, built)]
+    with recording() as choices:
+        assert choose("it", ways, Cost(work=1)) == "c"
+    assert [name for name, _ in built] == ["a", "c", "d"]
+    (choice,) = choices
+    assert choice.chosen == "c"
+    assert [(name, cost.seconds, cost.is_bound) for name, cost in choice.predictions] == [
+        ("a", 5, False), ("b", 6, True), ("c", 4.5, False)
+    ]  # fmt: skip
+
+
+def test_nothing_more_is_built_once_the_best_is_near_what_all_must_cost():
+    built = []
+    assert choose("it", [way("a", 1, 1.2, built), way("b", 1, 1.1, built)], Cost(work=1)) == "a"
+    assert built == [("a", float("inf"))]
+
+
+def test_a_certain_way_limits_the_others():
+    built = []
+    assert choose("it", [way("a", 1, 50, built), way("b", 8, 9, built, is_certain=True)], Cost(work=1)) == "b"
+    assert built == [("a", 10.0), ("b", float("inf"))]
+
+
+def test_records_are_kept_where_asked_alone():
+    choice = Choice("it", "a", (("a", Cost()),))
+    record(choice)
+    with recording() as outer:
+        with recording() as inner:
+            record(choice)
+        assert inner == [choice]
+        assert outer == []
+
+
+# -- costs -------------------------------------------------------------------------------------------------------------------
+
+
+def predicted(function, *arrays):
+    return predict(gw.trace(function, *arrays))
+
+
+def test_costs_are_ordered_as_they_are_measured():
+    x, matrix = np.ones(10_000), np.ones((300, 300))
+    move, product = predicted(lambda x: x[::2], x), predicted(lambda x: x * x, x)
+    sine, scattered = predicted(np.sin, x), predicted(lambda x: x.at[np.arange(10_000) // 2].add(x), x)
+    times = [move.seconds, product.seconds, sine.seconds, scattered.seconds]
+    assert times == sorted(times)
+    assert predicted(lambda a: a @ a, matrix).seconds > 5 * predicted(lambda a: a + a, matrix).seconds
+    assert written(2**24).seconds > written(2**16).seconds
+
+
+def test_costs_add_and_repeat():
+    one, two = Cost(1.0, 8, 1, 1e-6, 2e-6), Cost(2.0, 16, 1, 1e-6, 4e-6, is_bound=True)
+    assert one + two == Cost(3.0, 24, 2, 2e-6, 6e-6, is_bound=True)
+    assert one.columns(8) == Cost(8.0, 64, 1, 1e-6, 16e-6)
+    assert one.at_least().is_bound
+    assert [show_seconds(Cost(work=value)) for value in (2.0, 3e-3, 4e-6)] == ["2 s", "3 ms", "4 us"]
+    assert show_seconds(two) == "at least 5 us"
+
+
+def test_a_loop_costs_its_steps():
+    def loop(length):
+        return predicted(lambda x: gw.scan(lambda carry, item: (carry * item, carry), x[0], x)[0], np.ones(length))
+
+    assert 5 < loop(100).seconds / loop(10).seconds < 12
