@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -101,27 +102,41 @@ class Determinant:
     Attributes:
         sign: 1 or -1; 0 where the determinant is 0 whatever the inputs are.
         parts: what it is multiplied from.
-        bottleneck: why the sign is 0, if it is.
+        description: what they are, or why the sign is 0, for the record.
     """
 
     sign: int
     parts: list[Part]
-    bottleneck: Bottleneck | None = None
+    description: str
 
 
 def determinant(system: System) -> Determinant:
     """Return the determinant of the outputs of a system by its inputs, which are as many scalars."""
     form = system.form()
     if isinstance(form, Bottleneck):
-        return Determinant(0, [], form)
+        return Determinant(0, [], f"zero: all paths lead through {form.scalars.size} numbers")
     if form is None:
         form = Form(1, [], [system.whole()])
     sign = form.sign
     parts: list[Part] = []
-    for found in [*[_read(system, pairs) for pairs in form.pairs], *[_block(system, group) for group in form.groups]]:
-        sign *= found[0]
-        parts += found[1]
-    return Determinant(sign, parts)
+    for pairs in form.pairs:
+        one, found = _read(system, pairs)
+        sign, parts = sign * one, parts + found
+    counts = Counter({"of one": sum(pairs.rows.size for pairs in form.pairs)})
+    for group in form.groups:
+        one, found = _block(system, group)
+        sign, parts = sign * one, parts + found
+        counts["of one" if group.order == 1 else f"{group.order} x {group.order} {_kind(found)}"] += group.count
+    description = ", ".join(f"{count} {'block' if count == 1 else 'blocks'} {name}" for name, count in counts.items() if count)
+    return Determinant(sign, parts, description or "no blocks")
+
+
+def _kind(parts: Sequence[Part]) -> str:
+    """Return how blocks are computed, as text."""
+    last = parts[-1] if parts else None
+    if isinstance(last, LowRank):
+        return f"diagonal plus rank {last.left.shape[2]}"
+    return last.how if isinstance(last, Logarithm) else "dense"
 
 
 def tall_blocks(system: System) -> list[Matrices] | None:

@@ -74,6 +74,11 @@ class Link:
         """Whether each t is one partial."""
         return bool(self.rows.shape[1] == self.columns.shape[1] == 1)
 
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether t is the position in both, and all of them are there."""
+        return self.rows is self.columns
+
     def is_sparse(self, most: int) -> bool:
         """Whether no row and no column has more than so many partials."""
         if not self.is_listed:
@@ -224,8 +229,8 @@ def _sum(builder: Builder, equation: Equation, position: int) -> Link:
     operand, result = _operand(equation, position), equation.results[0]
     axes: Any = equation.params["axes"]
     places = np.moveaxis(np.arange(operand.type.size).reshape(operand.type.shape), axes, range(-len(axes), 0))
-    count = result.type.size
-    return Link(result, operand, np.arange(count)[:, None], places.reshape((count, -1)))
+    count = math.prod(operand.type.shape[axis] for axis in axes)
+    return Link(result, operand, np.arange(result.type.size)[:, None], places.reshape((result.type.size, count)))
 
 
 def _einsum(builder: Builder, equation: Equation, position: int) -> Link:
@@ -271,11 +276,18 @@ def _running(builder: Builder, equation: Equation, position: int) -> Link:
     result, axis = equation.results[0], equation.params["axis"]
     assert isinstance(axis, int)
     length = result.type.shape[axis]
-    places = np.moveaxis(np.arange(result.type.size).reshape(result.type.shape), axis, -1).reshape((-1, length))
+    places = _lines(result, axis)
     if equation.params["reverse"]:
         places = places[:, ::-1]
     is_partly = equation.primitive.name != "cumsum"
     return Link(result, _operand(equation, position), places, places, reach=1 + np.arange(length), is_partly_known=is_partly)
+
+
+def _lines(var: Var, axis: int) -> Array:
+    """Return the flat positions of the elements along an axis, [line, element]."""
+    shape = var.type.shape
+    places = np.moveaxis(np.arange(var.type.size).reshape(shape), axis, -1)
+    return places.reshape((math.prod(shape[:axis] + shape[axis + 1 :]), shape[axis]))
 
 
 def _triangular(builder: Builder, equation: Equation, position: int) -> Link | None:
@@ -284,7 +296,7 @@ def _triangular(builder: Builder, equation: Equation, position: int) -> Link | N
     if matrix.type.ndim != 2 or position != 1:
         return None
     length = result.type.shape[0]
-    places = np.arange(result.type.size).reshape((length, -1)).T
+    places = _lines(result, 0)
     order = np.arange(length)
     if equation.params["lower"] == equation.params["transpose"]:
         places, order = places[:, ::-1], order[::-1]
@@ -301,10 +313,7 @@ def _along(axis_of: Callable[[Equation], int]) -> Rule:
 
     def rule(builder: Builder, equation: Equation, position: int) -> Link | None:
         operand, result, axis = _operand(equation, position), equation.results[0], axis_of(equation)
-        rows, columns = [
-            np.moveaxis(np.arange(var.type.size).reshape(var.type.shape), axis, -1).reshape((-1, var.type.shape[axis]))
-            for var in (result, operand)
-        ]
+        rows, columns = [_lines(var, axis) for var in (result, operand)]
         return Link(result, operand, rows, columns, None) if rows.shape[0] == columns.shape[0] else None
 
     return rule

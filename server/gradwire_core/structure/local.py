@@ -16,6 +16,7 @@ from gradwire_core.ops.indexing import take_flat
 from gradwire_core.ops.shaping import reshape
 from gradwire_core.ops.sparse import banded_slogdet, sparse_slogdet
 from gradwire_core.structure.entries import assemble
+from gradwire_core.structure.system import parity
 from gradwire_core.types import Array, Dtype
 
 SECONDS_DENSE = 2.2e-11  # per cubed order
@@ -47,17 +48,20 @@ class Places:
         distance = self.rows - self.columns
         return max(int(distance.max(initial=0)), 0), max(int(-distance.min(initial=0)), 0)
 
+    def aligned(self) -> tuple[Places, int]:
+        """Return the matrix with its rows in the order of the middles of their entries, and the sign of that."""
+        middles = np.bincount(self.rows, self.columns, self.size) / np.maximum(np.bincount(self.rows, minlength=self.size), 1)
+        order = np.argsort(middles, kind="stable")
+        return Places(self.size, _inverse(order)[self.rows], self.columns), parity(order, np.arange(self.size))
+
     def renumbered(self) -> Places:
-        """Return rows and columns in one other order, which changes no determinant, of a narrower band if there is one."""
+        """Return rows and columns in another order, one for both, which changes no determinant."""
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import reverse_cuthill_mckee
 
         graph = csr_array((np.ones(self.rows.size, np.int8), (self.rows, self.columns)), shape=(self.size, self.size))
-        order = reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True)
-        numbers = np.empty(self.size, np.int64)
-        numbers[order] = np.arange(self.size)
-        other = Places(self.size, numbers[self.rows], numbers[self.columns])
-        return other if sum(other.widths) < sum(self.widths) else self
+        numbers = _inverse(reverse_cuthill_mckee((graph + graph.T).tocsr(), symmetric_mode=True))
+        return Places(self.size, numbers[self.rows], numbers[self.columns])
 
     def seconds(self) -> dict[str, float]:
         """Return the predicted times of a dense, a banded and a sparse factorization."""
@@ -71,16 +75,25 @@ class Places:
         }
 
 
+def _inverse(order: Array) -> Array:
+    numbers = np.empty(order.size, np.int64)
+    numbers[order] = np.arange(order.size)
+    return numbers
+
+
 def logarithm_of(values: Value, places: Places) -> tuple[str, Value, Value] | None:
     """Return how the determinant of a matrix is computed, its sign and its logarithm; None where that is best done densely."""
-    narrow = places.renumbered()
+    aligned, sign = places.aligned()
+    candidates = [(places, 1), (aligned, sign), (places.renumbered(), 1), (aligned.renumbered(), sign)]
+    narrow, sign = min(candidates, key=lambda item: sum(item[0].widths))
     seconds = narrow.seconds()
     way = min(seconds, key=lambda name: seconds[name])
     if way == "dense":
         return None
     if way == "banded":
         lower, upper = narrow.widths
-        return (f"banded ({lower} + {upper})", *banded_slogdet(_bands(values.builder, values, narrow), lower, upper))
+        found, log = banded_slogdet(_bands(values.builder, values, narrow), lower, upper)
+        return f"banded ({lower} + {upper})", found if sign > 0 else -found, log
     order = np.lexsort((places.columns, places.rows))
     starts = np.searchsorted(places.rows[order], np.arange(places.size + 1))
     entries = values if np.array_equal(order, np.arange(order.size)) else take_flat(values, order, 0)

@@ -217,12 +217,16 @@ def _located(builder: Builder, link: Link, rows: Array, columns: Array) -> Entri
         return Entries(height, width)
     if height == width and bool((valid == np.eye(height, dtype=bool)).all()):
         diagonals = [np.diagonal(array, axis1=1, axis2=2) for array in positions]
-        return Entries(height, width, diagonal=_diagonal(builder, link, np.ones((1, 1), dtype=bool), diagonals))
+        return Entries(height, width, diagonal=_diagonal(builder, link, _ALL, diagonals))
     return Entries(height, width, full=_placed(builder, link, valid, positions))
 
 
 def _listed(builder: Builder, link: Link, rows: Array, columns: Array, budget: int) -> Entries | None:
     (count, height), width = rows.shape, columns.shape[1]
+    assert link.weights is not None
+    if link.is_elementwise and np.array_equal(rows, columns):
+        positions = [weight.tied[rows] + weight.out[0] + weight.into[0] for weight in link.weights]
+        return Entries(height, width, diagonal=_diagonal(builder, link, _ALL, positions))
     row_block, row = _inverse(rows, link.result.type.size)
     column_block, column = _inverse(columns, link.operand.type.size)
     at, to = link.rows[:, 0], link.columns[:, 0]
@@ -230,23 +234,24 @@ def _listed(builder: Builder, link: Link, rows: Array, columns: Array, budget: i
     block, row, column = row_block[at[kept]], row[at[kept]], column[to[kept]]
     if not kept.size:
         return Entries(height, width)
-    assert link.weights is not None
-    flat = [weight.tied[kept] + weight.out[0] + weight.into[0] for weight in link.weights]
     is_diagonal = height == width and np.array_equal(row, column)
     if not is_diagonal and count * height * width > budget:
         return None
     index = (block, row) if is_diagonal else (block, row, column)
-    shape = (count, height) if is_diagonal else (count, height, width)
-    valid = np.zeros(shape, dtype=bool)
+    valid = np.zeros((count, height) if is_diagonal else (count, height, width), dtype=bool)
     valid[index] = True
     positions = []
-    for item in flat:
-        array = np.full(shape, item[0])
-        array[index] = item
+    for weight in link.weights:
+        flat = weight.tied[kept] + weight.out[0] + weight.into[0]
+        array = np.full(valid.shape, flat[0])
+        array[index] = flat
         positions.append(array)
     if is_diagonal:
         return Entries(height, width, diagonal=_diagonal(builder, link, valid, positions))
     return Entries(height, width, full=_placed(builder, link, valid, positions))
+
+
+_ALL = np.ones((1, 1), dtype=bool)
 
 
 def _diagonal(builder: Builder, link: Link, valid: Array, positions: list[Array]) -> Value:

@@ -13,7 +13,7 @@ from gradwire_core.ops.shaping import take_diagonal
 
 
 def log_volumes(matrices: Value) -> Value:
-    """Return log sqrt det(A^T A) of matrices A, [count, a, b] with a >= b: an array, [count, b], whose sum over its last axis it is.
+    """Return log sqrt det(A^T A) of matrices A, [count, a, b] with a >= b: an array, [count, b], which its last axis sums to it.
 
     An element is -inf where a column depends on those before it, to rounding.
     """

@@ -20,6 +20,7 @@ from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
 from gradwire_core.ops.shaping import concatenate, reshape
 from gradwire_core.program import Program, Var
+from gradwire_core.structure.cost import predict
 from gradwire_core.structure.determinants import (
     Determinant,
     Logarithm,
@@ -32,6 +33,7 @@ from gradwire_core.structure.determinants import (
 )
 from gradwire_core.structure.lemma import bordered
 from gradwire_core.structure.magnitude import log_absolute, sign_of
+from gradwire_core.structure.strategy import Choice, record
 from gradwire_core.structure.system import System
 from gradwire_core.structure.volume import log_volumes
 from gradwire_core.transforms.linearize import Linearized, linearize
@@ -57,7 +59,7 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
     for often, values in groups.items():
         product = prod(values[0] if len(values) == 1 else concatenate(values, 0))
         factors.append(product if often == 1 else power(product, float(often)))
-    return builder.build([reduce(multiply, factors)])
+    return _recorded(builder.build([reduce(multiply, factors)]), found)
 
 
 def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -80,7 +82,13 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
         product, log = prod(signs), sum_over(logs)
         whole.append(product if part.power == 1 else power(product, float(part.power)))
         total.append(log if part.power == 1 else log * float(part.power))
-    return builder.build([reduce(multiply, whole), reduce(add, total)])
+    return _recorded(builder.build([reduce(multiply, whole), reduce(add, total)]), found)
+
+
+def _recorded(derived: Program, found: Determinant) -> Program:
+    """Return a program, its blocks recorded."""
+    record(Choice("determinant", found.description, ((found.description, predict(derived)),)))
+    return derived
 
 
 def jacobian_logvolume(program: Program, argnums: Sequence[int] = (0,)) -> Program:
