@@ -148,7 +148,7 @@ def encode_structured(jacobian: StructuredJacobian) -> tensor_pb2.StructuredJaco
         tables = pattern.tables
         for index, (labels, factor) in enumerate(zip(pattern.factors, factors, strict=True)):
             array = np.asarray(factor, np.int64 if index in tables else jacobian.dtype.numpy)
-            term.factors.add(tensor=encode_tensor(array), labels=labels)
+            term.factors.add(tensor=encode_tensor(array), labels=labels, input=pattern.source_of(index))
         for sides, axes in ((term.out_axes, pattern.out_axes), (term.in_axes, pattern.in_axes)):
             for axis in axes:
                 side = sides.add(offset=axis.offset)
@@ -180,6 +180,7 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
             _decode_axes(term.out_axes, shape_out, f"{place}, out_axes"),
             _decode_axes(term.in_axes, shape_in, f"{place}, in_axes"),
             sizes,
+            _decode_sources(term.factors),
         )
         _check_parts(pattern, f"{place}")
         tables = pattern.tables
@@ -191,6 +192,12 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
         patterns.append(pattern)
         factors.append(arrays)
     return StructuredJacobian(shape_out, shape_in, dtype, tuple(patterns), tuple(factors))
+
+
+def _decode_sources(factors: Sequence[tensor_pb2.Factor]) -> tuple[int | None, ...]:
+    """Return which input of the program each factor is; nothing where none is one."""
+    found = tuple(factor.input if factor.HasField("input") and factor.input >= 0 else None for factor in factors)
+    return found if any(source is not None for source in found) else ()
 
 
 def _decode_axes(axes: Sequence[tensor_pb2.TermAxis], shape: Shape, where: str) -> tuple[AxisPattern, ...]:

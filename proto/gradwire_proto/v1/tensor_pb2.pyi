@@ -236,6 +236,9 @@ class Factor(google.protobuf.message.Message):
 
     TENSOR_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    INPUT_FIELD_NUMBER: builtins.int
+    input: builtins.int
+    """Which input of the program the array is, for a reader that prints it by its name. Absent if it is none."""
     @property
     def tensor(self) -> Global___Tensor:
         """The array. Its dtype MUST be that of the Jacobian, or int64 for a table."""
@@ -249,9 +252,11 @@ class Factor(google.protobuf.message.Message):
         *,
         tensor: Global___Tensor | None = ...,
         labels: collections.abc.Iterable[builtins.int] | None = ...,
+        input: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["tensor", b"tensor"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["labels", b"labels", "tensor", b"tensor"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_input", b"_input", "input", b"input", "tensor", b"tensor"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_input", b"_input", "input", b"input", "labels", b"labels", "tensor", b"tensor"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_input", b"_input"]) -> typing.Literal["input"] | None: ...
 
 Global___Factor: typing_extensions.TypeAlias = Factor
 

@@ -245,9 +245,21 @@ def finish(term: Term) -> Term:
     """Return a term as it is handed out: as one factor, unless that holds more elements than its factors do."""
     present = {label for factor in term.factors for label in factor.labels}
     labels = tuple(label for label in term.core if label in present)
-    if len(term.factors) < 2 or run_length(labels) > held_elements(term):
-        return term
-    return replace(term, factors=(Factor(contracted(term, labels), labels),))
+    if len(term.factors) > 1 and run_length(labels) <= held_elements(term):
+        return replace(term, factors=(Factor(contracted(term, labels), labels),))
+    return replace(term, factors=tuple(map(_untransposed, term.factors)))
+
+
+def _untransposed(factor: Factor) -> Factor:
+    """Return a factor in the order of axes in which its array was made: an input stands as it is."""
+    equation = factor.value.builder.producer(factor.value.operand)
+    if equation is None or equation.primitive.name != "transpose":
+        return factor
+    order = equation.params["axes"]
+    assert isinstance(order, tuple)
+    labels = dict(zip(order, factor.labels, strict=True))
+    source = Value(factor.value.builder, equation.operands[0])
+    return _untransposed(Factor(source, tuple(labels[place] for place in range(len(order)))))
 
 
 def contracted(term: Term, labels: Run) -> Value:

@@ -32,6 +32,7 @@ from gradwire_core.structure.axes import (
 )
 from gradwire_core.structure.equations import agree, compose, indexed, read_out, regroup, restrict, substitute
 from gradwire_core.structure.joining import join
+from gradwire_core.structure.patterns import AxisPattern, PartPattern, Pattern
 from gradwire_core.structure.products import (
     Term,
     attach,
@@ -49,7 +50,6 @@ from gradwire_core.structure.products import (
     untied,
     with_out,
 )
-from gradwire_core.structure.structured import AxisPattern, PartPattern, Pattern
 from gradwire_core.types import Array
 
 
@@ -80,8 +80,11 @@ def pattern_of(term: Term) -> Pattern:
         return AxisPattern(axis.length, axis.offset, tuple(map(part_of, axis.parts)))
 
     factors = tuple(tuple(numbers[label] for label in factor.labels) for factor in (*term.factors, *tables))
+    inputs = {var: number for number, var in enumerate(term.builder.inputs)}
+    sources = tuple(inputs.get(factor.value.operand) for factor in (*term.factors, *tables))  # type: ignore[arg-type]  # or none
     sizes = tuple(label.size for label in numbers)
-    return Pattern(factors, tuple(map(along, term.out)), tuple(map(along, term.into)), sizes)
+    known = sources if any(source is not None for source in sources) else ()
+    return Pattern(factors, tuple(map(along, term.out)), tuple(map(along, term.into)), sizes, known)
 
 
 def arrays_of(term: Term) -> list[Value]:
