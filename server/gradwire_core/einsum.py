@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +25,11 @@ Step = Callable[[Array], Array]
 
 # A batch of products of a matrix and a vector calls BLAS for each; up to this many elements, einsum's own loop is faster.
 SMALL_MATRIX = 64
+# Inner axes shorter than this are looped over slowly.
+SHORT_AXIS = 16
 # A symmetric product is computed by panels of about this many rows.
 PANEL = 160
-# Up to this many operands every path is weighed; beyond, opt_einsum searches.
+# Up to this many operands every path is weighed by time; beyond, opt_einsum searches by operations, up to this many for the best.
 MOST_WEIGHED = 6
 MOST_SEARCHED = 16
 
@@ -119,7 +121,7 @@ def label_sizes(groups: Sequence[str], shapes: Sequence[Shape]) -> dict[str, int
     return {label: length for group, shape in zip(groups, shapes, strict=True) for label, length in zip(group, shape, strict=True)}
 
 
-def _size(labels: str, sizes: dict[str, int]) -> int:
+def _size(labels: str, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[label] for label in labels)
 
 
@@ -179,7 +181,7 @@ def _lower_two(left: str, right: str, output: str, sizes: dict[str, int], symmet
     summed = _without(_only(left, right), output)
     flops = float(_size(left + _without(right, left), sizes)) * (2 if summed else 1)
     if not summed:
-        return Contraction(_broadcast_product(left, right, output), flops, 0, _broadcast_seconds(left, right, output, sizes))
+        return _lower_broadcast(left, right, output, sizes, flops)
     batch = _only(output, _only(left, right))
     if not batch:
         return _lower_dot(left, right, output, sizes, flops, symmetric)
@@ -200,12 +202,25 @@ def _lower_sums_first(left: str, right: str, kept: tuple[str, str], output: str,
     return Contraction(lambda x, y: product(sum_one(x), sum_other(y)), flops, held + rest.scratch, seconds)
 
 
-def _broadcast_product(left: str, right: str, output: str) -> Kernel:
-    align, align_other, multiply = _aligned(left, output), _aligned(right, output), np.multiply
-    if align is None and align_other is None:
-        return multiply
-    align, align_other = align or _identity, align_other or _identity
-    return lambda x, y: multiply(align(x), align_other(y))
+def _lower_broadcast(left: str, right: str, output: str, sizes: dict[str, int], flops: float) -> Contraction:
+    """Lower a contraction that sums nothing to a product; operands in another order than the larger result are copied first."""
+    count, multiply, copied = _size(output, sizes), np.multiply, 0
+    steps: list[Step | None] = []
+    for labels in (left, right):
+        align, is_copied = _aligned(labels, output), labels != _only(output, labels) and 2 * _size(labels, sizes) <= count
+        copied += _size(labels, sizes) * is_copied
+        steps.append(_copying(align) if is_copied and align else align)
+    seconds = _broadcast_seconds(left, right, output, sizes) + copied * ELEMENT_SECONDS
+    first, second = [step or _identity for step in steps]
+    if copied:
+        return Contraction(lambda x, y: multiply(first(x), second(y), order="C"), flops, copied, seconds)
+    if steps == [None, None]:
+        return Contraction(multiply, flops, 0, seconds)
+    return Contraction(lambda x, y: multiply(first(x), second(y)), flops, 0, seconds)
+
+
+def _copying(align: Step) -> Step:
+    return lambda x: np.ascontiguousarray(align(x))
 
 
 def _broadcast_seconds(left: str, right: str, output: str, sizes: dict[str, int]) -> float:
@@ -459,7 +474,7 @@ def _weigh(groups: Sequence[str], output: str, sizes: dict[str, int], alike: Seq
 
 def _joined(best: dict[int, _Part], halves: tuple[int, int], needed: str, output: str, sizes: dict[str, int]) -> _Part:
     one, other = best[halves[0]], best[halves[1]]
-    labels = output if needed == output else natural_labels((one.labels, other.labels), needed)
+    labels = output if needed == output else natural_labels((one.labels, other.labels), needed, output, sizes)
     subscripts = canonical_subscripts((one.labels, other.labels), labels)
     pair = lower(subscripts, (_lengths(one.labels, sizes), _lengths(other.labels, sizes)))
     seconds = one.seconds + pair.seconds
@@ -480,6 +495,7 @@ def canonical_subscripts(groups: Sequence[str], output: str) -> str:
 def _searched_by_flops(subscripts: str, groups: Sequence[str], output: str, shapes: tuple[Shape, ...]) -> tuple[Pair, ...]:
     from opt_einsum import contract_path
 
+    sizes = label_sizes(groups, shapes)
     # "auto" is far from the best path for seven operands in some orders; "dp" finds the best, in time that may grow fast.
     method = "dp" if len(groups) <= MOST_SEARCHED else "auto"
     path, _ = contract_path(subscripts, *shapes, shapes=True, optimize=method)
@@ -488,7 +504,7 @@ def _searched_by_flops(subscripts: str, groups: Sequence[str], output: str, shap
     for places in path:
         (second, others), (first, labels) = [waiting.pop(place) for place in sorted(places, reverse=True)]
         rest = "".join(labels for _, labels in waiting)
-        made = natural_labels((labels, others), rest + output) if waiting else output
+        made = natural_labels((labels, others), rest + output, output, sizes) if waiting else output
         pairs.append(Pair(first, second, made))
         waiting.append((len(groups) + len(pairs) - 1, made))
     return tuple(pairs)
@@ -514,12 +530,26 @@ def _lower_many(subscripts: str, groups: Sequence[str], shapes: tuple[Shape, ...
     return Contraction(_path_kernel(tuple(steps), given), flops, scratch, seconds)
 
 
-def natural_labels(taken: Sequence[str], needed: str) -> str:
-    """Return the labels that are needed of a product, in the order in which `matmul` gives them: shared ones first."""
+def natural_labels(taken: Sequence[str], needed: str, output: str, sizes: Mapping[str, int]) -> str:
+    """Return the labels that are needed of a product, in the order in which it is best made.
+
+    Shared ones come first, as `matmul` gives them. In a product that sums nothing yet, those that a later one sums come last where
+    the inner axis would be a short one.
+
+    Args:
+        taken: the labels of both operands.
+        needed: the labels of the output and of other operands.
+        output: the labels of the output.
+        sizes: the length of each label.
+    """
     joined = "".join(dict.fromkeys("".join(taken)))
     kept = _only(joined, needed)
     shared = "".join(label for label in kept if all(label in labels for labels in taken))
-    return shared + _without(kept, shared)
+    rest = _without(kept, shared)
+    later = _without(shared, output)
+    if kept == joined and rest and sizes[rest[-1]] < SHORT_AXIS <= _size(later, sizes):
+        return _only(shared, output) + rest + later
+    return shared + rest
 
 
 def _path_kernel(steps: tuple[tuple[int, int, Kernel], ...], count: int) -> Kernel:

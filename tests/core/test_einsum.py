@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gradwire_core.einsum import compiled, contract, einsum_flops, lower, search_path
+from gradwire_core.einsum import compiled, contract, einsum_flops, lower, natural_labels, search_path
 
 DTYPES = ("float64", "float32", "complex128", "int64", "int32", "bool")
 CASES = (
@@ -138,6 +138,25 @@ def test_paths_of_few_and_of_many_operands(count: int) -> None:
     subscripts = f"{','.join(groups)}->{letters[0]}{letters[count + 1]}"
     assert len(search_path(subscripts, ((2, 2, 2),) * count, tuple(range(count)))) == count - 1
     np.testing.assert_allclose(contract(*arrays, subscripts=subscripts), np.einsum(subscripts, *arrays), rtol=1e-12, atol=1e-12)
+
+
+def test_an_inner_axis_is_not_a_short_one() -> None:
+    sizes = {"s": 1000, "i": 3, "j": 4, "k": 500}
+    assert natural_labels(("si", "sj"), "sij", "ij", sizes) == "ijs"
+    assert natural_labels(("si", "sj"), "sij", "sij", sizes) == "sij"  # a batch
+    assert natural_labels(("si", "sk"), "sik", "ik", sizes) == "sik"
+    assert natural_labels(("si", "sj"), "ij", "ij", sizes) == "ij"
+    assert natural_labels(("s", "s"), "s", "", sizes) == "s"
+
+
+def test_a_product_in_another_order_is_row_major() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 3)), rng.normal(size=(100, 4))
+    result = contract(x, y, subscripts="si,sj->ijs")
+    assert result.flags.c_contiguous
+    np.testing.assert_array_equal(result, np.einsum("si,sj->ijs", x, y))
+    assert lower("si,sj->ijs", (x.shape, y.shape)).scratch == x.size + y.size
+    assert lower("si,is->si", ((100, 3), (3, 100))).scratch == 0
 
 
 def test_seconds_follow_blas() -> None:

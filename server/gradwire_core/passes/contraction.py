@@ -7,9 +7,10 @@ in which they appear: so what two contractions have in common is one equation.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.einsum import canonical_subscripts, natural_labels, search_path
+from gradwire_core.einsum import canonical_subscripts, label_sizes, natural_labels, search_path
 from gradwire_core.ops.shaping import transpose
 from gradwire_core.program import Equation, Operand, Program
 
@@ -72,7 +73,7 @@ class _Ordering:
         first: dict[Operand, int] = {}
         alike = tuple(first.setdefault(value.operand, index) for index, (value, _) in enumerate(parts))
         for one, other, labels in search_path(subscripts, tuple(value.shape for value, _ in parts), alike):
-            parts.append(self._pair(equation, parts[one], parts[other], labels))
+            parts.append(self._pair(equation, (parts[one], parts[other]), labels, output))
         value, labels = parts[-1]
         result: Value = transpose(value, tuple(labels.index(label) for label in output))
         return result
@@ -86,12 +87,13 @@ class _Ordering:
             equation = self.builder.producer(value.operand)
         return value, labels
 
-    def _pair(self, equation: Equation, one: tuple[Value, str], other: tuple[Value, str], labels: str) -> tuple[Value, str]:
+    def _pair(self, equation: Equation, pair: Iterable[tuple[Value, str]], needed: str, output: str) -> tuple[Value, str]:
         """Return a contraction of two operands, and its labels: in one order of operands and of labels, however it was written."""
-        (value, mine), (second, others) = sorted((one, other), key=self._number)
-        natural = natural_labels((mine, others), labels)
-        params = {"subscripts": canonical_subscripts((mine, others), natural)}
-        return self.builder.emit(equation.primitive, (value, second), params)[0], natural
+        (value, mine), (second, others) = sorted(pair, key=self._number)
+        sizes = label_sizes((mine, others), (value.shape, second.shape))
+        labels = natural_labels((mine, others), needed, output, sizes)
+        params = {"subscripts": canonical_subscripts((mine, others), labels)}
+        return self.builder.emit(equation.primitive, (value, second), params)[0], labels
 
     def _number(self, part: tuple[Value, str]) -> int:
         return self.numbers.setdefault(part[0].operand, len(self.numbers))
