@@ -35,7 +35,8 @@ def bordered(diagonal: Value, left: Value, right: Value, spare: int) -> tuple[Va
     count, _, rank = left.shape
     unit = reshape(eye(diagonal.builder, rank, rank, Dtype.of(diagonal.dtype)), (1, rank, rank))
     if numbers is not None and numbers.all():
-        return diagonal, add(unit, matmul(right, divide(left, _columns(diagonal))))
+        scaled = left if (numbers == 1).all() else divide(left, _columns(diagonal))
+        return diagonal, add(unit, matmul(right, scaled))
     size = min(rank + spare, diagonal.shape[1])
     chosen = _smallest(absolute(diagonal), size)
     places = diagonal.builder.literal(np.arange(diagonal.shape[1])[:, None])

@@ -6,7 +6,7 @@ is a sum of logarithms, each taken of how a partial was made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
@@ -33,11 +33,16 @@ from gradwire_core.structure.determinants import (
 )
 from gradwire_core.structure.lemma import bordered
 from gradwire_core.structure.magnitude import log_absolute, sign_of
+from gradwire_core.structure.paths import joined
 from gradwire_core.structure.strategy import Choice, record
 from gradwire_core.structure.system import System
 from gradwire_core.structure.volume import log_volumes
+from gradwire_core.structure.zeros import known
 from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.types import Dtype
+
+MOST_STACKED = 128
+"""Matrices of at most this order are factored in one call."""
 
 
 def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -70,19 +75,30 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
     linear, found = _determinant(program, argnums, "jacobian_slogdet")
-    builder, dtype = linear.builder, _dtype(linear)
-    whole = [builder.literal(np.asarray(found.sign, dtype.numpy))]
-    total = [builder.literal(np.asarray(0 if found.sign else -np.inf, PARTS.get(dtype, dtype).numpy))]
+    dtype = _dtype(linear)
+    sign_, log_ = float(found.sign), 0.0 if found.sign else -np.inf
+    signs: list[Value] = []
+    logs: list[Value] = []
     for part in _eliminated(found.parts, spare=0):
         if isinstance(part, Logarithm):
-            whole.append(part.sign)
-            total.append(part.log)
+            signs.append(part.sign)
+            logs.append(part.log)
             continue
-        signs, logs = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
-        product, log = prod(signs), sum_over(logs)
-        whole.append(product if part.power == 1 else power(product, float(part.power)))
-        total.append(log if part.power == 1 else log * float(part.power))
-    return _recorded(builder.build([reduce(multiply, whole), reduce(add, total)]), found)
+        numbers = known(part.values) if isinstance(part, Partials) else None
+        if numbers is not None and numbers.dtype.kind == "f":
+            sign_ *= float(np.prod(np.sign(numbers))) ** part.power
+            with np.errstate(divide="ignore"):
+                log_ += float(np.sum(np.log(np.abs(numbers)))) * part.power
+            continue
+        one, other = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
+        product, total = prod(one), sum_over(other)
+        signs.append(product if part.power == 1 else power(product, float(part.power)))
+        logs.append(total if part.power == 1 else total * float(part.power))
+    if sign_ != 1 or not signs:
+        signs.append(linear.builder.literal(np.asarray(sign_, dtype.numpy)))
+    if log_ != 0 or not logs:
+        logs.append(linear.builder.literal(np.asarray(log_, PARTS.get(dtype, dtype).numpy)))
+    return _recorded(linear.builder.build([reduce(multiply, signs), reduce(add, logs)]), found)
 
 
 def _recorded(derived: Program, found: Determinant) -> Program:
@@ -123,15 +139,24 @@ def jacobian_logvolume(program: Program, argnums: Sequence[int] = (0,)) -> Progr
     return linear.builder.build([reduce(add, total)])
 
 
-def _eliminated(parts: Sequence[Part], spare: int) -> Iterator[Partials | Matrices | Logarithm]:
-    """Yield parts with the determinant lemma applied."""
+def _eliminated(parts: Sequence[Part], spare: int) -> list[Partials | Matrices | Logarithm]:
+    """Return parts with the determinant lemma applied, matrices of one order together, and those of order 1 as numbers."""
+    found: list[Partials | Matrices | Logarithm] = []
+    small: dict[tuple[int, int], list[Value]] = {}
     for part in parts:
+        rest: Part = part
         if isinstance(part, LowRank):
             pivots, matrices = bordered(part.diagonal, part.left, part.right, spare)
-            yield Partials(pivots, part.power)
-            yield Matrices(matrices, part.power)
-        else:
-            yield part
+            found.append(Partials(pivots, part.power))
+            rest = Matrices(matrices, part.power)
+        if isinstance(rest, Matrices) and rest.values.shape[-1] <= MOST_STACKED:
+            small.setdefault((rest.values.shape[-1], rest.power), []).append(rest.values)
+        elif not isinstance(rest, LowRank):
+            found.append(rest)
+    for (order, often), values in small.items():
+        stacked = joined(values, 0)
+        found.append(Partials(stacked, often) if order == 1 else Matrices(stacked, often))
+    return found
 
 
 def _determinants(part: Partials | Matrices) -> Value:
