@@ -19,6 +19,7 @@ from gradwire_core.ops.complex import PARTS, is_complex, real
 from gradwire_core.ops.contraction import einsum, matmul
 from gradwire_core.ops.elementwise import negative
 from gradwire_core.ops.shaping import broadcast_to, expand_dims, eye, promote, reshape, squeeze, transpose
+from gradwire_core.ops.small import is_small_batch, small_adjugate, small_det, small_inv, small_slogdet, small_solve
 from gradwire_core.program import Params, Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -82,10 +83,14 @@ def _infer_matrices(where: str) -> Any:
     return infer
 
 
+def _det(x: Array) -> Array:
+    return small_det(x) if is_small_batch(x.shape, x.dtype) else np.linalg.det(x)
+
+
 det_primitive: Primitive = declare(
     Primitive(
         name="det",
-        kernel=np.linalg.det,
+        kernel=_det,
         infer=_infer_det,
         derivative=by_position(Tangent(lambda t, y, x: _inner(swap(call(_adjugate_primitive, x)), t))),
         batch=lambda batched, operands, params: call(det_primitive, *operands),
@@ -110,6 +115,8 @@ def _adjugate(x: Array) -> Array:
     if x.shape[-1] == 2:
         a, b, c, d = x[..., 0, 0], x[..., 0, 1], x[..., 1, 0], x[..., 1, 1]
         return np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
+    if x.shape[-1] == 3 and x.dtype.kind == "f":
+        return small_adjugate(x)
     finite = np.isfinite(x).all(axis=(-2, -1), keepdims=True)
     u, s, vh = np.linalg.svd(np.where(finite, x, 0))
     n = s.shape[-1]
@@ -165,6 +172,8 @@ _SlogdetResult: Any = type(np.linalg.slogdet(np.ones((1, 1))))
 
 
 def _slogdet(x: Array) -> tuple[Array, Array]:
+    if is_small_batch(x.shape, x.dtype):
+        return small_slogdet(x)
     sign, log = np.linalg.slogdet(x)
     return sign, log
 
@@ -209,6 +218,8 @@ def slogdet(x: Any) -> Any:
 
 
 def _inv(x: Array) -> Array:
+    if is_small_batch(x.shape, x.dtype):
+        return small_inv(x)
     try:
         return np.linalg.inv(x)
     except np.linalg.LinAlgError:
@@ -240,6 +251,8 @@ def inv(x: Any) -> Any:
 
 
 def _solve(a: Array, b: Array) -> Array:
+    if is_small_batch(a.shape, a.dtype) and b.shape[-1] <= a.shape[-1]:
+        return small_solve(a, b)
     try:
         return np.linalg.solve(a, b)
     except np.linalg.LinAlgError:

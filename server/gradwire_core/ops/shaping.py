@@ -509,7 +509,7 @@ _embed_primitive: Primitive = declare(
         kernel=_embed,
         infer=_infer_embed,
         derivative=by_position(Linear(lambda ct, x, *, labels: call(_diagonal_primitive, ct, labels=labels))),
-        batch=lambda batched, operands, params: call(_embed_primitive, operands[0], labels=_with_batch(params["labels"])),
+        batch=lambda batched, operands, params: embed(operands[0], _with_batch(params["labels"])),
         arity=1,
         params=("labels",),
         doc="Zeros, and x where axes of equal label have equal index: a Kronecker delta for each repeated label.",
@@ -525,8 +525,12 @@ def take_diagonal(x: Any, labels: Integers) -> Any:
 
 
 def embed(x: Any, labels: Integers) -> Any:
-    """Return zeros, and x where axes of equal label have equal index."""
-    return x if len(set(labels)) == len(labels) else call(_embed_primitive, x, labels=labels)
+    """Return zeros, and x where axes of equal label have equal index; repeated axes of length 1 leave no room for zeros."""
+    repeated = {label for label in labels if labels.count(label) > 1}
+    sizes = dict(zip(dict.fromkeys(labels), x.shape, strict=True))
+    if all(sizes[label] == 1 for label in repeated):
+        return reshape(x, tuple(sizes[label] for label in labels))
+    return call(_embed_primitive, x, labels=labels)
 
 
 # -- the identity ------------------------------------------------------------------------------------------------------------
