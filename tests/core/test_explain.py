@@ -160,6 +160,12 @@ def test_a_window():
         (lambda x: x[np.array([2, 0, 2])], [(3,)], ["a[j] = x[C1[j]]", "da[j]/dx[i] = delta[C1[j],i]", "C1 = [2 0 2]"]),
         (lambda x: np.max(x, 0), [(3, 2)], ["a[j] = max_i x[i,j]", "[x[i,j] = a[j]] / (sum_i' [x[i',j] = a[j]])"]),
         (lambda x: np.where(x > 0, x, 0.0), [(3,)], ["b[i] = where(a[i], x[i], 0)", "db[i]/dx[i'] = delta[i,i'] a[i]"]),
+        (np.maximum, [(3,), (3,)], ["da[i]/dw[i'] = delta[i,i'] (0.5 [w[i] = x[i]] + [w[i] > x[i]])"]),
+        (
+            lambda x: np.minimum(np.maximum(x, 0), 1),
+            [()],
+            ["= 0.5 (0.5 [x = 0] + [x > 0]) [a = 1] + 0.5 [a < 1] [x = 0] + [a < 1] [x > 0]"],
+        ),
         (lambda x: 3.0 - 2 * x**3, [()], ["a = x^3", "power rule", "da/dx = 3 x^2", "dc/dx = -6 x^2"]),
         (lambda x, w: x @ w @ x, [(3,), (3, 3)], ["b = sum_j a[j] x[j]", "db/dw[i,j] = x[i] x[j]"]),
         (lambda x: np.outer(x, x), [(3,)], ["a[i,j] = x[i] x[j]", "da[i,j]/dx[i'] = delta[i,i'] x[j] + delta[j,i'] x[i]"]),
@@ -340,6 +346,7 @@ def test_asked_derivatives_are_given_with_their_shapes_and_patterns():
     assert "jacobian, from da/dx: float64[3,2,3,4]" in text
     assert "da[i,k]/dx[i',j] = delta[i,i'] w[k,j]" in text
     assert "1 term of 8 numbers, for 72 entries" in text
+    assert re.search(r"^    da\[i,j\]/dx\[i,k\] = A\[(j,k|k,j)\]$", text, re.MULTILINE)
     assert "da[i,k]/dw" not in text.split("steps")[1].split("outputs")[0].replace("partial", "")
     (found,) = explain(program, [Output((Transform("jacobian", (0,)),))], format="data")["derivations"]
     assert [asked["shape"] for asked in found["asked"]] == [[3, 2, 3, 4]]

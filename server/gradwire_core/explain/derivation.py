@@ -17,6 +17,7 @@ from gradwire_core.explain.naming import Axes, Formula, Ratio, formula
 from gradwire_core.explain.notation import (
     ONE,
     ZERO,
+    Call,
     Delta,
     Element,
     Expression,
@@ -34,16 +35,19 @@ from gradwire_core.explain.notation import (
     at,
     coefficients,
     delta,
+    gather,
     multiply,
     negate,
     power,
     reduce,
     substitute,
+    walk,
 )
-from gradwire_core.explain.reading import Constants, Indices, Reader, TooLongError, Writing, is_renaming
+from gradwire_core.explain.reading import MOST_NODES, Constants, Indices, Reader, TooLongError, Writing, is_renaming
 from gradwire_core.explain.recognition import is_quotient, recognize
 from gradwire_core.program import Constant, Equation, Linear, Operand, Program, Var, Whole, letters
 from gradwire_core.structure.accumulate import ByInput, accumulate
+from gradwire_core.structure.notation import Names, lines
 from gradwire_core.structure.terms import Term, pattern_of
 from gradwire_core.transforms.linearize import Linearized, linearize, tangents_of
 from gradwire_core.types import Array, Shape, TensorType
@@ -220,6 +224,7 @@ class _Deriving:
     names: dict[Operand, str] = field(default_factory=dict)
     producers: dict[Operand, Equation] = field(default_factory=dict)
     maps: dict[str, list[tuple[str, _Map | None]]] = field(default_factory=dict)
+    totals: dict[tuple[str, str], _Map | None] = field(default_factory=dict)
     textbook: dict[Operand, Writing] = field(default_factory=dict)
 
     def run(self) -> Derivation:
@@ -484,7 +489,7 @@ class _Deriving:
 
     def _ratio(self, of: str, by: str, made: _Map) -> Formula:
         left = Ratio(Element(of, tuple(map(at, made.out))), Element(by, tuple(map(at, made.into))))
-        return formula(left, recognize(add(*made.items), self.quotients), self.axes)
+        return formula(left, recognize(gather(*made.items), self.quotients), self.axes)
 
     def _count(self, equation: Equation, counts: Mapping[str, dict[str, int]]) -> None:
         """Count the paths from each input to the results of an equation."""
@@ -510,15 +515,30 @@ class _Deriving:
             reader = self._reader(names, builder)
             made: _Map | None = _Map(out, into, tuple(_term_expression(reader, term, out, into) for term in terms))
         except TooLongError:
-            made = None
+            made = self._chained(of, by)
+        self.totals[of, by] = made
         shape = (*result.type.shape, *source.type.shape)
         factors = [factor.value for term in terms for factor in term.factors]
         stored = sum({factor.operand: factor.size for factor in factors}.values())
-        patterns = tuple(str(pattern_of(term)) for term in terms)
+        patterns = tuple(lines([pattern_of(term) for term in terms], Names(of, by)))
         written = None if made is None else self._ratio(of, by, made)
         count = 0 if made is not None else len(builder.build(factors).equations)
         through = tuple(dict.fromkeys(name for name, _ in self.maps.get(of, []) if counts[by].get(name)))
         return Total(of, by, through, counts[by].get(of, 0), written, count, shape, patterns, stored)
+
+    def _chained(self, of: str, by: str) -> _Map | None:
+        """Return a Jacobian by the chain rule, from those of the operands; None where it is too long."""
+        parts: list[_Map] = []
+        for source, local in self.maps.get(of, []):
+            if source != by and (source, by) not in self.totals:
+                continue
+            inner = None if source == by else self.totals[source, by]
+            if local is None or (inner is None and source != by):
+                return None
+            parts.append(local if inner is None else compose(local, inner))
+        made = _added(parts)
+        length = sum(1 for item in made.items for node in walk(item) if isinstance(node, Element | Call))
+        return made if length <= MOST_NODES else None
 
     # -- paths -------------------------------------------------------------------------------------------------------------------
 

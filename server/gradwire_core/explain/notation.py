@@ -8,6 +8,7 @@ knows programs. Expressions are immutable; a `Symbol` equals itself alone.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
@@ -331,7 +332,10 @@ def multiply(*items: Expression) -> Expression:
             over.append(item)
     if not number:
         return ZERO
-    product = _product(sorted(_joined(over), key=lambda item: not isinstance(item, (Delta, AtMost))))
+    joined = _joined(over)
+    if ZERO in joined:
+        return ZERO
+    product = _product(sorted(joined, key=lambda item: not isinstance(item, (Delta, AtMost))))
     whole = Quotient(product, _product(_joined(under))) if under else product
     return _times_number(number, Over("sum", tuple(symbols), whole) if symbols else whole)
 
@@ -355,14 +359,24 @@ def _times_number(number: Any, rest: Expression) -> Expression:
 
 
 def _joined(items: Iterable[Expression]) -> list[Expression]:
-    """Return factors with equal ones joined to powers."""
+    """Return factors with equal ones joined to powers, and comparisons of the same to one."""
     exponents: dict[Expression, int] = {}
+    allowed: dict[tuple[Expression, ...], frozenset[str]] = {}
     for item in items:
         base, exponent = item, 1
         if isinstance(item, Power) and isinstance(item.exponent, Number) and type(item.exponent.value) is int:
             base, exponent = item.base, item.exponent.value
-        exponents[base] = exponents.get(base, 0) + exponent
-    return [base if exponent == 1 or isinstance(base, Delta) else power(base, exponent) for base, exponent in exponents.items()]
+        if isinstance(item, Call) and item.primitive in ORDERINGS:
+            operands, kinds = item.operands, ORDERINGS[item.primitive]
+            if operands[::-1] in allowed:
+                operands, kinds = operands[::-1], frozenset(MIRRORED[kind] for kind in kinds)
+            allowed[operands] = allowed.get(operands, frozenset("<=>")) & kinds
+        else:
+            exponents[base] = 1 if isinstance(base, Delta) or _is_condition(base) else exponents.get(base, 0) + exponent
+    if frozenset() in allowed.values():
+        return [ZERO]
+    found = [base if exponent == 1 else power(base, exponent) for base, exponent in exponents.items()]
+    return found + [Call(COMPARISONS[kinds], operands) for operands, kinds in allowed.items()]
 
 
 def power(base: Expression, exponent: int) -> Expression:
@@ -377,31 +391,78 @@ def divide(numerator: Expression, denominator: Expression) -> Expression:
     return multiply(numerator, Quotient(ONE, denominator))
 
 
+def gather(*items: Expression) -> Expression:
+    """Return a sum, the deltas that all items have before it."""
+    total = add(*items)
+    if not isinstance(total, Sum):
+        return total
+    factors = [item.items if isinstance(item, Product) else (item,) for item in total.items]
+    common = [item for item in factors[0] if isinstance(item, Delta) and all(item in others for others in factors)]
+    rests = [multiply(*[item for item in group if item not in common]) for group in factors]
+    return multiply(*common, add(*rests)) if common else total
+
+
 def call(primitive: str, *operands: Expression) -> Expression:
-    """Return an elementwise primitive of elements; what is chosen or connected by what is known is simplified."""
+    """Return an elementwise primitive of elements; conditions are simplified, as numbers 0 and 1."""
     if primitive == "where":
         return _choose(*operands)
-    if primitive in ("logical_or", "logical_and"):
-        neutral = Number(primitive == "logical_and")
-        kept = [operand for operand in operands if operand != neutral]
-        return kept[0] if len(kept) == 1 else Call(primitive, operands)
+    if primitive == "logical_not":
+        return _opposite(operands[0])
+    if primitive == "logical_and" and all(map(_is_indicator, operands)):
+        return multiply(*operands)
+    if primitive == "logical_or" and Number(False) in operands:
+        return operands[operands[0] == Number(False)]
     return Call(primitive, operands)
+
+
+ORDERINGS = {
+    "equal": frozenset("="),
+    "greater": frozenset(">"),
+    "greater_equal": frozenset(">="),
+    "less": frozenset("<"),
+    "less_equal": frozenset("<="),
+    "not_equal": frozenset("<>"),
+}
+"""Which of less, equal and greater a comparison allows."""
+MIRRORED = {"<": ">", "=": "=", ">": "<"}
+COMPARISONS = {allowed: name for name, allowed in ORDERINGS.items()}
+
+
+def _opposite(condition: Expression) -> Expression:
+    """Return 1 where a condition is 0, and 0 where it is 1."""
+    if isinstance(condition, Call) and condition.primitive in ORDERINGS:
+        return Call(COMPARISONS[frozenset("<=>") - ORDERINGS[condition.primitive]], condition.operands)
+    if isinstance(condition, Call) and condition.primitive == "logical_not":
+        return condition.operands[0]
+    return Call("logical_not", (condition,))
+
+
+def _is_condition(expression: Expression) -> bool:
+    return isinstance(expression, Call) and (expression.primitive in ORDERINGS or expression.primitive.startswith("logical_"))
+
+
+def _is_indicator(expression: Expression) -> bool:
+    """Whether an expression is made of conditions and finite numbers, by sums and products."""
+    if isinstance(expression, Sum | Product):
+        return all(map(_is_indicator, expression.items))
+    return _is_condition(expression) or (isinstance(expression, Number) and abs(expression.value) < math.inf)
 
 
 def _choose(condition: Expression, first: Expression, second: Expression) -> Expression:
     """Return the first expression where a condition holds, else the second."""
     if first == second:
         return first
-    if (first, second) == (ONE, ZERO):
-        return condition
-    if (first, second) == (ZERO, ONE):
-        return Call("logical_not", (condition,))
+    if second == ZERO and _is_indicator(first):
+        return add(*[multiply(condition, item) for item in (first.items if isinstance(first, Sum) else (first,))])
+    if first == ZERO and _is_indicator(second):
+        return _choose(_opposite(condition), second, ZERO)
     if second == ZERO:
         above = first.numerator if isinstance(first, Quotient) else first
         if condition in (above.items if isinstance(above, Product) else (above,)):
             return first
-        if isinstance(first, Call) and first.primitive == "where" and (first.operands[0], first.operands[2]) == (condition, ZERO):
-            return first
+        if isinstance(first, Call) and first.primitive == "where" and first.operands[2] == ZERO:
+            both = condition if first.operands[0] == condition else multiply(condition, first.operands[0])
+            return Call("where", (both, first.operands[1], ZERO))
     return Call("where", (condition, first, second))
 
 
