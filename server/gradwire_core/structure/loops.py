@@ -22,7 +22,7 @@ from gradwire_core.ops._declare import convert
 from gradwire_core.ops.control import cond_primitive, scan_primitive
 from gradwire_core.ops.elementwise import equal
 from gradwire_core.program import Equation, Operand, Program, Var
-from gradwire_core.structure.axes import Axis, Factor, Run, fresh_axes, permuted, positions_along, read, run_length
+from gradwire_core.structure.axes import Axis, Factor, Label, Run, fresh_axes, permuted, positions_along, read, run_length
 from gradwire_core.structure.joining import join
 from gradwire_core.structure.products import Term, contract, factor_size, settle, tables_of
 from gradwire_core.structure.slots import Names, Region, Slot, Slots, moved, moved_axis, relabelled
@@ -216,35 +216,39 @@ class _Loop:
     def _element(self, term: Term) -> Term:
         """Return a stacked term outside in one step: without its first axis.
 
-        Where the labels of that stand on factors alone, those are stacked operands; else an indicator of the step reads the axis.
+        Factors along that axis are stacked operands; where the axis is tied, an indicator of the step stands for it.
         """
         axis, rest = term.out[0], replace(term, out=term.out[1:])
         if axis.length == 1:
             return self.region.lift_term(rest)
         run = axis.run
-        if run is None or len(set(run)) < len(run) or any(label in replace(rest, factors=()).labels for label in run):
-            return self._marked(rest, axis)
+        if run is None or len(set(run)) < len(run) or any(label in rest.core for label in run):
+            inner = self._sliced(rest, run[0]) if run is not None and len(run) == 1 else self.region.lift_term(rest)
+            return self._marked(inner, axis)
         if not any(term.carrying(label) for label in run):
             return self.region.lift_term(rest)
         single, label = isolate(term, 0)
+        return self._sliced(replace(single, out=single.out[1:]), label)
+
+    def _sliced(self, term: Term, label: Label) -> Term:
+        """Return a term outside whose factors are stacked along a label in one step."""
         factors = []
-        for factor in single.factors:
+        for factor in term.factors:
             if label in factor.labels:
                 others = tuple(item for item in factor.labels if item is not label)
                 factors.append(Factor(self._stacked(permuted(factor, (label, *others))), others))
             else:
-                factors.append(Factor(self.region.lift(factor.value), factor.labels))
-        lifted = self.region.lift_term(replace(single, factors=(), out=single.out[1:]))
-        return replace(lifted, factors=tuple(factors))
+                factors.append(self.region.lift_factor(factor))
+        return replace(self.region.lift_term(replace(term, factors=())), factors=tuple(factors))
 
-    def _marked(self, rest: Term, axis: Axis) -> Term:
-        inner = self.region.lift_term(rest)
+    def _marked(self, term: Term, axis: Axis) -> Term:
+        """Return a term of one step times an indicator of the step, which an axis outside tells."""
         places = positions_along(self.builder, axis)
         if self._step is None:
             self._step = self._stacked(self.builder.literal(np.arange(self.length)))
-        indicator = convert(equal(self.region.lift(places.value), self._step), inner.dtype)
+        indicator = convert(equal(self.region.lift(places.value), self._step), term.dtype)
         self._markers[indicator.operand] = moved_axis(axis, self.region.lift_factor), places.labels
-        return replace(inner, factors=(*inner.factors, Factor(indicator, places.labels)))
+        return replace(term, factors=(*term.factors, Factor(indicator, places.labels)))
 
     # -- the forms of the carry
 

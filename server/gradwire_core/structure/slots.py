@@ -8,8 +8,9 @@ would hold more than an array over all axes but those that every term ties, that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -220,6 +221,21 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Outside:
+    """A factor that may stay outside.
+
+    Attributes:
+        factor: the factor in the sub-program.
+        value: its array outside.
+        numbers: the numbers of its labels.
+    """
+
+    factor: Factor
+    value: Value
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Form:
     """What a term is, apart from its arrays.
 
@@ -228,18 +244,16 @@ class _Form:
         places: its axes.
         labels: the labels of its core by number, then those that outside factors alone have.
         ranges: the values of each label of the core.
-        outside: the factors that may stay outside, each with its value outside and the numbers of its labels.
+        outside: the factors that may stay outside, by what tells them apart.
         inside: the other factors.
-        signature: what tells the outside factors from others.
     """
 
     key: Hashable
     places: tuple[_Place, ...]
     labels: Run
     ranges: Ranges
-    outside: tuple[tuple[Factor, Value, tuple[int, ...]], ...]
+    outside: dict[tuple[Any, ...], _Outside]
     inside: tuple[Factor, ...]
-    signature: Hashable
 
     def numbers(self, factors: Sequence[Factor]) -> set[int]:
         """Return the numbers of the labels on factors; others are summed."""
@@ -298,11 +312,13 @@ def _form(region: Region, names: Names, term: Term, name: Resolve) -> _Form | No
     for factor, _ in named:
         for label in factor.labels:
             number.setdefault(label, len(number))
-    outside = tuple((factor, value, tuple(number[label] for label in factor.labels)) for factor, value in named)
-    signature = tuple(
-        (names(value), numbers, tuple(ranges[item] for item in numbers if item < len(core))) for _, value, numbers in outside
-    )
-    return _Form(key, places, tuple(number), ranges, outside, inside, signature)
+    outside: dict[tuple[Any, ...], _Outside] = {}
+    for factor, value in named:
+        numbers = tuple(number[label] for label in factor.labels)
+        same = (names(value), numbers, tuple(ranges[item] for item in numbers if item < len(core)))
+        times = sum(1 for known in outside if known[:-1] == same)
+        outside[*same, times] = _Outside(factor, value, numbers)
+    return _Form(key, places, tuple(number), ranges, outside, inside)
 
 
 @dataclass(eq=False)
@@ -313,8 +329,7 @@ class Slot:
         out_count: the number of its axes that are of the output.
         places: its axes.
         ranges: the values of each label of the core.
-        outside: the factors outside: each the value there and the numbers of its labels.
-        signature: what tells them from others; () where there are none.
+        outside: the factors outside, by what tells them apart.
         sizes: the sizes of the labels that they alone have.
         carried: the numbers of the labels of its array, in order.
         depth: the fewest steps after which its array may differ from zero.
@@ -323,8 +338,7 @@ class Slot:
     out_count: int
     places: tuple[_Place, ...]
     ranges: Ranges
-    outside: tuple[tuple[Value, tuple[int, ...]], ...]
-    signature: Hashable
+    outside: dict[tuple[Any, ...], _Outside]
     sizes: tuple[int, ...]
     carried: tuple[int, ...]
     depth: int
@@ -346,16 +360,38 @@ class Slot:
         lengths = (*(high - low for low, high in self.ranges), *self.sizes)
         labels = [Label(length) for length in lengths]
         axes = tuple(place.axis(labels, self.ranges, resolve) for place in self.places)
-        factors = [Factor(resolve(item), tuple(labels[number] for number in numbers)) for item, numbers in self.outside]
+        factors = [Factor(resolve(item.value), tuple(labels[number] for number in item.numbers)) for item in self.outside.values()]
         factors.append(Factor(value, tuple(labels[number] for number in self.carried)))
         return Term(builder, value.type.dtype, tuple(factors), axes[: self.out_count], axes[self.out_count :])
 
-    def bring_in(self) -> None:
-        """Keep no factor outside: its array has their labels."""
+    def bring_in(self, kept: Collection[Hashable] = ()) -> None:
+        """Keep no factors outside but some: its array has the labels of the others. Those with labels of their own go together."""
+        if any(key not in kept for key in self._inner(self.outside)):
+            kept = [key for key in kept if key not in self._inner(self.outside)]
+        gone = [item for key, item in self.outside.items() if key not in kept]
+        self.outside = {key: item for key, item in self.outside.items() if key in kept}
         count = len(self.ranges)
-        mine = {number for number in self.carried if number < count}
-        mine.update(number for _, numbers in self.outside for number in numbers if number < count)
-        self.carried, self.outside, self.signature, self.sizes = tuple(sorted(mine)), (), (), ()
+        has_inner = bool(self._inner(self.outside))
+        mine = {number for number in self.carried if number < count or has_inner}
+        mine.update(number for item in gone for number in item.numbers if number < count)
+        self.carried, self.sizes = tuple(sorted(mine)), self.sizes if has_inner else ()
+
+    def _inner(self, outside: Mapping[tuple[Any, ...], _Outside]) -> set[tuple[Any, ...]]:
+        """Return those of outside factors that have labels of their own."""
+        count = len(self.ranges)
+        return {key for key, item in outside.items() if any(number >= count for number in item.numbers)}
+
+    def takes(self, form: _Form) -> bool:
+        """Whether the slot has room for a form."""
+        return (
+            self.holds(form)
+            and self.outside.keys() <= form.outside.keys()
+            and (not self.sizes or self._inner(self.outside) == self._inner(form.outside))
+        )
+
+    def _others(self, form: _Form) -> tuple[Factor, ...]:
+        """Return the factors of a form that do not stay outside."""
+        return (*form.inside, *[item.factor for key, item in form.outside.items() if key not in self.outside])
 
     def holds(self, form: _Form) -> bool:
         """Whether the entries of a form stand within its windows."""
@@ -406,30 +442,34 @@ class Slot:
         if len(set(kept)) < len(kept):
             return None
         labels = tuple(Label(1) if label is None else label for label, _ in order)
-        inside = (*form.inside, *[factor for factor, *_ in form.outside])
-        return _Form(None, self.places, labels, tuple(window for _, window in order), (), inside, ())
+        inside = (*form.inside, *[item.factor for item in form.outside.values()])
+        return _Form(None, self.places, labels, tuple(window for _, window in order), {}, inside)
 
     def unite(self, form: _Form, ranges: Ranges) -> bool:
         """Make room for a form, in given windows; whether that changed anything."""
-        before = self.ranges, self.outside, self.carried
-        if self.outside and (form.signature != self.signature or ranges != self.ranges):
-            self.bring_in()
-        carried = form.numbers(form.inside if self.outside else (*form.inside, *[factor for factor, *_ in form.outside]))
+        before = self.ranges, self.outside.keys(), self.carried
+        common = self.outside.keys() & form.outside.keys()
+        inner = self._inner(self.outside)
+        self.bring_in(common - inner if inner != self._inner(form.outside) else common)
         limit = len(self.ranges) + len(self.sizes)
-        carried = {number for number in carried if number < limit}
-        carried.update(self.carried)
+        carried = {*self.carried, *[number for number in form.numbers(self._others(form)) if number < limit]}
         windows = zip(self.ranges, form.ranges, ranges, strict=True)
         carried.update(number for number, (mine, theirs, hull) in enumerate(windows) if mine != hull or theirs != hull)
         self.ranges, self.carried = ranges, tuple(sorted(carried))
-        whole = {number for number in carried if number < len(ranges)}
-        whole.update(number for _, numbers in self.outside for number in numbers if number < len(ranges))
-        if self.outside and math.prod(self.shape) > _volume([ranges[number] for number in whole]):
+        self.limit()
+        return before != (self.ranges, self.outside.keys(), self.carried)
+
+    def limit(self) -> None:
+        """Keep no factor outside where its array would hold more than with all of them."""
+        count = len(self.ranges)
+        whole = {number for number in self.carried if number < count}
+        whole.update(number for item in self.outside.values() for number in item.numbers if number < count)
+        if math.prod(self.shape) > _volume([self.ranges[number] for number in whole]):
             self.bring_in()
-        return before != (self.ranges, self.outside, self.carried)
 
     def value(self, form: _Form, dtype: Dtype, builder: Builder) -> Value:
         """Return the array of a term of a form that it has room for."""
-        factors = form.inside if self.outside else (*form.inside, *[factor for factor, *_ in form.outside])
+        factors = self._others(form)
         labels = tuple(form.labels[number] for number in self.carried)
         factor = contract(factors, labels) if factors else Factor(builder.literal(np.ones((), dtype.numpy)), ())
         array = broadcast_to(aligned_to(factor, labels), tuple(label.size for label in labels))
@@ -528,10 +568,10 @@ class Slots:
             ranges = slot.hull(aligned)
             if ranges is not None:
                 return slot if slot.unite(aligned, ranges) else None
-        outside = tuple((value, numbers) for _, value, numbers in form.outside)
         sizes = tuple(label.size for label in form.labels[len(form.ranges) :])
         carried = tuple(sorted(form.numbers(form.inside)))
-        slot = Slot(len(term.out), form.places, form.ranges, outside, form.signature, sizes, carried, depth)
+        slot = Slot(len(term.out), form.places, form.ranges, dict(form.outside), sizes, carried, depth)
+        slot.limit()
         self.by_key.setdefault(form.key, []).append(slot)
         return slot
 
@@ -576,7 +616,7 @@ class Slots:
                 ranges.append((0, length))
             places.append(_Place(length, 0, (_Step(1, (number,), None, 0),)))
         carried = tuple(range(len(ranges)))
-        self.coarse = Slot(count, tuple(places), tuple(ranges), (), (), (), carried, depth)
+        self.coarse = Slot(count, tuple(places), tuple(ranges), {}, (), carried, depth)
         self.by_key = {}
         return self.coarse
 
@@ -598,11 +638,7 @@ class Slots:
     def _slot(self, region: Region, term: Term, name: Resolve) -> tuple[Slot, _Form]:
         form = _form(region, self.names, term, name)
         assert form is not None
-        return next(
-            (slot, aligned)
-            for slot, aligned in self._candidates(form)
-            if slot.holds(aligned) and slot.signature in ((), aligned.signature)
-        )
+        return next((slot, aligned) for slot, aligned in self._candidates(form) if slot.takes(aligned))
 
     def occupied(self, region: Region, terms: Sequence[Term], name: Resolve) -> set[Slot]:
         """Return the slots that terms are in."""
