@@ -11,6 +11,7 @@ import gradwire.numpy  # noqa: F401  # registers what NumPy's functions are writ
 from gradwire_core.builder import Builder
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.ops.shaping import eye
+from gradwire_core.structure import zeros
 from gradwire_core.structure.zeros import known, support
 from gradwire_core.testing import interpret
 from gradwire_core.types import Dtype, TensorType
@@ -191,6 +192,18 @@ def test_long_chains_take_linear_time():
         times.append(time.perf_counter() - start)
         np.testing.assert_array_equal(mask, np.tri(3, dtype=bool))
     assert times[1] < 12 * times[0]
+
+
+def test_masks_are_shared_and_their_bytes_bounded(monkeypatch):
+    builder = Builder()
+    x = np.tril(builder.input(TensorType(Dtype.FLOAT64, (100, 100))))
+    first = support(x)
+    assert support(np.sin(x) * x + np.tanh(x) - x) is first
+    monkeypatch.setattr(zeros, "MOST_BYTES", 100_000)
+    values = [np.tril(x, -number) for number in range(1, 30)]
+    kept = [support(value) for value in values]
+    assert sum(mask is not None for mask in kept) < 9
+    np.testing.assert_array_equal(kept[0], np.tri(100, k=-1, dtype=bool))
 
 
 def test_what_was_found_goes_with_the_builder():

@@ -24,6 +24,8 @@ from gradwire_core.types import Array, Dtype, TensorType
 
 MOST_ELEMENTS = 2**22
 """Larger arrays count as without zeros, and arrays of literals are computed up to this size."""
+MOST_BYTES = 2**28
+"""Once so many bytes of masks and arrays are kept for a builder, what comes later is not known."""
 MOST_FLOPS = 2.0**24
 """A pattern, or an array of literals, that costs more is bounded instead, or not known."""
 
@@ -41,8 +43,21 @@ class _Fact:
     support: Array | None = None
 
 
+@dataclass(slots=True)
+class _Facts:
+    """What is known in a builder: of each operand, and how many bytes of masks and arrays are kept for that."""
+
+    found: dict[Operand, _Fact]
+    nbytes: int = 0
+
+    def keep(self, operand: Operand, fact: _Fact) -> None:
+        own = [item for item in (fact.array, fact.support) if item is not None and item.base is None]
+        self.nbytes += sum(item.nbytes for item in own if not isinstance(operand, Literal) or item is not operand.value)
+        self.found[operand] = fact if self.nbytes <= MOST_BYTES else _NOTHING
+
+
 _NOTHING = _Fact()
-_FACTS: WeakKeyDictionary[Builder, dict[Operand, _Fact]] = WeakKeyDictionary()
+_FACTS: WeakKeyDictionary[Builder, _Facts] = WeakKeyDictionary()
 
 
 def support(value: Value) -> Array | None:
@@ -60,23 +75,29 @@ def known(value: Value) -> Array | None:
 
 def _find(value: Value) -> _Fact:
     builder = value.builder
-    facts = _FACTS.setdefault(builder, {})
+    facts = _FACTS.setdefault(builder, _Facts({}))
+    found = facts.found
     stack = [value.operand]
     while stack:
         operand = stack[-1]
-        if operand in facts:
+        if operand in found:
             stack.pop()
             continue
         equation = builder.producer(operand)
         if equation is None:
-            facts[operand] = _of_literal(operand) if isinstance(operand, Literal) else _NOTHING
+            facts.keep(operand, _of_literal(operand) if isinstance(operand, Literal) else _NOTHING)
             continue
-        missing = [item for item in equation.operands if item not in facts]
+        missing = [item for item in equation.operands if item not in found]
         stack += missing
         if not missing:
-            found = _of_equation(equation, [facts[item] for item in equation.operands])
-            facts.update(dict.fromkeys(equation.results, _NOTHING) if found is None else {operand: found})
-    return facts[value.operand]
+            fact = _of_equation(equation, [found[item] for item in equation.operands])
+            if fact is None:
+                found.update(dict.fromkeys(equation.results, _NOTHING))
+            elif fact.support is not None and any(fact.support is found[item].support for item in equation.operands):
+                found[operand] = fact  # a mask that is kept already
+            else:
+                facts.keep(operand, fact)
+    return found[value.operand]
 
 
 def _of_literal(literal: Literal) -> _Fact:
@@ -159,7 +180,7 @@ def _elementwise(equation: Equation, facts: list[_Fact], is_cheap: bool) -> Any:
         leaves_zeros = _run(equation.primitive, zeros, equation) != 0
         leaves_zeros = leaves_zeros if leaves_zeros.any() else False
     if leaves_zeros is False:
-        return unknown[0] if len(unknown) == 1 else np.logical_or.reduce(unknown)
+        return _combined(np.logical_or, unknown)
     return None if leaves_zeros is True else np.logical_or.reduce([leaves_zeros, *unknown])
 
 
@@ -171,8 +192,15 @@ def _leaves_zeros(primitive: Primitive, dtypes: tuple[Dtype, ...]) -> Any:
 
 
 def _product(equation: Equation, facts: list[_Fact], is_cheap: bool) -> Any:
-    masks = [fact.support for fact in facts if fact.support is not None]
-    return masks[0] if len(masks) == 1 else np.logical_and.reduce(masks)
+    return _combined(np.logical_and, [fact.support for fact in facts if fact.support is not None])
+
+
+def _combined(function: np.ufunc, masks: list[Array]) -> Array:
+    """Return masks combined, which are often one."""
+    found, *others = {id(mask): mask for mask in masks}.values()
+    for mask in others:
+        found = function(found, mask)
+    return found
 
 
 def _first(equation: Equation, facts: list[_Fact], is_cheap: bool) -> Any:
