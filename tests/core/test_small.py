@@ -90,6 +90,18 @@ def test_adjugates_are_exact_to_the_last_digits_of_their_products():
                     assert error <= Fraction(float(2 * EPS * size)), name
 
 
+def test_adjugates_of_four_rows_are_right_near_singular_matrices_too():
+    rng = np.random.default_rng(5)
+    x = np.concatenate([matrices for _, matrices in families(4)])
+    x = np.concatenate([x, rng.normal(size=(40, 4, 3)) @ rng.normal(size=(40, 3, 4)), np.zeros((1, 4, 4))])
+    assert len(x) >= FEWEST_MATRICES
+    found = call(PRIMITIVES["adjugate"], x)
+    for given, matrix in zip(found, x, strict=True):
+        exact = np.array([[(-1) ** (i + j) * float(exact_det(minor_of(matrix, j, i))) for j in range(4)] for i in range(4)])
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert np.abs(given - exact).max() <= 1e3 * EPS * values[:3].prod() + 10 * EPS * values[0] ** 2 * values[1], matrix
+
+
 @pytest.mark.parametrize("n", SIZES)
 def test_singular_matrices(n):
     rng = np.random.default_rng(0)

@@ -23,6 +23,8 @@ from gradwire_core.ops.small import is_small_batch, small_adjugate, small_det, s
 from gradwire_core.program import Params, Primitive
 from gradwire_core.types import Array, Dtype, TensorType
 
+SAFE_CONDITION = 200.0
+
 
 def check_square(where: str, x: TensorType) -> None:
     """Check that a type is of inexact square matrices.
@@ -117,6 +119,19 @@ def _adjugate(x: Array) -> Array:
         return np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2)
     if x.shape[-1] == 3 and x.dtype.kind == "f":
         return small_adjugate(x)
+    if not is_small_batch(x.shape, x.dtype):
+        return _singular_adjugate(x)
+    inverse = small_inv(x)
+    found = small_det(x)[..., None, None] * inverse
+    # The inverse of what is near a singular matrix has lost digits that the adjugate has.
+    is_doubtful = ~(np.abs(x).max(axis=(-2, -1)) * np.abs(inverse).max(axis=(-2, -1)) < SAFE_CONDITION)
+    if is_doubtful.any():
+        found[is_doubtful] = _singular_adjugate(x[is_doubtful])
+    return found
+
+
+def _singular_adjugate(x: Array) -> Array:
+    """Return adjugates by singular values, which may be 0."""
     finite = np.isfinite(x).all(axis=(-2, -1), keepdims=True)
     u, s, vh = np.linalg.svd(np.where(finite, x, 0))
     n = s.shape[-1]
