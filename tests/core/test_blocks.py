@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gradwire as gw
 from gradwire_core.builder import VIEWS, Builder
 from gradwire_core.check import check_program
+from gradwire_core.errors import NotDifferentiableError
 from gradwire_core.ops import shaping
 from gradwire_core.program import Program
 from gradwire_core.testing import interpret
@@ -456,3 +458,58 @@ def test_few_entries_a_row_need_no_dense_matrix(name):
     batch = np.stack([x, 0.5 * x])
     found = interpret(vmap(derived, (0,), 2), [batch])
     np.testing.assert_allclose(found[1], [interpret(derived, [item])[1] for item in batch], rtol=1e-12)
+
+
+# -- loops, branches, complex numbers --------------------------------------------------------------------------------------------
+
+
+def loop(x, weights):
+    half = x.size // 2
+
+    def body(x, w):
+        hidden = np.tanh(w @ x[:half])
+        return np.concatenate([x[half:] * np.exp(hidden) + hidden, x[:half]]), ()
+
+    return gw.scan(body, x, weights)[0]
+
+
+def test_a_loop_is_one_block():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=N), rng.normal(size=(3, N // 2, N // 2))
+    for function in [loop, lambda x, weights: np.sin(loop(np.tanh(x) + 2 * x, weights))]:
+        program = traced(function, x, weights)
+        assert_as_dense(program, [x, weights])
+
+
+def test_a_branch_is_one_block():
+    def function(x):
+        return gw.cond(x[0] > 0, lambda x: x * np.sin(x), lambda x: 2 * x + np.sum(x), np.exp(x) - 1)
+
+    for sign in (1, -1):
+        x = sign * np.random.default_rng(0).uniform(0.3, 1, N)
+        assert_as_dense(traced(function, x), [x])
+
+
+def test_complex_maps_that_are_linear_over_complex_numbers():
+    rng = np.random.default_rng(0)
+    matrix, z = [rng.normal(size=shape) + 1j * rng.normal(size=shape) for shape in ((N, N), (N,))]
+    for function in [lambda z: z * np.exp(z), lambda z: matrix @ np.sin(z) + z * z, lambda z: z[::-1] * (2 - 1j)]:
+        program = traced(function, z)
+        columns = interpret(vmap(jvp(program), (None, 0), N), [z, np.eye(N, dtype=complex)])[0]
+        needed = np.linalg.slogdet(columns.T)
+        sign, log = interpret(jacobian_slogdet(program), [z])
+        np.testing.assert_allclose([sign, log], needed, rtol=1e-12)
+        np.testing.assert_allclose(interpret(jacobian_det(program), [z])[0], needed[0] * np.exp(needed[1]), rtol=1e-12)
+
+
+def test_a_complex_number_between_real_ones_is_two_numbers():
+    """There are fewer complex numbers between than inputs; that makes nothing singular."""
+    x = np.random.default_rng(0).normal(size=N)
+    shift = np.exp(1j * np.arange(N // 2 + 1))
+    assert_as_dense(traced(lambda x: np.fft.irfft(shift.real * np.fft.rfft(np.sin(x)), N) + x, x), [x])
+    assert_as_dense(traced(lambda x: np.abs(x * (1 + 2j)) ** 2 + x, x), [x])
+
+
+def test_what_is_not_holomorphic_is_refused():
+    with pytest.raises(NotDifferentiableError, match="needed a holomorphic function"):
+        jacobian_slogdet(traced(lambda z: z * np.conj(z), np.ones(2, complex)))

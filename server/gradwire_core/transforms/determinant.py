@@ -7,13 +7,14 @@ is a sum of logarithms, each taken of how a partial was made.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 
-from gradwire_core.builder import Value
+from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import NotDifferentiableError, ShapeError
-from gradwire_core.ops.complex import PARTS
+from gradwire_core.ops.complex import PARTS, is_complex
 from gradwire_core.ops.elementwise import add, exp, multiply, power
 from gradwire_core.ops.linalg import det, slogdet
 from gradwire_core.ops.reduction import prod
@@ -38,6 +39,8 @@ from gradwire_core.structure.strategy import Choice, record
 from gradwire_core.structure.system import System
 from gradwire_core.structure.volume import log_volumes
 from gradwire_core.structure.zeros import known
+from gradwire_core.transforms.differential import PARTS_OF_COMPLEX
+from gradwire_core.transforms.jacobian import jacobian
 from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.types import Dtype
 
@@ -52,8 +55,8 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ShapeError: that Jacobian is not square.
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    linear, found = _determinant(program, argnums, "jacobian_det")
-    builder, dtype = linear.builder, _dtype(linear)
+    derivative, found = _determinant(program, argnums, "jacobian_det")
+    builder, dtype = derivative.builder, derivative.dtype
     groups: dict[int, list[Value]] = {}
     factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
     for part in _eliminated(found.parts, spare=1):
@@ -74,8 +77,8 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
         ShapeError: that Jacobian is not square.
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    linear, found = _determinant(program, argnums, "jacobian_slogdet")
-    dtype = _dtype(linear)
+    derivative, found = _determinant(program, argnums, "jacobian_slogdet")
+    dtype = derivative.dtype
     sign_, log_ = float(found.sign), 0.0 if found.sign else -np.inf
     signs: list[Value] = []
     logs: list[Value] = []
@@ -90,15 +93,23 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
             with np.errstate(divide="ignore"):
                 log_ += float(np.sum(np.log(np.abs(numbers)))) * part.power
             continue
-        one, other = (sign_of(part.values), log_absolute(part.values)) if isinstance(part, Partials) else slogdet(part.values)
+        one, other = _signs_and_logs(part)
         product, total = prod(one), sum_over(other)
         signs.append(product if part.power == 1 else power(product, float(part.power)))
         logs.append(total if part.power == 1 else total * float(part.power))
     if sign_ != 1 or not signs:
-        signs.append(linear.builder.literal(np.asarray(sign_, dtype.numpy)))
+        signs.append(derivative.builder.literal(np.asarray(sign_, dtype.numpy)))
     if log_ != 0 or not logs:
-        logs.append(linear.builder.literal(np.asarray(log_, PARTS.get(dtype, dtype).numpy)))
-    return _recorded(linear.builder.build([reduce(multiply, signs), reduce(add, logs)]), found)
+        logs.append(derivative.builder.literal(np.asarray(log_, PARTS.get(dtype, dtype).numpy)))
+    return _recorded(derivative.builder.build([reduce(multiply, signs), reduce(add, logs)]), found)
+
+
+def _signs_and_logs(part: Partials | Matrices) -> tuple[Value, Value]:
+    values = part.values
+    if isinstance(part, Partials) and not is_complex(values):
+        return sign_of(values), log_absolute(values)
+    signs, logs = slogdet(reshape(values, (values.size, 1, 1)) if isinstance(part, Partials) else values)
+    return signs, logs
 
 
 def _recorded(derived: Program, found: Determinant) -> Program:
@@ -117,26 +128,28 @@ def jacobian_logvolume(program: Program, argnums: Sequence[int] = (0,)) -> Progr
         ShapeError: there are fewer outputs than inputs.
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
-    linear, system, (rows, columns) = _system(program, argnums)
-    if rows < columns:
-        given = f"{rows} x {columns}"
+    derivative = _derivative(program, argnums)
+    if derivative.rows < derivative.columns:
+        given = f"{derivative.rows} x {derivative.columns}"
         text = (
             f"jacobian_logvolume: needed at least as many outputs as inputs, got {given} (flattened); choose fewer arguments, or "
             "differentiate the other way"
         )
         raise ShapeError(text, given=given)
-    if rows == columns:
+    if derivative.rows == derivative.columns:
         derived = jacobian_slogdet(program, argnums)
         return Program(derived.inputs, derived.equations, derived.outputs[1:])
-    dtype = PARTS.get(_dtype(linear), _dtype(linear)).numpy
-    blocks = tall_blocks(system)
+    dtype = PARTS.get(derivative.dtype, derivative.dtype).numpy
+    blocks = [Matrices(derivative.dense, 1)] if derivative.dense is not None else None
+    if derivative.system is not None:
+        blocks = tall_blocks(derivative.system)
     if blocks is None:
-        return linear.builder.build([linear.builder.literal(np.asarray(-np.inf, dtype))])
-    total = [linear.builder.literal(np.zeros((), dtype))]
+        return derivative.builder.build([derivative.builder.literal(np.asarray(-np.inf, dtype))])
+    total = [derivative.builder.literal(np.zeros((), dtype))]
     for part in blocks:
         log = sum_over(log_volumes(part.values))
         total.append(log if part.power == 1 else log * float(part.power))
-    return linear.builder.build([reduce(add, total)])
+    return derivative.builder.build([reduce(add, total)])
 
 
 def _eliminated(parts: Sequence[Part], spare: int) -> list[Partials | Matrices | Logarithm]:
@@ -168,34 +181,75 @@ def _determinants(part: Partials | Matrices) -> Value:
     return flat
 
 
-def _dtype(linear: Linearized) -> Dtype:
-    return linear.outputs[0].type.dtype if linear.outputs else Dtype.FLOAT64
+@dataclass(frozen=True, slots=True, eq=False)
+class _Map:
+    """The derivative of all outputs by the chosen inputs.
+
+    Attributes:
+        builder: where it is.
+        rows: the number of elements of the outputs.
+        columns: the number of elements of the inputs.
+        dtype: the dtype of its entries.
+        system: it, as a system; None where that is not linear over one field.
+        dense: the Jacobian, [1, rows, columns], in that case.
+    """
+
+    builder: Builder
+    rows: int
+    columns: int
+    dtype: Dtype
+    system: System | None
+    dense: Value | None = None
 
 
-def _determinant(program: Program, argnums: Sequence[int], where: str) -> tuple[Linearized, Determinant]:
-    linear, system, (rows, columns) = _system(program, argnums)
-    if rows != columns:
-        given = f"{rows} x {columns}"
-        text = (
-            f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
-        )
-        raise ShapeError(text, given=given)
-    return linear, determinant(system)
-
-
-def _system(program: Program, argnums: Sequence[int]) -> tuple[Linearized, System, tuple[int, int]]:
-    """Return the linearized program, its system, and the numbers of its outputs and inputs."""
+def _derivative(program: Program, argnums: Sequence[int]) -> _Map:
     linear = linearize(program, argnums)
     for index, output in enumerate(linear.outputs):
         if not output.type.dtype.is_inexact:
             text = f"output {index}: needed a floating dtype to differentiate, got {output.type}; convert it with astype"
             raise NotDifferentiableError(text, given=output.type, output=index)
+    rows, columns = [sum(value.size for value in values) for values in (linear.outputs, linear.tangents)]
+    dtype = linear.outputs[0].type.dtype if linear.outputs else Dtype.FLOAT64
+    if not _has_one_field(linear):
+        return _dense_derivative(program, argnums, rows, columns)
     outputs = [
         (None if tangent is None else _var(tangent), output.type)
         for tangent, output in zip(linear.tangent_outputs, linear.outputs, strict=True)
     ]
     system = System(linear.builder, linear.equations, [_var(value) for value in linear.tangents], outputs)
-    return linear, system, (sum(output.size for output in linear.outputs), sum(value.size for value in linear.tangents))
+    return _Map(linear.builder, rows, columns, dtype, system)
+
+
+def _has_one_field(linear: Linearized) -> bool:
+    """Whether all that a linear program computes is real, or all complex and complex-linear: then scalars are its unknowns."""
+    values = [*linear.tangents, *linear.outputs, *[Value(linear.builder, var) for item in linear.equations for var in item.results]]
+    if not any(map(is_complex, values)):
+        return True
+    return all(map(is_complex, values)) and not any(item.primitive.name in PARTS_OF_COMPLEX for item in linear.equations)
+
+
+def _dense_derivative(program: Program, argnums: Sequence[int], rows: int, columns: int) -> _Map:
+    builder = Builder()
+    derived = jacobian(program, argnums)
+    found = iter(builder.inline(derived, [builder.input(type) for type in derived.input_types]))
+    sizes = [program.input_types[index].size for index in argnums]
+    blocks = [joined([reshape(next(found), (type.size, size)) for size in sizes], 1) for type in program.output_types]
+    matrix = reshape(joined(blocks, 0), (1, rows, columns))
+    return _Map(builder, rows, columns, Dtype.of(matrix.dtype), None, matrix)
+
+
+def _determinant(program: Program, argnums: Sequence[int], where: str) -> tuple[_Map, Determinant]:
+    found = _derivative(program, argnums)
+    if found.rows != found.columns:
+        given = f"{found.rows} x {found.columns}"
+        text = (
+            f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
+        )
+        raise ShapeError(text, given=given)
+    if found.system is None:
+        assert found.dense is not None
+        return found, Determinant(1, [Matrices(found.dense, 1)], f"1 block {found.rows} x {found.columns} dense")
+    return found, determinant(found.system)
 
 
 def _var(value: Value) -> Var:
