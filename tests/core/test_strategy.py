@@ -275,3 +275,32 @@ def test_a_loop_costs_its_steps():
         return predicted(lambda x: gw.scan(lambda carry, item: (carry * item, carry), x[0], x)[0], np.ones(length))
 
     assert 5 < loop(100).seconds / loop(10).seconds < 12
+
+
+# -- symmetry ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_derivative_of_ones_own_need_not_be_symmetric():
+    """The rule says that the derivative of x[1:] x[0] in x[0] is 0: so does the Hessian, which no star colouring may read."""
+
+    def function(x):
+        half = gw.custom_derivative(lambda x: x[1:] * x[0], lambda primals, tangents: tangents[0][1:] * primals[0][0])
+        return np.sum(half(x) ** 2)
+
+    x = rng.normal(size=12)
+    program = gw.trace(function, x)
+    (expected,) = interpret(jacobian(gw.trace(gw.grad(function), x)), [x])
+    assert not np.allclose(expected, expected.T)
+    for layout in ("dense", "sparse"):
+        found = compile(program, [Output((Transform("hessian"),), layout)]).run([x])[0][0]
+        np.testing.assert_allclose(found if layout == "dense" else found.toarray(), expected)
+    with forcing("star colouring"), pytest.raises(LookupError):
+        hessian(program)
+
+
+def test_equal_entries_of_a_hessian_are_computed_once():
+    """H[i, i + 1] and H[i + 1, i] are one array of 3000 numbers, gathered twice."""
+    choice, executable = choice_of(rosenbrock, np.ones(3000), transform="hessian", layout="sparse")
+    assert "structured" in choice.chosen
+    (pool,) = [equation for equation in executable.program.equations if equation.primitive.name == "concatenate"]
+    assert sum(operand.type.size for operand in pool.operands) <= 3 * 3000

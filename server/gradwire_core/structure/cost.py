@@ -103,6 +103,12 @@ def written(nbytes: int) -> Cost:
     return Cost(bytes=nbytes, work=_writing(nbytes, PLAIN.written))
 
 
+def gathered(nbytes: int) -> Cost:
+    """Return the cost of gathering a result once."""
+    rates = RATES["take"]
+    return Cost(bytes=nbytes, equations=1, overhead=rates.overhead, work=_writing(nbytes, rates.written))
+
+
 def predict(program: Program) -> Cost:
     """Return the predicted cost of one evaluation of a program."""
     return predict_equations(program.equations)

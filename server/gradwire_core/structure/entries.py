@@ -76,12 +76,9 @@ def assemble(builder: Builder, values: Sequence[Value], places: Array, sources: 
 
     A place of no source is 0.
     """
-    order = np.argsort(places, kind="stable")
-    places, sources = places[order], sources[order]
-    layers = np.arange(len(places)) - np.searchsorted(places, places)
-    kept = [
-        (places[layers == layer], sources[layers == layer]) for layer in range(min(int(layers.max(initial=0)) + 1, MOST_LAYERS))
-    ]
+    layers = _layers(places, size)
+    masks = [layers == layer for layer in range(min(int(layers.max(initial=0)) + 1, MOST_LAYERS))]
+    kept = [(places[mask], sources[mask]) for mask in masks]
     if not values or any(len(mine) < size for mine, _ in kept):
         values = [*values, builder.literal(np.zeros(1, dtype.numpy))]
     pool: Value = values[0] if len(values) == 1 else concatenate(values, 0)
@@ -95,11 +92,23 @@ def assemble(builder: Builder, values: Sequence[Value], places: Array, sources: 
     return total
 
 
+def _layers(places: Array, size: int) -> Array:
+    """Return for each source how many before it go to its place."""
+    counts = np.bincount(places, minlength=size)
+    if counts.max(initial=0) <= 1:
+        return np.zeros(len(places), np.int64)
+    order = np.argsort(places, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    layers = np.empty(len(places), np.int64)
+    layers[order] = np.arange(len(places)) - starts[places[order]]
+    return layers
+
+
 def _gathered(pool: Value, places: Array, sources: Array, size: int) -> Value:
     """Return a vector with the given elements of a pool at the given places, and with its last element, a zero, elsewhere."""
-    if pool.size == len(places) == size and np.array_equal(sources, np.arange(size)):
-        return pool
     index = np.full(size, pool.size - 1)
     index[places] = sources
+    if pool.size == size and np.array_equal(index, np.arange(size)):
+        return pool
     found: Value = take_flat(pool, index, 0)
     return found

@@ -105,7 +105,7 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
             continue
         result, cost = built
         predictions.append((way.name, cost))
-        if result is not None and cost.seconds < limit:
+        if result is not None and (best is None or cost.seconds < best[2].seconds):
             best = way.name, result, cost
     if best is None:
         raise InternalError(f"{what}: needed a way to compute it, got none; report the program")

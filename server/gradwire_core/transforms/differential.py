@@ -67,7 +67,7 @@ class Differential:
 
     Attributes:
         linear: the linearized program.
-        is_symmetric: whether it is a Hessian.
+        is_symmetric: whether it is symmetric, as a Hessian is.
         densest: the share of entries from which on its pattern is not worth following.
         row_starts: where each output starts among the rows, and at last how many rows there are.
         column_starts: where each input starts among the columns, and at last how many columns there are.
@@ -95,8 +95,9 @@ class Differential:
     @property
     def name(self) -> str:
         """What the record of choices calls it."""
-        kind = "hessian" if self.is_symmetric else "jacobian"
-        return f"{kind} of {_names(self.linear.outputs)} by {_names(self.linear.tangents)}"
+        return (
+            f"{'hessian' if self.is_symmetric else 'jacobian'} of {_names(self.linear.outputs)} by {_names(self.linear.tangents)}"
+        )
 
     def pairs(self) -> list[tuple[int, int, Value, Value]]:
         """Return the position of each output and of each input, and both, in the order of the results."""

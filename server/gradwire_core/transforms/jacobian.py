@@ -18,7 +18,7 @@ from gradwire_core.ops.indexing import take_flat
 from gradwire_core.ops.shaping import reshape
 from gradwire_core.ops.shaping import transpose as permute
 from gradwire_core.program import Program
-from gradwire_core.structure.cost import written
+from gradwire_core.structure.cost import gathered, written
 from gradwire_core.structure.entries import entries_of
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
@@ -60,7 +60,7 @@ def hessian(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
     check_scalar("hessian", program)
-    return _dense_program(Differential(linearize_checked(grad(program, argnums), argnums), is_symmetric=True, densest=DENSEST))
+    return _dense_program(_second_differential(program, argnums, DENSEST))
 
 
 def structured_jacobian(program: Program, argnums: Sequence[int] = (0,)) -> tuple[Program, tuple[JacobianSpec, ...]]:
@@ -107,7 +107,22 @@ def sparse_hessian(program: Program, argnums: Sequence[int] = (0,)) -> tuple[Pro
         ShapeError, ArgumentError, NotDifferentiableError: as `hessian`.
     """
     check_scalar("hessian", program)
-    return _sparse_program(Differential(linearize_checked(grad(program, argnums), argnums), is_symmetric=True))
+    return _sparse_program(_second_differential(program, argnums))
+
+
+def _second_differential(program: Program, argnums: Sequence[int], densest: float = 1.0) -> Differential:
+    """Return the Hessian as a matrix: symmetric, unless a derivative is the caller's own."""
+    return Differential(linearize_checked(grad(program, argnums), argnums), not _has_own_derivative(program), densest)
+
+
+def _has_own_derivative(program: Program) -> bool:
+    pending = [program]
+    while pending:
+        for equation in pending.pop().equations:
+            if equation.primitive.name == "custom":
+                return True
+            pending += [value for value in equation.params.values() if isinstance(value, Program)]
+    return False
 
 
 # -- structured ----------------------------------------------------------------------------------------------------------------
@@ -215,7 +230,7 @@ def _sparse_program(found: Differential) -> tuple[Program, tuple[SparseSpec, ...
         return [convert(take_flat(compressed, sources[mine], 0), dtype) for (mine, _), dtype in zip(blocks, dtypes, strict=True)]
 
     ways = [*structured_ways(found, by_terms), *coloured_ways(found, by_colours)]
-    _, outputs = choose(found.name, ways, found.residual_cost + written(8 * pattern.nnz))
+    _, outputs = choose(found.name, ways, found.residual_cost + gathered(8 * pattern.nnz))
     specs = [
         SparseSpec(output.shape, tangent.shape, dtype, block.indptr, block.indices)
         for (_, _, output, tangent), (_, block), dtype in zip(found.pairs(), blocks, dtypes, strict=True)
