@@ -97,10 +97,10 @@ class Builder:
     def literal(self, array: Any) -> Value:
         """Return a constant; equal constants are one."""
         literal = Literal(np.asarray(array))
-        if literal.type.size > FOLD_ELEMENTS:
-            return Value(self, literal)
-        key = (literal.type, literal.value.tobytes())
-        return Value(self, self._literals.setdefault(key, literal))
+        return Value(self, literal if literal.type.size > FOLD_ELEMENTS else self._shared_literal(literal))
+
+    def _shared_literal(self, literal: Literal) -> Literal:
+        return self._literals.setdefault((literal.type, literal.value.tobytes()), literal)
 
     def lift(self, item: Any) -> Value:
         """Return a Value of this builder for a Value, an array or a scalar.
@@ -128,16 +128,16 @@ class Builder:
         return self.literal(array)
 
     def structure(self, array: Array) -> Value:
-        """Return a captured array, or what is known of one, as a constant on which the program is built."""
-        value = self.literal(array)
-        assert isinstance(value.operand, Literal)
-        self.structures.append(value.operand)
-        return value
+        """Return a captured array, or what is known of one, as a constant on which the program is built; equal ones are one."""
+        literal = self._shared_literal(Literal(array))
+        self.structures.append(literal)
+        return Value(self, literal)
 
     def _capture_array(self, array: Array) -> Value:
         self._held.append(array)  # so its id stays its own
-        is_structure = self._keeps_structure and array.nbytes <= MOST_STRUCTURE_BYTES
-        if is_structure and array.dtype.kind in "bi":
+        is_whole = array.dtype.kind in "bi"  # of other arrays, a mask of zeros is kept
+        is_structure = self._keeps_structure and (array.nbytes if is_whole else array.size) <= MOST_STRUCTURE_BYTES
+        if is_structure and is_whole:
             value = self.structure(array)
         else:
             value = self._capture(id(array), array, TensorType.of(array))

@@ -68,8 +68,16 @@ def test_integers_and_masks_are_literals_and_mutation_is_seen(dtype):
 def test_large_integers_stay_inputs():
     table = np.zeros(2**20, np.int64)
     assert len(gw.trace(lambda x: np.sum(table * x), 1.0).inputs) == 2
-    program = gw.trace(lambda x: np.sum(table.astype(float) * x), 1.0)
-    assert "zeros_outside" not in names(program)
+    zeros = np.zeros(2**22 + 1, np.float32)
+    assert "zeros_outside" not in names(gw.trace(lambda x: np.sum(zeros * x), np.float32(1)))
+
+
+def test_a_triangle_of_a_thousand_rows_declares_its_zeros():
+    weights, others = np.tri(1024), np.tri(1024) * 2
+    program = gw.trace(lambda x: weights @ x + others @ x, np.ones(1024))
+    first, _, second, *_ = program.equations
+    assert first.primitive.name == second.primitive.name == "zeros_outside"
+    assert first.operands[1] is second.operands[1]
 
 
 def test_the_same_array_is_one_literal():
