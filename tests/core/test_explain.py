@@ -14,7 +14,7 @@ from gradwire_core.builder import Builder
 from gradwire_core.engine import Output
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.explain import explain
-from gradwire_core.explain.derivation import MOST_STEPS, derive
+from gradwire_core.explain.deriving import MOST_STEPS, derive
 from gradwire_core.explain.text import show
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.ops.shaping import embed, pad_with_zeros
@@ -381,6 +381,14 @@ def test_a_derivative_without_paths_is_zero():
     outputs = [Output((Transform("jacobian", (1,)),))]
     assert "jacobian, from da/dw: float64[3,2]\n  zero" in explain(program, outputs, names=["x", "w"])
     assert r"\frac{\mathrm{d} a}{\mathrm{d} w} &= 0" in explain(program, outputs, names=["x", "w"], format="latex")
+
+
+def test_outputs_that_are_inputs_or_constants():
+    program = traced(lambda x, w: (x, np.float64(2.0), np.sin(w)), (3,), (2,))
+    text = explain(program, [Output((Transform("jacobian"),))], names=["x", "w"])
+    assert "outputs: x, a constant, a" in text
+    assert "jacobian, from dx/dx: float64[3,3]\n  dx[i]/dx[i'] = delta[i,i']\n" in text
+    assert text.count("\n  zero") == 2
 
 
 def test_what_does_not_fit_is_refused():

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from gradwire_core import engine
 from gradwire_core.engine import Output
-from gradwire_core.explain.derivation import Derivation, Total, derive
+from gradwire_core.explain.derivation import Derivation, Total
+from gradwire_core.explain.deriving import derive
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan, plan
 from gradwire_core.program import Program
@@ -110,7 +111,7 @@ def _rows(program: Program, transform: Transform, found: Derivation) -> list[Ask
             entries = (*output.type.shape, *type.shape)
             total = None if name is None else found.total(name, by)
             shape = _shape(transform.name, output.type.shape, type.shape)
-            is_zero = (name, by) not in known and not found.left_out
+            is_zero = (name, by) not in known and total is None and not found.left_out
             rows.append(Asked(transform.name, name or "an output", by, output.type.dtype, shape, entries, total, is_zero))
     return rows
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gradwire_core.explain.calculus import add, call, delta, divide, multiply, negate, power, reduce
 from gradwire_core.explain.notation import (
     ONE,
     Applied,
@@ -26,16 +27,8 @@ from gradwire_core.explain.notation import (
     Over,
     Power,
     Symbol,
-    add,
     affine,
     at,
-    call,
-    delta,
-    divide,
-    multiply,
-    negate,
-    power,
-    reduce,
     row_major,
 )
 from gradwire_core.ops.contraction import split_subscripts

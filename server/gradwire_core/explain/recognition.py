@@ -5,23 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gradwire_core.explain.notation import (
-    ONE,
-    Element,
-    Expression,
-    Index,
-    Over,
-    Power,
-    Product,
-    Quotient,
-    Sum,
-    Symbol,
-    add,
-    divide,
-    multiply,
-    reduce,
-    substitute,
-)
+from gradwire_core.explain.calculus import add, divide, multiply, reduce, substitute
+from gradwire_core.explain.notation import ONE, Element, Expression, Index, Over, Power, Product, Quotient, Sum, Symbol
 
 Definition = tuple[Element, Expression]
 

@@ -210,7 +210,8 @@ def _section(section: Section) -> Iterator[str]:
         yield from _step(step)
     if found.left_out:
         yield f"  ... {found.left_out} more equations"
-    yield f"outputs: {', '.join(name or 'one that is left out' for name in found.outputs)}"
+    absent = "one that is left out" if found.left_out else "a constant"
+    yield f"outputs: {', '.join(name or absent for name in found.outputs)}"
     yield from _constants(found)
     for paths in found.paths:
         yield from _paths(paths, found)
