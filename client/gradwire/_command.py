@@ -52,6 +52,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         ("hessian", "all second derivatives of a scalar expression"),
         ("jacobian-det", "the determinant of the square Jacobian"),
         ("jacobian-slogdet", "its sign and logarithm"),
+        ("jacobian-logvolume", "the logarithm of its volume, with as many rows as columns or more"),
     ):
         parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_argument("--jvp", metavar="TANGENTS", help="the directional derivative, such as --jvp 'x=1, y=[0, 1]'")
@@ -210,6 +211,8 @@ def _evaluate(options: Any, f: Expression, values: list[Array]) -> str:
             answers["jacobian_det"] = ask("jacobian_det")
         if options.jacobian_slogdet:
             answers["jacobian_slogdet"] = dict(zip(("sign", "logabsdet"), ask("jacobian_slogdet"), strict=True))
+        if options.jacobian_logvolume:
+            answers["jacobian_logvolume"] = ask("jacobian_logvolume")
         answers |= _directed(options, backend, f, values)
     arguments = dict(zip(f.names, values, strict=True))
     if options.json:

@@ -44,6 +44,7 @@ vjp = EMBEDDED.vjp
 hvp = EMBEDDED.hvp
 jacobian_det = EMBEDDED.jacobian_det
 jacobian_slogdet = EMBEDDED.jacobian_slogdet
+jacobian_logvolume = EMBEDDED.jacobian_logvolume
 vmap = EMBEDDED.vmap
 trace = EMBEDDED.trace
 explain = EMBEDDED.explain

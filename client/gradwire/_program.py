@@ -107,8 +107,8 @@ class Program(core.Program):
         """Return how the program and a derivative of it are derived, step by step in index notation, and what that costs.
 
         Args:
-            transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det`
-                or `jacobian_slogdet`.
+            transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det`,
+                `jacobian_slogdet` or `jacobian_logvolume`.
             argnums: the arguments of the derivative.
             layout: of a Jacobian or Hessian.
             format: `text`, `latex` for LaTeX, or `data` for a dict of what JSON can hold.
@@ -118,11 +118,12 @@ class Program(core.Program):
 
         Example:
             >>> import numpy as np, gradwire as gw
-            >>> print(gw.trace(np.sin, np.ones(3)).explain())  # doctest: +ELLIPSIS
+            >>> print(gw.trace(lambda t: np.sin(t), np.ones(3)).explain())  # doctest: +ELLIPSIS
             inputs
-              a[i]: float64[3]
+              t[i]: float64[3]
             steps
-              1. b[i] = sin(a[i])                                       chain rule
+              1. a[i] = sin(t[i])                                       chain rule
+                   partial  da[i]/dt[i'] = delta[i,i'] cos(t[i])
             ...
         """
         from gradwire_core.explain import explain

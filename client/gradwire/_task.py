@@ -26,7 +26,16 @@ Layout: TypeAlias = Literal["dense", "structured", "sparse"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Format: TypeAlias = Literal["text", "latex", "data"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-EXPLAINED = ("evaluate", "grad", "value_and_grad", "jacobian", "hessian", "jacobian_det", "jacobian_slogdet")
+EXPLAINED = (
+    "evaluate",
+    "grad",
+    "value_and_grad",
+    "jacobian",
+    "hessian",
+    "jacobian_det",
+    "jacobian_slogdet",
+    "jacobian_logvolume",
+)
 
 
 class Form(NamedTuple):
@@ -233,7 +242,8 @@ def _hessian(trace: Trace, form: Form) -> Prepared:
     return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
 
-def _jacobian_det(trace: Trace, form: Form) -> Prepared:
+def _number(trace: Trace, form: Form) -> Prepared:
+    """Prepare `jacobian_det` and `jacobian_logvolume`."""
     return Prepared((output(form, argnums=select(trace, form).leaves),), lambda results: results[0][0])
 
 
@@ -276,7 +286,8 @@ _PREPARE: dict[str, Callable[[Trace, Form], Prepared]] = {
     "value_and_grad": _value_and_grad,
     "jacobian": _jacobian,
     "hessian": _hessian,
-    "jacobian_det": _jacobian_det,
+    "jacobian_det": _number,
+    "jacobian_logvolume": _number,
     "jacobian_slogdet": _jacobian_slogdet,
     "jvp": _jvp,
     "vjp": _follow_leaves,

@@ -263,6 +263,13 @@ def _stops() -> tuple[Stop, ...]:
                     np.array([1.0, 2 * np.log(p3[0]) + np.log(np.sin(p3[1]))]),
                     finish=np.stack,
                 ),
+                Check(
+                    "a sphere's surface, ln",
+                    "jacobian_logvolume",
+                    lambda angles: _spherical((2.0, angles[0], angles[1])),
+                    (p3[1:],),
+                    np.log(4 * np.sin(p3[1])),
+                ),
                 Check("the normal density integrates to", "vmap", gw.jacobian_det(_polar), (points,), 1.0, finish=integrate),
                 Check("a rotation", "jacobian_det", lambda x: x @ _rotation(), (r,), 1.0),
             ),

@@ -359,6 +359,42 @@ class Functions(Performer):
         statics = Statics.of("jacobian_slogdet", f, static_argnums, static_argnames)
         return self._derivative(f, Form("jacobian_slogdet", argnums), statics, reproducible=reproducible)
 
+    def jacobian_logvolume(
+        self,
+        f: Function | Program,
+        argnums: Argnums = 0,
+        *,
+        static_argnums: Numbers = (),
+        static_argnames: Names = (),
+        reproducible: bool = False,
+    ) -> Any:
+        """Return `log sqrt(det(J^T J))` of `J = dy/dx`: the logarithm of the factor by which f changes volumes.
+
+        y and x are flattened row-major, and y is as large as x or larger, as where x are coordinates of a surface in space. It
+        neither overflows nor underflows; where y and x are of one size, it is `log |det J|`.
+
+        Args:
+            f: a function whose result has at least as many elements as the argument, or a `Program`.
+            argnums: the argument x, counted from 0; a tuple for several, flattened in order.
+            static_argnums: the arguments that are no arrays but hashable values, such as a number of steps, counted from 0: each
+                value has a trace of its own. Text and None always are.
+            static_argnames: the same, by name.
+            reproducible: whether answers repeat to the last bit, on every backend.
+
+        Returns:
+            A function of the arguments of `f` that returns a 0-d array. For a `Program`, a `Program`.
+
+        Raises:
+            ShapeError: when called, if y has fewer elements than x.
+
+        Example:
+            >>> import numpy as np, gradwire as gw
+            >>> gw.jacobian_logvolume(lambda t: np.stack([3 * t, 4 * t]))(1.0)  # the logarithm of 5
+            array(1.60943791)
+        """
+        statics = Statics.of("jacobian_logvolume", f, static_argnums, static_argnames)
+        return self._derivative(f, Form("jacobian_logvolume", argnums), statics, reproducible=reproducible)
+
     def vmap(
         self,
         f: Function | Program,
@@ -450,8 +486,8 @@ class Functions(Performer):
         Args:
             f: a function of arrays, or a `Program`, which needs no arguments.
             args: examples of the arguments; their values do not matter, but for static ones.
-            transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det` or
-                `jacobian_slogdet`.
+            transform: what is explained: `evaluate`, `grad`, `value_and_grad`, `jacobian`, `hessian`, `jacobian_det`,
+                `jacobian_slogdet` or `jacobian_logvolume`.
             argnums: the arguments of the derivative, counted from 0.
             layout: of a Jacobian or Hessian.
             format: `text`, `latex` for LaTeX, or `data` for a dict of what JSON can hold.

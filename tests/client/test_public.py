@@ -13,8 +13,8 @@ from gradwire._embedded import EMBEDDED
 from gradwire_core import errors
 
 FUNCTIONS = {
-    "evaluate", "explain", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_slogdet", "jvp", "trace",
-    "value_and_grad", "vjp", "vmap",
+    "evaluate", "explain", "grad", "hessian", "hvp", "jacobian", "jacobian_det", "jacobian_logvolume", "jacobian_slogdet", "jvp",
+    "trace", "value_and_grad", "vjp", "vmap",
 }  # fmt: skip
 IMPORTS = {"from_expression", "from_sympy"}
 CONTROL = {"cond", "custom_derivative", "fori_loop", "map", "scan", "stop_gradient"}

@@ -115,6 +115,7 @@ def test_arrays_of_any_layout_and_byte_order_are_taken():
         (lambda: gw.grad(np.sum)(np.arange(3)), gw.NotDifferentiableError, "int64"),
         (lambda: gw.jacobian_det(lambda x: x[:2])(X), gw.ShapeError, "jacobian_det"),
         (lambda: gw.jacobian_slogdet(lambda x: x[:2])(X), gw.ShapeError, "jacobian_slogdet"),
+        (lambda: gw.jacobian_logvolume(lambda x: x[:2])(X), gw.ShapeError, "jacobian_logvolume"),
         (lambda: gw.jacobian(np.sin, layout="csr"), gw.ArgumentError, "needed a layout among dense, structured, sparse, got 'csr'"),
         (lambda: gw.hessian(np.sum, layout=None), gw.ArgumentError, "hessian: needed a layout among"),
         (lambda: gw.explain(np.sin, X, transform="gradient"), gw.ArgumentError, "explain: needed a transform among evaluate, grad"),

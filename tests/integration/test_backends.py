@@ -44,6 +44,7 @@ def ask_all(functions):
     yield list(functions.hvp(network, (X, W), (X, W), reproducible=True))
     yield [functions.jacobian_det(lambda m: np.linalg.inv(m) @ m.T, reproducible=True)(S)]
     yield list(functions.jacobian_slogdet(np.linalg.inv, reproducible=True)(S))
+    yield [functions.jacobian_logvolume(lambda x: np.concatenate([np.sin(x), x @ S]), reproducible=True)(S[0])]
     yield [functions.vmap(gw.grad(lambda x: np.sum(np.sin(x) * V)), reproducible=True)(X)]
     found = functions.jacobian(lambda x: np.sin(x) @ W.T, layout="structured", reproducible=True)(X)
     yield [found.todense(), *(factor for factors in found.factors for factor in factors)]
@@ -129,6 +130,7 @@ ERRORS = [
     (lambda functions: functions.grad(np.sin)(V), gw.ShapeError),
     (lambda functions: functions.grad(np.sum)(np.arange(3)), gw.NotDifferentiableError),
     (lambda functions: functions.jacobian_det(lambda x: x[:2])(V), gw.ShapeError),
+    (lambda functions: functions.jacobian_logvolume(lambda x: x[:2])(V), gw.ShapeError),
     (lambda functions: functions.evaluate(lambda x: x + np.ones(2))(V), gw.ShapeError),
     (lambda functions: functions.evaluate(lambda x, i: x[i])(V, np.array([99])), gw.ArgumentError),
     (lambda functions: functions.evaluate(lambda x: x if x.sum() > 0 else -x)(V), gw.TracingError),

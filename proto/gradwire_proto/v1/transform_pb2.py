@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradwire/v1/transform.proto\x12\x0bgradwire.v1\"\xfc\x02\n\tTransform\x12!\n\x04grad\x18\x01 \x01(\x0b\x32\x11.gradwire.v1.GradH\x00\x12)\n\x08jacobian\x18\x02 \x01(\x0b\x32\x15.gradwire.v1.JacobianH\x00\x12\'\n\x07hessian\x18\x03 \x01(\x0b\x32\x14.gradwire.v1.HessianH\x00\x12\x1f\n\x03jvp\x18\x04 \x01(\x0b\x32\x10.gradwire.v1.JvpH\x00\x12\x1f\n\x03vjp\x18\x05 \x01(\x0b\x32\x10.gradwire.v1.VjpH\x00\x12\x1f\n\x03hvp\x18\x06 \x01(\x0b\x32\x10.gradwire.v1.HvpH\x00\x12\x30\n\x0cjacobian_det\x18\x07 \x01(\x0b\x32\x18.gradwire.v1.JacobianDetH\x00\x12\x38\n\x10jacobian_slogdet\x18\x08 \x01(\x0b\x32\x1c.gradwire.v1.JacobianSlogdetH\x00\x12!\n\x04vmap\x18\t \x01(\x0b\x32\x11.gradwire.v1.VmapH\x00\x42\x06\n\x04kind\"\x17\n\x04Grad\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1b\n\x08Jacobian\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1a\n\x07Hessian\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Jvp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Vjp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Hvp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1e\n\x0bJacobianDet\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\"\n\x0fJacobianSlogdet\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"B\n\x04Vmap\x12\'\n\x07in_axes\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.BatchAxis\x12\x11\n\taxis_size\x18\x02 \x01(\x03\"\'\n\tBatchAxis\x12\x11\n\x04\x61xis\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_axisb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradwire/v1/transform.proto\x12\x0bgradwire.v1\"\xba\x03\n\tTransform\x12!\n\x04grad\x18\x01 \x01(\x0b\x32\x11.gradwire.v1.GradH\x00\x12)\n\x08jacobian\x18\x02 \x01(\x0b\x32\x15.gradwire.v1.JacobianH\x00\x12\'\n\x07hessian\x18\x03 \x01(\x0b\x32\x14.gradwire.v1.HessianH\x00\x12\x1f\n\x03jvp\x18\x04 \x01(\x0b\x32\x10.gradwire.v1.JvpH\x00\x12\x1f\n\x03vjp\x18\x05 \x01(\x0b\x32\x10.gradwire.v1.VjpH\x00\x12\x1f\n\x03hvp\x18\x06 \x01(\x0b\x32\x10.gradwire.v1.HvpH\x00\x12\x30\n\x0cjacobian_det\x18\x07 \x01(\x0b\x32\x18.gradwire.v1.JacobianDetH\x00\x12\x38\n\x10jacobian_slogdet\x18\x08 \x01(\x0b\x32\x1c.gradwire.v1.JacobianSlogdetH\x00\x12!\n\x04vmap\x18\t \x01(\x0b\x32\x11.gradwire.v1.VmapH\x00\x12<\n\x12jacobian_logvolume\x18\n \x01(\x0b\x32\x1e.gradwire.v1.JacobianLogvolumeH\x00\x42\x06\n\x04kind\"\x17\n\x04Grad\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1b\n\x08Jacobian\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1a\n\x07Hessian\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Jvp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Vjp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x16\n\x03Hvp\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\x1e\n\x0bJacobianDet\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"\"\n\x0fJacobianSlogdet\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"$\n\x11JacobianLogvolume\x12\x0f\n\x07\x61rgnums\x18\x01 \x03(\x03\"B\n\x04Vmap\x12\'\n\x07in_axes\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.BatchAxis\x12\x11\n\taxis_size\x18\x02 \x01(\x03\"\'\n\tBatchAxis\x12\x11\n\x04\x61xis\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_axisb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,25 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradwire_proto.v1.transform
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRANSFORM']._serialized_start=45
-  _globals['_TRANSFORM']._serialized_end=425
-  _globals['_GRAD']._serialized_start=427
-  _globals['_GRAD']._serialized_end=450
-  _globals['_JACOBIAN']._serialized_start=452
-  _globals['_JACOBIAN']._serialized_end=479
-  _globals['_HESSIAN']._serialized_start=481
-  _globals['_HESSIAN']._serialized_end=507
-  _globals['_JVP']._serialized_start=509
-  _globals['_JVP']._serialized_end=531
-  _globals['_VJP']._serialized_start=533
-  _globals['_VJP']._serialized_end=555
-  _globals['_HVP']._serialized_start=557
-  _globals['_HVP']._serialized_end=579
-  _globals['_JACOBIANDET']._serialized_start=581
-  _globals['_JACOBIANDET']._serialized_end=611
-  _globals['_JACOBIANSLOGDET']._serialized_start=613
-  _globals['_JACOBIANSLOGDET']._serialized_end=647
-  _globals['_VMAP']._serialized_start=649
-  _globals['_VMAP']._serialized_end=715
-  _globals['_BATCHAXIS']._serialized_start=717
-  _globals['_BATCHAXIS']._serialized_end=756
+  _globals['_TRANSFORM']._serialized_end=487
+  _globals['_GRAD']._serialized_start=489
+  _globals['_GRAD']._serialized_end=512
+  _globals['_JACOBIAN']._serialized_start=514
+  _globals['_JACOBIAN']._serialized_end=541
+  _globals['_HESSIAN']._serialized_start=543
+  _globals['_HESSIAN']._serialized_end=569
+  _globals['_JVP']._serialized_start=571
+  _globals['_JVP']._serialized_end=593
+  _globals['_VJP']._serialized_start=595
+  _globals['_VJP']._serialized_end=617
+  _globals['_HVP']._serialized_start=619
+  _globals['_HVP']._serialized_end=641
+  _globals['_JACOBIANDET']._serialized_start=643
+  _globals['_JACOBIANDET']._serialized_end=673
+  _globals['_JACOBIANSLOGDET']._serialized_start=675
+  _globals['_JACOBIANSLOGDET']._serialized_end=709
+  _globals['_JACOBIANLOGVOLUME']._serialized_start=711
+  _globals['_JACOBIANLOGVOLUME']._serialized_end=747
+  _globals['_VMAP']._serialized_start=749
+  _globals['_VMAP']._serialized_end=815
+  _globals['_BATCHAXIS']._serialized_start=817
+  _globals['_BATCHAXIS']._serialized_end=856
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,7 @@ class Transform(google.protobuf.message.Message):
     JACOBIAN_DET_FIELD_NUMBER: builtins.int
     JACOBIAN_SLOGDET_FIELD_NUMBER: builtins.int
     VMAP_FIELD_NUMBER: builtins.int
+    JACOBIAN_LOGVOLUME_FIELD_NUMBER: builtins.int
     @property
     def grad(self) -> Global___Grad:
         """The gradient of a scalar function."""
@@ -78,6 +79,10 @@ class Transform(google.protobuf.message.Message):
     def vmap(self) -> Global___Vmap:
         """The function mapped over a batch axis."""
 
+    @property
+    def jacobian_logvolume(self) -> Global___JacobianLogvolume:
+        """The logarithm of the factor by which volumes change, into a space of as many dimensions or more."""
+
     def __init__(
         self,
         *,
@@ -90,10 +95,11 @@ class Transform(google.protobuf.message.Message):
         jacobian_det: Global___JacobianDet | None = ...,
         jacobian_slogdet: Global___JacobianSlogdet | None = ...,
         vmap: Global___Vmap | None = ...,
+        jacobian_logvolume: Global___JacobianLogvolume | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["grad", b"grad", "hessian", b"hessian", "hvp", b"hvp", "jacobian", b"jacobian", "jacobian_det", b"jacobian_det", "jacobian_slogdet", b"jacobian_slogdet", "jvp", b"jvp", "kind", b"kind", "vjp", b"vjp", "vmap", b"vmap"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["grad", b"grad", "hessian", b"hessian", "hvp", b"hvp", "jacobian", b"jacobian", "jacobian_det", b"jacobian_det", "jacobian_slogdet", b"jacobian_slogdet", "jvp", b"jvp", "kind", b"kind", "vjp", b"vjp", "vmap", b"vmap"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["grad", "jacobian", "hessian", "jvp", "vjp", "hvp", "jacobian_det", "jacobian_slogdet", "vmap"] | None: ...
+    def HasField(self, field_name: typing.Literal["grad", b"grad", "hessian", b"hessian", "hvp", b"hvp", "jacobian", b"jacobian", "jacobian_det", b"jacobian_det", "jacobian_logvolume", b"jacobian_logvolume", "jacobian_slogdet", b"jacobian_slogdet", "jvp", b"jvp", "kind", b"kind", "vjp", b"vjp", "vmap", b"vmap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["grad", b"grad", "hessian", b"hessian", "hvp", b"hvp", "jacobian", b"jacobian", "jacobian_det", b"jacobian_det", "jacobian_logvolume", b"jacobian_logvolume", "jacobian_slogdet", b"jacobian_slogdet", "jvp", b"jvp", "kind", b"kind", "vjp", b"vjp", "vmap", b"vmap"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["grad", "jacobian", "hessian", "jvp", "vjp", "hvp", "jacobian_det", "jacobian_slogdet", "vmap", "jacobian_logvolume"] | None: ...
 
 Global___Transform: typing_extensions.TypeAlias = Transform
 
@@ -286,6 +292,31 @@ class JacobianSlogdet(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["argnums", b"argnums"]) -> None: ...
 
 Global___JacobianSlogdet: typing_extensions.TypeAlias = JacobianSlogdet
+
+@typing.final
+class JacobianLogvolume(google.protobuf.message.Message):
+    """The logarithm of the volume of the Jacobian, as of a surface in space. With J the Jacobian flattened as for JacobianDet, which
+    MUST have at least as many rows, the elements of the outputs, as columns, it is the natural logarithm of sqrt(det(J^T J)); so
+    of |det J| where J is square. It is minus infinity where the columns depend on each other.
+
+    Adds no inputs. Outputs: that logarithm, of shape ().
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARGNUMS_FIELD_NUMBER: builtins.int
+    @property
+    def argnums(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Inputs to differentiate in: distinct, of a floating point or complex dtype. Default (empty): input 0."""
+
+    def __init__(
+        self,
+        *,
+        argnums: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["argnums", b"argnums"]) -> None: ...
+
+Global___JacobianLogvolume: typing_extensions.TypeAlias = JacobianLogvolume
 
 @typing.final
 class Vmap(google.protobuf.message.Message):
