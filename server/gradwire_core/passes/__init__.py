@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradwire_core.passes.contraction import order_contractions
+from gradwire_core.passes.loops import merge_loops
 from gradwire_core.passes.prune import prune
 from gradwire_core.passes.simplify import simplify
 from gradwire_core.program import Program
 
-PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, order_contractions)
+PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, merge_loops, order_contractions)
 
 
 def run_passes(program: Program) -> Program:
@@ -22,4 +23,4 @@ def run_passes(program: Program) -> Program:
     return program
 
 
-__all__ = ["PIPELINE", "order_contractions", "prune", "run_passes", "simplify"]
+__all__ = ["PIPELINE", "merge_loops", "order_contractions", "prune", "run_passes", "simplify"]
