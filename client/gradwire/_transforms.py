@@ -24,9 +24,10 @@ from gradwire._calls import (
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
 from gradwire._task import Argnums, Form, Format, Layout, check_explained, check_form, prepare
-from gradwire._tracing import input_names
+from gradwire._tracing import Trace, input_names
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
+from gradwire_core.types import Array
 
 Function = Callable[..., Any]
 Numbers = int | Sequence[int]
@@ -461,12 +462,7 @@ class Functions(Performer):
         statics = Statics.of("trace", f, static_argnums, static_argnames)
         if isinstance(f, Program):
             return f
-        trace = bind(f, *(statics.flatten if statics else flatten_call)(args, kwargs)).trace
-        captured = [item for item in trace.captures if not isinstance(item, Value)]
-        if len(captured) != len(trace.captures):
-            raise ArgumentError(
-                "trace: needed a function of its own arguments, got one that reaches arrays of another trace; pass them"
-            )
+        trace, captured = _own_trace("trace", f, statics, args, kwargs)
         return Program.of(trace.program, captured, input_names(f, trace.arguments))
 
     def explain(
@@ -516,8 +512,13 @@ class Functions(Performer):
         """
         form = Form(transform, argnums, layout)
         check_explained(form, format)
-        traced = self.trace(f, *args, static_argnums=static_argnums, static_argnames=static_argnames, **kwargs)
-        return self._explain(traced, prepare(traced.traced, form).outputs, traced.names, format)
+        statics = Statics.of("explain", f, static_argnums, static_argnames)
+        if isinstance(f, Program):
+            trace, names = f.traced, f.names
+        else:
+            trace, _ = _own_trace("explain", f, statics, args, kwargs)
+            names = input_names(f, trace.arguments)
+        return self._explain(trace.program, prepare(trace, form).outputs, names, format)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
         check_form(form)
@@ -530,6 +531,22 @@ class Functions(Performer):
             )
             raise ArgumentError(text, given=form.layout)
         return derive_program(f, form)
+
+
+def _own_trace(
+    where: str, f: Function, statics: Statics | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Trace, list[Array]]:
+    """Return the trace of a function for a call, and the arrays that it captured.
+
+    Raises:
+        ArgumentError: it reaches Values of another trace.
+    """
+    trace = bind(f, *(statics.flatten if statics else flatten_call)(args, kwargs)).trace
+    captured = [item for item in trace.captures if not isinstance(item, Value)]
+    if len(captured) != len(trace.captures):
+        text = f"{where}: needed a function of its own arguments, got one that reaches arrays of another trace; pass them"
+        raise ArgumentError(text)
+    return trace, captured
 
 
 def _only(values: Sequence[Any]) -> Any:

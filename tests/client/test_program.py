@@ -125,6 +125,18 @@ def test_programs_print_explain_and_export():
     assert scope["program"](X, W)[0] == f(X, W)
 
 
+def test_nested_arguments_are_explained_as_they_are_differentiated():
+    f = lambda p, t: np.sum(p["w"] * p["x"]) * t
+    found = gw.explain(f, {"w": X, "x": X}, 2.0, transform="grad", format="data")
+    (derivation,) = found["derivations"]
+    assert [item["name"] for item in derivation["inputs"]] == ["p_w", "p_x", "t"]
+    assert {item["by"] for item in derivation["asked"]} == {"p_w", "p_x"}
+    found = gw.explain(f, {"w": X, "x": X}, 2.0, transform="grad", argnums=1, format="data")
+    assert {item["by"] for item in found["derivations"][0]["asked"]} == {"t"}
+    with pytest.raises(gw.ArgumentError, match="needed argnums that choose among 2 positional arguments"):
+        gw.explain(f, {"w": X, "x": X}, 2.0, transform="grad", argnums=2)
+
+
 def test_a_trace_within_a_trace_has_its_own_arguments():
     assert gw.evaluate(lambda x: x * len(gw.trace(np.sin, 1.0).equations))(2.0) == 2.0
     with pytest.raises(gw.ArgumentError, match="trace: needed a function of its own arguments"):
