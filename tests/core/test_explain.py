@@ -365,6 +365,13 @@ def test_a_hessian_is_the_jacobian_of_the_gradient():
     assert "grad, from dc/dx: float64[4]" in explain(program, outputs, names=["x"])
 
 
+def test_the_hessian_of_a_factorization_is_small():
+    program = traced(lambda x, w: np.sum((1.0 - x @ w.T) ** 2), (50, 3), (40, 3))
+    text = explain(program, [Output((Transform("hessian"),), "structured")], names=["x", "w"])
+    assert re.search(r"/dx\[i',k'\] = 2 delta\[i,i'\] sum_j w\[j,k'?\] w\[j,k'?\]$", text, re.MULTILINE)
+    assert "structured" in text.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("name", "shape"), [("jvp", [3]), ("vjp", [3]), ("jacobian_det", []), ("jacobian_slogdet", []), ("jacobian", [3, 3])]
 )

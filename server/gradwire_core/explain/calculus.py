@@ -206,6 +206,21 @@ def gather(*items: Expression) -> Expression:
     return multiply(*common, add(*rests)) if common else total
 
 
+def outward(expression: Expression) -> Expression:
+    """Return an expression as it is printed: what a sum over indices does not depend on stands before it."""
+    if isinstance(expression, Sum):
+        return Sum(tuple(map(outward, expression.items)))
+    if isinstance(expression, Product) and isinstance(expression.items[-1], Over):
+        last = outward(expression.items[-1])
+        return Product((*expression.items[:-1], *(last.items if isinstance(last, Product) else (last,))))
+    if isinstance(expression, Over) and expression.kind == "sum" and isinstance(expression.body, Product):
+        bound, items = set(expression.symbols), expression.body.items
+        free = [item for item in items if bound.isdisjoint(symbols_of(item))]
+        inner = _product([item for item in items if not bound.isdisjoint(symbols_of(item))])
+        return Product((*free, replace(expression, body=inner))) if free else expression
+    return expression
+
+
 def call(primitive: str, *operands: Expression) -> Expression:
     """Return an elementwise primitive of elements; conditions are simplified, as numbers 0 and 1."""
     if primitive == "where":

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.explain.calculus import delta, gather, multiply
+from gradwire_core.explain.calculus import delta, gather, multiply, outward
 from gradwire_core.explain.derivation import Derivation, Partial, Path, Paths, Step, Total
 from gradwire_core.explain.local import Local, Parts, var_of
 from gradwire_core.explain.maps import Map, added, compose, read_term
@@ -156,7 +156,7 @@ class _Deriving:
             ]
             names = tuple([self.names[result] for result in equation.results])
             types = tuple([result.type for result in equation.results])
-            formulas = tuple([formula(left, right, self.axes) for left, right in pairs])
+            formulas = tuple([formula(left, outward(right), self.axes) for left, right in pairs])
             rule = rule_of(equation, places[index])
             is_partial = equation.primitive.name == "pad"
             primitive = equation.primitive.name
@@ -212,7 +212,7 @@ class _Deriving:
 
     def _ratio(self, of: str, by: str, made: Map) -> Formula:
         left = Ratio(Element(of, tuple(map(at, made.out))), Element(by, tuple(map(at, made.into))))
-        return formula(left, recognize(gather(*made.items), self.quotients), self.axes)
+        return formula(left, outward(recognize(gather(*made.items), self.quotients)), self.axes)
 
     def _count(self, equation: Equation, counts: Mapping[str, dict[str, int]]) -> None:
         """Count the paths from each input to the results of an equation."""
