@@ -16,6 +16,7 @@ from gradwire_core.check import check_program
 from gradwire_core.errors import NotDifferentiableError
 from gradwire_core.ops import shaping
 from gradwire_core.program import Program
+from gradwire_core.structure.strategy import recording
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import grad, jacobian_det, jacobian_slogdet, jvp, vmap
 from gradwire_core.types import Dtype, TensorType
@@ -473,12 +474,53 @@ def loop(x, weights):
     return gw.scan(body, x, weights)[0]
 
 
-def test_a_loop_is_one_block():
+def unrolled(x, weights):
+    for w in weights:
+        hidden = np.tanh(w @ x[: x.size // 2])
+        x = np.concatenate([x[x.size // 2 :] * np.exp(hidden) + hidden, x[: x.size // 2]])
+    return x
+
+
+def test_the_determinant_of_a_loop_is_that_of_its_steps():
+    n, length = 20, 30
     rng = np.random.default_rng(0)
-    x, weights = rng.normal(size=N), rng.normal(size=(3, N // 2, N // 2))
-    for function in [loop, lambda x, weights: np.sin(loop(np.tanh(x) + 2 * x, weights))]:
-        program = traced(function, x, weights)
-        assert_as_dense(program, [x, weights])
+    x, weights = rng.normal(size=n), rng.normal(size=(length, n // 2, n // 2)) / 3
+    program = traced(loop, x, weights)
+    needed = slogdet_of(traced(lambda x, *weights: unrolled(x, weights), x, *weights), [x, *weights])
+    with recording() as choices:
+        derived = jacobian_slogdet(program)
+    assert f"1 block {n} x {n} of {length} steps (" in choices[-1].chosen
+    assert "dense" not in choices[-1].chosen
+    assert largest(derived) <= length * n * 2
+    np.testing.assert_allclose(interpret(derived, [x, weights]), needed, rtol=1e-12)
+    assert_as_dense(program, [x, weights])
+    log = Program(derived.inputs, derived.equations, derived.outputs[1:])
+    direction = rng.normal(size=weights.shape)
+    low, high = [interpret(log, [x, weights + step * direction])[0] for step in (-1e-6, 1e-6)]
+    slope = np.sum(interpret(grad(log, (1,)), [x, weights])[0] * direction)
+    np.testing.assert_allclose(slope, (high - low) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: gw.scan(lambda x, step: (np.sin(MATRICES[0] @ x) + 2 * x, ()), x, None, length=3)[0],
+        lambda x: gw.scan(lambda x, step: (MATRICES[0] @ x, ()), x, None, length=3)[0],
+        lambda x: np.concatenate(
+            gw.scan(lambda c, step: ((c[1] * np.exp(c[0]), c[0]), ()), (x[:3], np.tanh(x[3:])), None, length=3)[0]
+        ),
+        lambda x: np.concatenate(gw.scan(lambda c, step: ((c[1], c[0] * c[1]), ()), (x[3:], x[:3]), None, length=3)[0][::-1]),
+        lambda x: gw.scan(lambda c, step: ((c[0] * np.exp(c[0]), c[1] + np.sum(c[0])), ()), (x, 0.0), None, length=3)[0][0],
+        lambda x: gw.scan(lambda c, step: ((c[0] * c[1], c[1] + np.sum(c[0])), ()), (x, 1.0), None, length=3)[0][0],
+        lambda x: gw.scan(lambda c, y: (c * y, ()), np.exp(x), np.stack([x, x * x]))[0],
+        lambda x: gw.scan(lambda c, y: (c + x * np.sin(c), ()), np.exp(x), None, length=2)[0],
+        lambda x: gw.scan(lambda c, y: (np.concatenate([c[:1], c[:1] * 2, c[2:]]), ()), x, None, length=2)[0],
+        lambda x: x + gw.scan(lambda c, y: (np.tanh(c), ()), x, None, length=2)[0],
+    ],
+)
+def test_loops_of_all_kinds(function):
+    x = np.random.default_rng(0).uniform(0.3, 0.9, N)
+    assert_as_dense(traced(function, x), [x])
 
 
 def test_a_branch_is_one_block():

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.ops._declare import call, find_primitive, zeros_of
 from gradwire_core.ops.elementwise import add, multiply
 from gradwire_core.ops.shaping import broadcast_to, reshape
-from gradwire_core.program import Equation, Operand, Var
+from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.blocks import common_block
 from gradwire_core.structure.entries import entries_of
@@ -92,7 +93,26 @@ class Logarithm:
     order: int
 
 
-Part = Partials | Matrices | LowRank | Logarithm
+@dataclass(frozen=True, slots=True, eq=False)
+class Loop:
+    """A block that is a loop: its determinant is the product of those of the steps.
+
+    Attributes:
+        builder: another builder, where that of one step is; its inputs are what the step reads.
+        step: the determinant of one step.
+        operands: what is read by every step, or along axis 0 by one each.
+        is_stacked: which of the operands the steps read along axis 0.
+        length: the number of steps.
+    """
+
+    builder: Builder
+    step: Determinant
+    operands: tuple[Value, ...]
+    is_stacked: tuple[bool, ...]
+    length: int
+
+
+Part = Partials | Matrices | LowRank | Logarithm | Loop
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,6 +154,8 @@ def determinant(system: System) -> Determinant:
 def _kind(parts: Sequence[Part]) -> str:
     """Return how blocks are computed, as text."""
     last = parts[-1] if parts else None
+    if isinstance(last, Loop):
+        return f"of {last.length} steps ({last.step.description})"
     if isinstance(last, LowRank):
         return f"diagonal plus rank {last.left.shape[2]}"
     return last.how if isinstance(last, Logarithm) else "dense"
@@ -180,9 +202,9 @@ def _read(system: System, pairs: Pairs) -> Found:
 
 def _block(system: System, group: Group) -> Found:
     """Return blocks that are more than one entry."""
-    found_: Found | None = _factored(system, group)
-    if found_ is not None:
-        return found_
+    whole = _loop(system, group) or _factored(system, group)
+    if whole is not None:
+        return whole
     found = sum_over_paths(system, group)
     if found is None:
         return _accumulated(system, group)
@@ -207,6 +229,58 @@ def _parts(group: Group, entries: Entries) -> list[Part]:
         joined([broadcast_to(pair[side], (count, *pair[side].shape[1:])) for pair in entries.products], 2 - side) for side in (0, 1)
     ]
     return [LowRank(broadcast_to(entries.diagonal, (count, group.order)), left, right, group.count // count)]
+
+
+# -- loops ---------------------------------------------------------------------------------------------------------------------
+
+
+def _loop(system: System, group: Group) -> Found | None:
+    """Return a block that is all carries of a loop by what they begin with; None for others."""
+    results = [var for var, kind in group.places if kind == OUTPUT]
+    equation = system.equation(results[0])
+    if equation is None or equation.primitive.name != "scan" or group.count > 1:
+        return None
+    params: Any = equation.params
+    first, last = params["const_count"], params["const_count"] + params["carry_count"]
+    carried = [index for index, var in enumerate(equation.results[: last - first]) if (var, OUTPUT) in group.places]
+    begins = [equation.operands[first + index] for index in carried]
+    needed = {(var, INPUT) for var in begins} | {(equation.results[index], OUTPUT) for index in carried}
+    linear = [item for item in equation.operands if item in system]
+    if group.places.keys() != needed or {*linear} != {*begins} or len(linear) != len(begins):
+        return None
+    if any(places.size != var.type.size for (var, _), places in group.places.items()):
+        return None
+    order = np.concatenate([system.scalars(var) for var in begins if isinstance(var, Var)])
+    builder = Builder()
+    step = _step(builder, params["body"], first, last, carried)
+    if step is None:
+        return None
+    places = [place for place in range(len(equation.operands)) if not first <= place < last]
+    operands = tuple(Value(system.builder, equation.operands[place]) for place in places)
+    is_stacked = tuple(place >= last for place in places)
+    return parity(order, np.sort(order)), [Loop(builder, step, operands, is_stacked, params["length"])]
+
+
+def _step(builder: Builder, body: Program, first: int, last: int, carried: Sequence[int]) -> Determinant | None:
+    """Return the determinant of some carries of one step of a linear loop by themselves; None where others lead to them."""
+    types = body.input_types
+    known: dict[Operand, Value] = {}
+    others = []
+    for place, (var, type) in enumerate(zip(body.inputs, types, strict=True)):
+        is_free = first <= place < last
+        known[var] = builder.free(type) if is_free else builder.input(type)
+        if is_free and place - first not in carried:
+            others.append(known[var])
+    builder.inline_equations(body.equations, known)
+    seeds = [known[body.inputs[first + index]] for index in carried]
+    ends = [builder.resolve(body.outputs[index], known) for index in carried]
+    reached = {var for equation in _dependent(builder.equations, others) for var in equation.results}
+    if not reached.isdisjoint(end.operand for end in ends) or any(end.operand is item.operand for end in ends for item in others):
+        return None
+    equations = [item for item in _dependent(builder.equations, seeds) if reached.isdisjoint(item.results)]
+    linear = {seed.operand for seed in seeds} | {var for equation in equations for var in equation.results}
+    outputs = [(_var(end) if end.operand in linear else None, end.type) for end in ends]
+    return determinant(System(builder, equations, [_var(seed) for seed in seeds], outputs))
 
 
 # -- blocks from terms ---------------------------------------------------------------------------------------------------------

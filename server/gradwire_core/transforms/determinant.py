@@ -19,12 +19,13 @@ from gradwire_core.ops.elementwise import add, exp, multiply, power
 from gradwire_core.ops.linalg import det, slogdet
 from gradwire_core.ops.reduction import prod
 from gradwire_core.ops.reduction import sum as sum_over
-from gradwire_core.ops.shaping import concatenate, reshape
+from gradwire_core.ops.shaping import reshape
 from gradwire_core.program import Program, Var
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.determinants import (
     Determinant,
     Logarithm,
+    Loop,
     LowRank,
     Matrices,
     Part,
@@ -42,8 +43,10 @@ from gradwire_core.structure.zeros import known
 from gradwire_core.transforms.differential import PARTS_OF_COMPLEX
 from gradwire_core.transforms.jacobian import jacobian
 from gradwire_core.transforms.linearize import Linearized, linearize
+from gradwire_core.transforms.vmap import vmap
 from gradwire_core.types import Dtype
 
+_Part = Partials | Matrices | Logarithm | Loop
 MOST_STACKED = 128
 """Matrices of at most this order are factored in one call."""
 
@@ -56,18 +59,7 @@ def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
     derivative, found = _determinant(program, argnums, "jacobian_det")
-    builder, dtype = derivative.builder, derivative.dtype
-    groups: dict[int, list[Value]] = {}
-    factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
-    for part in _eliminated(found.parts, spare=1):
-        if isinstance(part, Logarithm):
-            factors += [part.sign, exp(part.log)]
-        else:
-            groups.setdefault(part.power, []).append(_determinants(part))
-    for often, values in groups.items():
-        product = prod(values[0] if len(values) == 1 else concatenate(values, 0))
-        factors.append(product if often == 1 else power(product, float(often)))
-    return _recorded(builder.build([reduce(multiply, factors)]), found)
+    return _recorded(derivative.builder.build([_product(derivative.builder, derivative.dtype, found)]), found)
 
 
 def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -78,38 +70,71 @@ def jacobian_slogdet(program: Program, argnums: Sequence[int] = (0,)) -> Program
         ArgumentError, NotDifferentiableError: as `jacobian`.
     """
     derivative, found = _determinant(program, argnums, "jacobian_slogdet")
-    dtype = derivative.dtype
+    return _recorded(derivative.builder.build(_logarithm(derivative.builder, derivative.dtype, found)), found)
+
+
+def _product(builder: Builder, dtype: Dtype, found: Determinant) -> Value:
+    """Return a determinant as a product."""
+    groups: dict[int, list[Value]] = {}
+    factors = [builder.literal(np.asarray(found.sign, dtype.numpy))]
+    for part in _eliminated(found.parts, spare=1):
+        if isinstance(part, Logarithm):
+            factors += [part.sign, exp(part.log)]
+        elif isinstance(part, Loop):
+            steps, often = _mapped(builder, part, [_product(part.builder, dtype, part.step)])
+            groups.setdefault(often, []).append(reshape(steps[0], (steps[0].size,)))
+        else:
+            groups.setdefault(part.power, []).append(_determinants(part))
+    for often, values in groups.items():
+        product = prod(joined(values, 0))
+        factors.append(product if often == 1 else power(product, float(often)))
+    return reduce(multiply, factors)
+
+
+def _logarithm(builder: Builder, dtype: Dtype, found: Determinant) -> list[Value]:
+    """Return the sign of a determinant and the logarithm of its absolute value."""
     sign_, log_ = float(found.sign), 0.0 if found.sign else -np.inf
     signs: list[Value] = []
     logs: list[Value] = []
     for part in _eliminated(found.parts, spare=0):
-        if isinstance(part, Logarithm):
-            signs.append(part.sign)
-            logs.append(part.log)
-            continue
         numbers = known(part.values) if isinstance(part, Partials) else None
-        if numbers is not None and numbers.dtype.kind == "f":
+        if numbers is not None and numbers.dtype.kind == "f" and isinstance(part, Partials):
             sign_ *= float(np.prod(np.sign(numbers))) ** part.power
             with np.errstate(divide="ignore"):
                 log_ += float(np.sum(np.log(np.abs(numbers)))) * part.power
             continue
-        one, other = _signs_and_logs(part)
+        one, other, often = _signs_and_logs(builder, dtype, part)
         product, total = prod(one), sum_over(other)
-        signs.append(product if part.power == 1 else power(product, float(part.power)))
-        logs.append(total if part.power == 1 else total * float(part.power))
+        signs.append(product if often == 1 else power(product, float(often)))
+        logs.append(total if often == 1 else total * float(often))
     if sign_ != 1 or not signs:
-        signs.append(derivative.builder.literal(np.asarray(sign_, dtype.numpy)))
+        signs.append(builder.literal(np.asarray(sign_, dtype.numpy)))
     if log_ != 0 or not logs:
-        logs.append(derivative.builder.literal(np.asarray(log_, PARTS.get(dtype, dtype).numpy)))
-    return _recorded(derivative.builder.build([reduce(multiply, signs), reduce(add, logs)]), found)
+        logs.append(builder.literal(np.asarray(log_, PARTS.get(dtype, dtype).numpy)))
+    return [reduce(multiply, signs), reduce(add, logs)]
 
 
-def _signs_and_logs(part: Partials | Matrices) -> tuple[Value, Value]:
+def _signs_and_logs(builder: Builder, dtype: Dtype, part: _Part) -> tuple[Value, Value, int]:
+    """Return the signs and the logarithms of what a part multiplies, and how often it does."""
+    if isinstance(part, Logarithm):
+        return part.sign, part.log, 1
+    if isinstance(part, Loop):
+        found, often = _mapped(builder, part, _logarithm(part.builder, dtype, part.step))
+        return found[0], found[1], often
     values = part.values
     if isinstance(part, Partials) and not is_complex(values):
-        return sign_of(values), log_absolute(values)
+        return sign_of(values), log_absolute(values), part.power
     signs, logs = slogdet(reshape(values, (values.size, 1, 1)) if isinstance(part, Partials) else values)
-    return signs, logs
+    return signs, logs, part.power
+
+
+def _mapped(builder: Builder, loop: Loop, outputs: Sequence[Value]) -> tuple[list[Value], int]:
+    """Return numbers of the step of a loop for all its steps; or for one, and how many there are, where all are alike."""
+    step = loop.builder.build(outputs)
+    if not any(loop.is_stacked):
+        return builder.inline(step, loop.operands), loop.length
+    axes = [0 if flag else None for flag in loop.is_stacked]
+    return builder.inline(vmap(step, axes, loop.length), loop.operands), 1
 
 
 def _recorded(derived: Program, found: Determinant) -> Program:
@@ -152,19 +177,19 @@ def jacobian_logvolume(program: Program, argnums: Sequence[int] = (0,)) -> Progr
     return derivative.builder.build([reduce(add, total)])
 
 
-def _eliminated(parts: Sequence[Part], spare: int) -> list[Partials | Matrices | Logarithm]:
+def _eliminated(parts: Sequence[Part], spare: int) -> list[_Part]:
     """Return parts with the determinant lemma applied, matrices of one order together, and those of order 1 as numbers."""
-    found: list[Partials | Matrices | Logarithm] = []
+    found: list[_Part] = []
     small: dict[tuple[int, int], list[Value]] = {}
     for part in parts:
-        rest: Part = part
-        if isinstance(part, LowRank):
-            pivots, matrices = bordered(part.diagonal, part.left, part.right, spare)
-            found.append(Partials(pivots, part.power))
-            rest = Matrices(matrices, part.power)
+        rest = part
+        if isinstance(rest, LowRank):
+            pivots, matrices = bordered(rest.diagonal, rest.left, rest.right, spare)
+            found.append(Partials(pivots, rest.power))
+            rest = Matrices(matrices, rest.power)
         if isinstance(rest, Matrices) and rest.values.shape[-1] <= MOST_STACKED:
             small.setdefault((rest.values.shape[-1], rest.power), []).append(rest.values)
-        elif not isinstance(rest, LowRank):
+        else:
             found.append(rest)
     for (order, often), values in small.items():
         stacked = joined(values, 0)
