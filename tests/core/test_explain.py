@@ -368,7 +368,7 @@ def test_a_hessian_is_the_jacobian_of_the_gradient():
 def test_the_hessian_of_a_factorization_is_small():
     program = traced(lambda x, w: np.sum((1.0 - x @ w.T) ** 2), (50, 3), (40, 3))
     text = explain(program, [Output((Transform("hessian"),), "structured")], names=["x", "w"])
-    assert re.search(r"/dx\[i',k'\] = 2 delta\[i,i'\] sum_j w\[j,k'?\] w\[j,k'?\]$", text, re.MULTILINE)
+    assert re.search(r"/dx\[i',j'\] = 2 delta\[i,i'\] sum_k w\[k,j'?\] w\[k,j'?\]$", text, re.MULTILINE)
     assert "structured" in text.splitlines()[-1]
 
 
