@@ -5,6 +5,8 @@ Windows are checked against the columns of the linearized program, and at sizes 
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -16,6 +18,7 @@ from gradwire_core.check import check_program
 from gradwire_core.engine import Output, compile
 from gradwire_core.ops import shaping
 from gradwire_core.program import Program
+from gradwire_core.structure import joining
 from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, jacobian, jvp, structured_hessian, structured_jacobian, vmap
@@ -172,6 +175,59 @@ def test_the_hessian_of_rosenbrock_is_tridiagonal():
     np.testing.assert_allclose(dense, dense.T, rtol=1e-12)
 
 
+def nine_points(x):
+    inner = [slice(1 + shift, length - 1 + shift) for length in x.shape[:1] for shift in (-1, 0, 1)]
+    return sum(x[row, column] * float(3 * i + j + 1) for i, row in enumerate(inner) for j, column in enumerate(inner))
+
+
+def diffused(x):
+    return x.at[1:-1, 1:-1].set(laplacian(np.sin(x)))
+
+
+def repeated(function, count):
+    def chain(x):
+        for _ in range(count):
+            x = np.sin(function(x))
+        return x
+
+    return chain
+
+
+DEEP = {
+    # name: function, shape, entries a row at most
+    "nine points": (nine_points, (20, 20), 9),
+    "nine points, twice": (repeated(nine_points, 2), (24, 24), 25),
+    "nine points, four times": (repeated(nine_points, 4), (22, 22), 81),
+    "diffusion, twice": (repeated(diffused, 2), (24, 24), 13),
+    "diffusion, four times": (repeated(diffused, 4), (20, 20), 41),
+    "blur, ten times": (repeated(lambda x: x[2:] + x[1:-1] + x[:-2], 10), (120,), 21),
+    "shuffles": (repeated(lambda x: x[np.random.default_rng(0).permutation(90)] * x[::-1], 3), (90,), 8),
+    "halves that are joined again": (repeated(lambda x: np.concatenate([np.sin(x[:30]), np.cos(x[30:])]), 5), (60,), 1),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_chains_hold_their_entries_however_many_terms_they_pass(name):
+    function, shape, row = DEEP[name]
+    program = traced(function, shape)
+    arrays = inputs(shape)
+    derived, (spec,) = structured_jacobian(program)
+    found = spec.fill(interpret(derived, arrays))
+    assert len(found.terms) <= 64
+    entries = row * np.prod(spec.shape_out, dtype=int)
+    axes = len(spec.shape_out) + len(spec.shape_in)
+    assert found.nbytes <= 8 * entries * (1 + axes)
+    assert largest(derived) <= max(20 * entries, arrays[0].size)
+    np.testing.assert_allclose(found.todense(), by_columns(program, arrays), rtol=1e-9, atol=1e-9)
+
+
+def test_windows_of_one_diagonal_are_one_term():
+    program = traced(lambda x: np.concatenate([np.sin(x[:20]), np.cos(x[20:50]), np.exp(x[50:])]), (60,))
+    _, (spec,) = structured_jacobian(program)
+    (pattern,) = spec.patterns
+    assert str(pattern) == "dY[i]/dX[i] = A[i]"
+
+
 # -- random programs ---------------------------------------------------------------------------------------------------------
 
 
@@ -233,7 +289,18 @@ def moving_programs(draw) -> tuple[Program, list[np.ndarray]]:
 @examples(50)
 @given(moving_programs())
 def test_moves_are_as_sparse_as_they_are(case):
-    program, arrays = case
+    check_moves(*case)
+
+
+@examples(30)
+@given(moving_programs())
+def test_entries_that_are_listed_are_those_of_the_terms(case):
+    """As above, where more than one term is too many."""
+    with mock.patch.multiple(joining, MANY_TERMS=1, MOST_TERMS=1):
+        check_moves(*case)
+
+
+def check_moves(program, arrays):
     derived, (spec,) = structured_jacobian(program)
     check_program(derived)
     found = spec.fill(interpret(derived, arrays))

@@ -14,7 +14,7 @@ import numpy as np
 from gradwire_core.builder import Builder, Value
 from gradwire_core.ops.contraction import einsum_of
 from gradwire_core.ops.elementwise import add, multiply
-from gradwire_core.ops.shaping import broadcast_to, embed, reshape
+from gradwire_core.ops.shaping import broadcast_to, embed, reshape, transpose
 from gradwire_core.structure.axes import (
     Axis,
     Factor,
@@ -113,6 +113,13 @@ def read_at(value: Value, axes: Sequence[Axis]) -> Factor:
         return diagonal_factor(reshape(value, tuple(label.size for label in labels)), labels)
     stands = [Label(length) for length in value.shape]
     factor = Factor(value, tuple(stands))
+    listed = [place for place, axis in enumerate(axes) if any(part.table is not None for part in axis.parts)]
+    if len(listed) > 1:  # at once, for tables over one label read one entry each
+        rest = [place for place in range(len(axes)) if place not in listed]
+        merged = Label(math.prod(value.shape[place] for place in listed))
+        lead = transpose(value, (*listed, *rest))
+        factor = Factor(reshape(lead, (merged.size, *lead.shape[len(listed) :])), (merged, *[stands[place] for place in rest]))
+        factor = reread(factor, merged, flat_axis(axes[place] for place in listed))
     for stand, axis in zip(stands, axes, strict=True):
         factor = reread(factor, stand, axis)
     return factor
