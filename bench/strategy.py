@@ -23,6 +23,7 @@ WAYS = (
     strategy.COLOURED_REVERSE, strategy.STAR_COLOURING, strategy.DENSE_FORWARD, strategy.DENSE_REVERSE,
 )  # fmt: skip
 BAR = 1.5
+REPEATS = 4
 
 rng = np.random.default_rng(0)
 
@@ -121,16 +122,15 @@ CASES = {
 }
 
 
-def measure(executables, inputs, rounds=15):
+def measure(executables, inputs, rounds=6):
     """Return the least seconds of each executable, run in turns."""
     times = {name: [] for name in executables}
-    for executable in executables.values():
-        executable.run(inputs)
     for _ in range(rounds):
         for name, executable in executables.items():
-            start = time.perf_counter()
-            executable.run(inputs)
-            times[name].append(time.perf_counter() - start)
+            for _ in range(REPEATS):  # so that each finds memory and caches as it left them
+                start = time.perf_counter()
+                executable.run(inputs)
+                times[name].append(time.perf_counter() - start)
     return {name: min(values) for name, values in times.items()}
 
 

@@ -137,7 +137,7 @@ def test_a_plan_tells_the_choice_and_what_was_rejected():
     choice, executable = choice_of(tridiagonal, np.ones(300))
     assert choice.what == "jacobian of float64[300] by float64[300]"
     assert f"  strategy     {choice}" in executable.plan.report
-    assert "; rejected: structured forward" in str(choice)
+    assert "; rejected: structured reverse" in str(choice)
     assert "dense reverse at least" in str(choice)
 
 

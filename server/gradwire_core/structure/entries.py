@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.ops._declare import call, convert, find_primitive
+from gradwire_core.ops._declare import call, convert, filled, find_primitive
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.indexing import take_flat
 from gradwire_core.ops.shaping import concatenate, reshape
 from gradwire_core.program import Operand
 from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
 from gradwire_core.structure.terms import Run, Term, contracted, positions, run_length
-from gradwire_core.types import Array, Dtype
+from gradwire_core.types import Array, Dtype, TensorType
 
+SPARSE = 4
+"""A matrix is scattered from its entries where it has this many times as many elements."""
 MOST_LAYERS = 4
 """So many terms that meet in one place are added as arrays; further ones are scattered."""
 
@@ -32,16 +34,55 @@ def entries_of(builder: Builder, terms: Sequence[Term], pattern: Sparsity, dtype
         pattern: the places.
         dtype: the dtype of the entries.
     """
-    keys = pattern.rows * pattern.shape[1] + pattern.columns
+    placed = _placed_all(terms, pattern.shape[1])
+    return None if placed is None else _entries_at(builder, terms, placed, pattern.rows * pattern.shape[1] + pattern.columns, dtype)
+
+
+def spread_sum(builder: Builder, terms: Sequence[Term], type: TensorType, width: int) -> Value | None:
+    """Return a sum of terms as an array, by its entries scattered among zeros; None where that takes no less than adding terms up.
+
+    Args:
+        builder: where the terms are.
+        terms: the terms.
+        type: the type of the array.
+        width: the number of columns, elements of the input.
+    """
+    placed = _placed_all(terms, width) if len(terms) > 1 else None
+    if placed is None or SPARSE * sum(len(wanted) for _, wanted, _ in placed) > type.size:
+        return None
+    places = np.unique(np.concatenate([wanted for _, wanted, _ in placed]))
+    return spread(_entries_at(builder, terms, placed, places, type.dtype), places, type)
+
+
+def spread(entries: Value, places: Array, type: TensorType) -> Value:
+    """Return an array of zeros but for some entries, by their flat places."""
+    empty = filled(0, TensorType(type.dtype, (type.size,)), entries)
+    scattered = call(find_primitive("scatter"), empty, places, convert(entries, type.dtype), axis=0, batch=0)
+    value: Value = reshape(scattered, type.shape)
+    return value
+
+
+_Placed = tuple[Run, Array, Array]
+"""The labels of a term's array, and for each entry of the term its flat place in the matrix, and where the array has it."""
+
+
+def _placed_all(terms: Sequence[Term], width: int) -> list[_Placed] | None:
+    placed = []
+    for term in terms:
+        found = _placed(term, width)
+        if found is None:
+            return None
+        placed.append(found)
+    return placed
+
+
+def _entries_at(builder: Builder, terms: Sequence[Term], placed: Sequence[_Placed], keys: Array, dtype: Dtype) -> Value:
+    """Return the entries of a sum of terms at flat places, which are in order."""
     values: dict[Operand, tuple[Value, int]] = {}
     places: list[Array] = [np.zeros(0, np.int64)]
     sources: list[Array] = [np.zeros(0, np.int64)]
     start = 0
-    for term in terms:
-        found = _placed(term, pattern.shape[1])
-        if found is None:
-            return None
-        labels, wanted, source = found
+    for term, (labels, wanted, source) in zip(terms, placed, strict=True):
         place = np.searchsorted(keys, wanted)
         is_there = keys[np.minimum(place, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(wanted), bool)
         vector = reshape(convert(contracted(term, labels), dtype), (run_length(labels),))
@@ -51,10 +92,10 @@ def entries_of(builder: Builder, terms: Sequence[Term], pattern: Sparsity, dtype
         places.append(place[is_there])
         sources.append(source[is_there] + values[vector.operand][1])
     vectors = [vector for vector, _ in values.values()]
-    return assemble(builder, vectors, np.concatenate(places), np.concatenate(sources), pattern.nnz, dtype)
+    return assemble(builder, vectors, np.concatenate(places), np.concatenate(sources), len(keys), dtype)
 
 
-def _placed(term: Term, width: int) -> tuple[Run, Array, Array] | None:
+def _placed(term: Term, width: int) -> _Placed | None:
     """Return the labels of a term's array, and for each of its entries the flat place in the matrix and the place in the array."""
     found = positions(term)
     if found is None:

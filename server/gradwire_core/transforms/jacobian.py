@@ -12,14 +12,14 @@ import numpy as np
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import LimitError
-from gradwire_core.ops._declare import call, convert, filled, find_primitive
+from gradwire_core.ops._declare import convert, filled
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.indexing import take_flat
 from gradwire_core.ops.shaping import reshape
 from gradwire_core.ops.shaping import transpose as permute
 from gradwire_core.program import Program
 from gradwire_core.structure.cost import gathered, written
-from gradwire_core.structure.entries import entries_of
+from gradwire_core.structure.entries import entries_of, spread, spread_sum
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.structure.sparsity import MOST_ENTRIES, Sparsity
 from gradwire_core.structure.strategy import choose
@@ -158,11 +158,12 @@ def _dense_program(found: Differential) -> Program:
 
     def by_terms(terms: Terms) -> list[Value]:
         pairs = [pair for row in terms for pair in row]
-        return [dense_sum(found.builder, pair, type) for pair, type in zip(pairs, types, strict=True)]
+        columns = [tangent.size for _, _, _, tangent in found.pairs()]
+        return [_dense_terms(found.builder, *item) for item in zip(pairs, types, columns, strict=True)]
 
     def by_colours(compressed: Value, sources: Array) -> list[Value]:
         return [
-            _spread(take_flat(compressed, sources[mine], 0), block.rows * block.shape[1] + block.columns, type)
+            spread(take_flat(compressed, sources[mine], 0), block.rows * block.shape[1] + block.columns, type)
             for type, (mine, block) in zip(types, _blocks(found), strict=True)
         ]
 
@@ -187,12 +188,9 @@ def _blocks(found: Differential) -> list[tuple[Array, Sparsity]]:
     return [found.block(row, column) for row, column, _, _ in found.pairs()]
 
 
-def _spread(entries: Value, places: Array, type: TensorType) -> Value:
-    """Return an array of zeros but for some entries, by their flat places."""
-    empty = filled(0, TensorType(type.dtype, (type.size,)), entries)
-    scattered = call(find_primitive("scatter"), empty, places, convert(entries, type.dtype), axis=0, batch=0)
-    value: Value = reshape(scattered, type.shape)
-    return value
+def _dense_terms(builder: Builder, terms: Sequence[Term], type: TensorType, columns: int) -> Value:
+    scattered = spread_sum(builder, terms, type, columns)
+    return dense_sum(builder, terms, type) if scattered is None else scattered
 
 
 def dense_sum(builder: Builder, terms: Sequence[Term], type: TensorType) -> Value:
