@@ -89,7 +89,7 @@ def test_numbers_stand_before_arrays():
 
 
 def test_a_transpose_prints_what_it_is():
-    found = structured(lambda x: x[1:] * 2, np.ones(4))
+    found = structured(lambda x: x[1:] * 2, np.ones(4)).named()
     assert str(found.T) == str(found) == "dY[i]/dX[i+1] = 2"
     assert found.T.T.names == found.names
 
