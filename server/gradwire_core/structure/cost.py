@@ -37,6 +37,8 @@ class Rates(NamedTuple):
 PLAIN = Rates(1e-6, 0.0, 7e-11, 0.0)  # one operation an element: what it takes to go through memory
 FUNCTION = Rates(1e-6, 7e-10, 7e-11, 0.0)  # sin, exp: by the operations they count
 OTHER = Rates(5e-6, 3e-10, 1e-10, 3e-11)
+NUMBER = Rates(2e-7, 0.0, 0.0, 0.0)  # one operation of two numbers
+STEP_OVERHEAD = 1.5e-6  # of a loop
 EINSUM_OVERHEAD = 2e-6  # beside what `lower` predicts
 VIEW = Rates(4e-7, 0.0, 0.0, 0.0)
 RATES = {
@@ -144,20 +146,22 @@ def _predict_one(equation: Equation) -> tuple[float, int, float, float]:
         length = params.get("length", 1)
         assert isinstance(length, int)
         inner = max((predict(body) for body in bodies), key=lambda cost: cost.seconds)
-        return flops, nbytes, OTHER.overhead + length * (inner.overhead + OTHER.overhead), length * inner.work
+        return flops, nbytes, OTHER.overhead + length * (inner.overhead + STEP_OVERHEAD), length * inner.work
     if primitive.name == "einsum":
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
         return flops, nbytes, EINSUM_OVERHEAD, lower(subscripts, tuple([type.shape for type in types])).seconds
-    rates = _rates(primitive, types[0].size if types else 1, flops)
+    rates = _rates(primitive, types[0].size if types else 1, flops, is_number=not equation.results[0].type.shape)
     read = sum(type.nbytes for type in types) if rates.read else 0
     return flops, nbytes, rates.overhead, flops * rates.flop + _writing(nbytes, rates.written) + read * rates.read
 
 
-def _rates(primitive: Primitive, size: int, flops: float) -> Rates:
+def _rates(primitive: Primitive, size: int, flops: float, *, is_number: bool) -> Rates:
     found = RATES.get(primitive.name)
     if found is None:
         found = OTHER if not primitive.is_elementwise else PLAIN if flops <= size else FUNCTION
+        if found is PLAIN and is_number:
+            return NUMBER
     return found
 
 

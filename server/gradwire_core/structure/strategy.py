@@ -27,6 +27,8 @@ DENSE_REVERSE = "dense reverse"
 ENOUGH = 1.25
 """The best is taken without a look at others once it costs no more than this many times what every way must."""
 
+TIE = 0.98
+"""A way is taken in place of an earlier one where it costs no more than this many times what that does."""
 SLACK = 1.25
 """A way that is certain is expected at no more than this many times its least cost: others are built no further than up to that."""
 
@@ -105,7 +107,7 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
             continue
         result, cost = built
         predictions.append((way.name, cost))
-        if result is not None and (best is None or cost.seconds < best[2].seconds):
+        if result is not None and (best is None or cost.seconds < TIE * best[2].seconds):
             best = way.name, result, cost
     if best is None:
         raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
