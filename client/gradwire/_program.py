@@ -55,7 +55,8 @@ class Program(core.Program):
         count = len(self.inputs) - len(self.captured)
         _, arguments = flatten_call((0.0,) * count, {})
         _, results = flatten_call((0.0,) * len(self.outputs), {})
-        return Trace("program", self, self.captured, arguments, results.children[0] if len(self.outputs) == 1 else results)
+        structure = results.children[0] if len(self.outputs) == 1 else results
+        return Trace("program", self, self.captured, arguments, structure, self.names)
 
     def to_proto(self) -> program_pb2.Program:
         """Return the program as a message of gradwire.v1; captured arrays become inputs like any other.

@@ -228,7 +228,8 @@ def _jacobian(trace: Trace, form: Form) -> Prepared:
     chosen, outer = select(trace, form), _of_results(trace)
 
     def rebuild(results: Results) -> Any:
-        return outer([chosen.regroup(row) for row in _rows(results[0], len(chosen.leaves))])
+        rows = _called(trace, form, chosen.leaves, _output_names(trace), results[0])
+        return outer([chosen.regroup(row) for row in rows])
 
     return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
@@ -237,7 +238,9 @@ def _hessian(trace: Trace, form: Form) -> Prepared:
     chosen = select(trace, form)
 
     def rebuild(results: Results) -> Any:
-        return chosen.regroup([chosen.regroup(row) for row in _rows(results[0], len(chosen.leaves))])
+        gradients = [f"(d{_output_names(trace)[0]}/d{trace.names[leaf]})" for leaf in chosen.leaves] if trace.names else []
+        rows = _called(trace, form, chosen.leaves, gradients, results[0])
+        return chosen.regroup([chosen.regroup(row) for row in rows])
 
     return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
@@ -294,6 +297,27 @@ _PREPARE: dict[str, Callable[[Trace, Form], Prepared]] = {
     "hvp": _follow_leaves,
     "vmap": _vmap,
 }
+
+
+def _called(
+    trace: Trace, form: Form, leaves: Sequence[int], outputs: Sequence[str], items: Sequence[Any]
+) -> Iterator[Sequence[Any]]:
+    """Yield a row of results an output, a result a leaf; structured ones print with the names of the function's arguments."""
+    rows = _rows(items, len(leaves))
+    if form.layout != "structured" or not trace.names:
+        return rows
+    return (
+        [item.named(output, trace.names[leaf], trace.names) for item, leaf in zip(row, leaves, strict=True)]
+        for row, output in zip(rows, outputs, strict=True)
+    )
+
+
+def _output_names(trace: Trace) -> list[str]:
+    """Return what the outputs are called: in small letters if the arguments are, and as none of them."""
+    letters = "yzfr" if all(map(str.islower, trace.names)) else "YZFR"
+    name = next((letter for letter in letters if letter not in trace.names), "result")
+    count = trace.results.count
+    return [name] if count == 1 else [f"{name}{number}" for number in range(count)]
 
 
 def _rows(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:

@@ -45,6 +45,7 @@ class Trace:
         captures: the captured arrays (or Values of an outer trace), in the order of their inputs.
         arguments: the structure of the call.
         results: the structure of what the function returned.
+        names: what the leaves of the arguments are called; none where that is unclear.
         watch: what the function saw; None where that could not be verified.
         weight_bytes: the estimated memory of the trace.
         prepared: what is derived of this trace, by what was asked.
@@ -55,6 +56,7 @@ class Trace:
     captures: tuple[Array | Value, ...]
     arguments: Branch
     results: Structure
+    names: tuple[str, ...] = ()
     watch: Watch | None = None
     weight_bytes: int = 0
     prepared: dict[Any, Any] = field(default_factory=dict)
@@ -98,7 +100,8 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
             )
         if builder.structures:
             seen.add(hash(tuple([item.value.tobytes() for item in builder.structures])))
-        return Trace(name, builder.build(outputs), tuple(builder.captures), arguments, results)
+        names = _input_names(function, arguments)
+        return Trace(name, builder.build(outputs), tuple(builder.captures), arguments, results, names)
 
 
 def _structures_of(function: Any) -> set[int]:
@@ -118,7 +121,7 @@ _STRUCTURES: weakref.WeakKeyDictionary[types.CodeType, set[int]] = weakref.WeakK
 _STRUCTURES_LOCK = threading.Lock()
 
 
-def input_names(function: Callable[..., Any], arguments: Branch) -> tuple[str, ...]:
+def _input_names(function: Callable[..., Any], arguments: Branch) -> tuple[str, ...]:
     """Return what the inputs of a function are called: by its parameters, and the keys below them; none where that is unclear."""
     try:
         parameters = inspect.signature(function).parameters.values()

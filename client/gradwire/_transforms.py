@@ -24,7 +24,7 @@ from gradwire._calls import (
 from gradwire._nest import flatten_call
 from gradwire._program import Program, derive_program
 from gradwire._task import Argnums, Form, Format, Layout, check_explained, check_form, prepare
-from gradwire._tracing import Trace, input_names
+from gradwire._tracing import Trace
 from gradwire_core.builder import Value, check_operands
 from gradwire_core.errors import ArgumentError
 from gradwire_core.types import Array
@@ -463,7 +463,7 @@ class Functions(Performer):
         if isinstance(f, Program):
             return f
         trace, captured = _own_trace("trace", f, statics, args, kwargs)
-        return Program.of(trace.program, captured, input_names(f, trace.arguments))
+        return Program.of(trace.program, captured, trace.names)
 
     def explain(
         self,
@@ -513,12 +513,8 @@ class Functions(Performer):
         form = Form(transform, argnums, layout)
         check_explained(form, format)
         statics = Statics.of("explain", f, static_argnums, static_argnames)
-        if isinstance(f, Program):
-            trace, names = f.traced, f.names
-        else:
-            trace, _ = _own_trace("explain", f, statics, args, kwargs)
-            names = input_names(f, trace.arguments)
-        return self._explain(trace.program, prepare(trace, form).outputs, names, format)
+        trace = f.traced if isinstance(f, Program) else _own_trace("explain", f, statics, args, kwargs)[0]
+        return self._explain(trace.program, prepare(trace, form).outputs, trace.names, format)
 
     def _derivative(self, f: Function | Program, form: Form, statics: Statics | None, *, reproducible: bool) -> Any:
         check_form(form)

@@ -248,6 +248,17 @@ def test_captured_arrays_keep_their_current_values():
     close(gw.jvp(f, X, np.ones(3))[1], 13.0)
 
 
+def test_structured_results_print_with_the_names_of_arguments():
+    f = lambda X, W: X @ W.T
+    A = np.ones((4, 3))
+    assert str(gw.jacobian(f, layout="structured")(A, A[:2])) == "dY[i,j]/dX[i,k] = W[j,k]"
+    one, two = gw.jacobian(lambda x, y: (x * y, y), argnums=(0, 1), layout="structured")(X, X)
+    assert [*map(str, (*one, *two))] == ["dz0[i]/dx[i] = y[i]", "dz0[i]/dy[i] = x[i]", "dz1/dx = 0", "dz1[i]/dy[i] = 1"]
+    assert str(gw.hessian(lambda U, v: np.sum(U**2) * v, layout="structured")(A, 1.5)) == "d(dY/dU)[i,j]/dU[i,j] = 3"
+    assert str(gw.jacobian(lambda p: p["w"] * p["x"], layout="structured")({"w": X, "x": X})["w"]) == "dy[i]/dp_w[i] = p_x[i]"
+    assert str(gw.jacobian(lambda *xs: xs[0] * xs[1], layout="structured")(X, X)).startswith("dY[i]/dX[i] = ")
+
+
 def test_structure_is_dense_only_inside_a_trace():
     with pytest.raises(gw.ArgumentError, match="needed layout='dense' inside a traced function"):
         gw.grad(gw.jacobian(np.square, layout="structured"))(X)

@@ -47,7 +47,7 @@ def ask_all(functions):
     yield [functions.jacobian_logvolume(lambda x: np.concatenate([np.sin(x), x @ S]), reproducible=True)(S[0])]
     yield [functions.vmap(gw.grad(lambda x: np.sum(np.sin(x) * V)), reproducible=True)(X)]
     found = functions.jacobian(lambda x: np.sin(x) @ W.T, layout="structured", reproducible=True)(X)
-    yield [found.todense(), *(factor for factors in found.factors for factor in factors)]
+    yield [found.todense(), *(factor for factors in found.factors for factor in factors), np.array(str(found))]
     yield _parts(functions.jacobian(bands, layout="sparse", reproducible=True)(V))
     for found in functions.jacobian(lambda v, w: np.tanh(v * w), (0, 1), layout="sparse", reproducible=True)(V, W):
         yield _parts(found)
