@@ -9,6 +9,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.check import check_program
 from gradwire_core.executor import Executor
 from gradwire_core.ops import PRIMITIVES
+from gradwire_core.ops.zeros import zeros_outside
 from gradwire_core.passes import PIPELINE, prune, run_passes, simplify
 from gradwire_core.passes.rules import RULES
 from gradwire_core.planner import plan
@@ -52,6 +53,8 @@ REWRITES = {
     "one over": (lambda x: 1.0 / x, 2),
     "plus zero": (lambda x: x + 0.0, 2),
     "equal after a rewrite": (lambda x: np.sin(x.T.T) + np.sin(x), 2),
+    "zeros declared twice": (lambda x: zeros_outside(zeros_outside(x, HARD != 0), HARD != 0), 1),
+    "other zeros": (lambda x: zeros_outside(zeros_outside(x, HARD != 0), True), 2),
     "two outputs": (lambda x: (x.T.T, x, np.negative(-x).T), 1),
 }  # fmt: skip
 

@@ -143,8 +143,8 @@ sqrt: Elementwise = elementwise(
 
 
 def _logistic(x: Array) -> Array:
-    small = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1, small) / (1 + small))
+    small = np.exp(-np.abs(x))  # never more than 1
+    return np.asarray(np.maximum(small, x >= 0) / (1 + small))
 
 
 logistic: Elementwise = elementwise(

@@ -68,6 +68,18 @@ def _divide(operands: Operands, _: Params, made: Makers) -> Rewrite:
     return operands[0] if _is_one(operands[1], made) else None
 
 
+def _zeros_outside(operands: Operands, _: Params, made: Makers) -> Rewrite:
+    source = _source(operands[0], "zeros_outside", made)
+    return operands[0] if source is not None and _are_equal(source.operands[1], operands[1]) else None
+
+
+def _are_equal(one: Operand, other: Operand) -> bool:
+    """Whether two constants are equal, or two values one."""
+    if isinstance(one, Literal) and isinstance(other, Literal):
+        return one.type == other.type and bool((one.value == other.value).all())
+    return one is other
+
+
 def _is_one(operand: Operand, made: Makers) -> bool:
     """Whether an operand is a constant of which every element is 1."""
     source = _source(operand, "broadcast_to", made)
@@ -83,4 +95,5 @@ RULES: dict[str, Rule] = {
     "negative": _negative,  # -(-x) -> x: two flips of the sign bit
     "reshape": _last_shape("reshape"),  # the last shape counts; to its own shape -> x
     "transpose": _transpose,  # (x^p)^q -> x^(p q); x^identity -> x
+    "zeros_outside": _zeros_outside,  # checked already -> x
 }
