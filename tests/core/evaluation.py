@@ -50,23 +50,23 @@ class Evaluation:
     def _fill(self, at: list[Any], formula: dict[str, Any]) -> np.ndarray:
         lengths, names = self._free(at, formula)
         env = self._grid(names, lengths)
-        value = np.broadcast_to(self.evaluate(formula["right"], env, 0), lengths)
+        value = np.broadcast_to(self.evaluate(formula["right"], env), lengths)
         shape = [formula["indices"][index["parts"][0][1]] if len(index["parts"]) == 1 else 1 for index in at]
         return value.reshape(shape) if np.prod(shape) == value.size else value
 
     def _index(self, index: dict[str, Any], env: dict[str, Any]) -> Any:
         total: Any = index["offset"]
         for stride, part in index["parts"]:
-            total = total + stride * (env[part] if isinstance(part, str) else self.evaluate(part, env, 0))
+            total = total + stride * (env[part] if isinstance(part, str) else self.evaluate(part, env))
         return np.asarray(total)
 
-    def evaluate(self, node: dict[str, Any], env: dict[str, Any], depth: int) -> Any:
+    def evaluate(self, node: dict[str, Any], env: dict[str, Any]) -> Any:
         """The value of a node; indices that are summed over are the last axes."""
         (kind,) = [key for key in node if key in KIND_NAMES]
         return getattr(self, f"_{kind}")(node, env)
 
     def _all(self, nodes: list[Any], env: dict[str, Any]) -> list[Any]:
-        return [self.evaluate(node, env, 0) for node in nodes]
+        return [self.evaluate(node, env) for node in nodes]
 
     def _number(self, node: Any, env: Any) -> Any:
         value = node["number"]
@@ -132,7 +132,7 @@ class Evaluation:
         for place, (name, length) in enumerate(node["ranges"].items()):
             inner[name] = np.arange(length).reshape((1,) * axes + tuple(length if n == place else 1 for n in range(count)))
         shape = (*np.broadcast_shapes(*[np.shape(grid) for grid in env.values()]), *node["ranges"].values())
-        value = np.broadcast_to(self.evaluate(node["of"], inner, 0), shape)
+        value = np.broadcast_to(self.evaluate(node["of"], inner), shape)
         return KINDS[node["over"]](value, axis=tuple(range(len(shape) - count, len(shape))))
 
 

@@ -239,6 +239,22 @@ def test_the_formulas_of_small_programs_are_the_jacobian(function, shapes):
     checked(traced(function, *shapes), [rng.normal(size=shape) for shape in shapes])
 
 
+def test_gathers_by_inputs_are_the_jacobian():
+    with Builder().tracing() as builder:
+        index = builder.input(TensorType(Dtype.INT64, (3,)))
+        x = builder.input(TensorType(Dtype.FLOAT64, (4,)))
+        program = builder.build([np.sin(x)[index] * x[index]])
+    text = explain(program, names=["i", "x"])
+    assert "b[l] = a[i[l]]" in text
+    assert "total    db[l]/dx[k] = delta[i[l],k] cos(x[i[l]])" in text
+    checked(program, [np.array([2, 0, 2]), np.random.default_rng(0).normal(size=4)])
+
+
+def test_gathers_by_computed_numbers_are_the_jacobian():
+    rows = np.array([[1, 0, 1], [2, 2, 0]])
+    checked(traced(lambda x: np.take_along_axis(np.exp(x), rows, 1) * 2, (2, 3)), [np.random.default_rng(0).normal(size=(2, 3))])
+
+
 # -- paths -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -456,6 +472,15 @@ def test_a_layer_as_latex():
 @given(programs(operations=5))
 def test_random_programs_are_latex(case):
     assert_is_latex(explain(case.program, format="latex", names=["x_1", "theta", "z"][: len(case.arrays)]))
+
+
+def test_derivatives_that_are_asked_for_as_latex():
+    program = traced(lambda x: np.sum(np.exp(x) * x[::-1]), (4,))
+    text = explain(program, [Output((Transform("hessian"),)), Output((Transform("grad"),))], names=["x"], format="latex")
+    assert r"\paragraph{grad}" in text
+    assert r"&& \text{hessian}" in text
+    assert r"&& \text{grad}" in text
+    assert_is_latex(text)
 
 
 def test_a_formula_shows_where_it_stands():

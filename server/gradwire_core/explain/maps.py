@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gradwire_core.explain.calculus import delta, multiply, reduce, substitute
 from gradwire_core.explain.notation import ZERO, Element, Expression, Index, Lookup, Symbol, affine, at
 from gradwire_core.explain.reading import Reader, TooLongError
+from gradwire_core.structure.axes import Axis, Label, Part
 from gradwire_core.structure.terms import Term
 
 
@@ -43,23 +44,18 @@ def compose(outer: Map, inner: Map) -> Map:
 
 def read_term(reader: Reader, term: Term, out: Sequence[Symbol], into: Sequence[Symbol]) -> Expression:
     """Return an element of a term in index notation."""
-    symbols: dict[Any, Symbol] = {}
+    symbols: dict[Label, Symbol] = {}
 
-    def symbol(label: Any) -> Symbol:
+    def symbol(label: Label) -> Symbol:
         return symbols.setdefault(label, Symbol(label.size))
 
-    def index(axis: Any) -> Index:
-        if isinstance(axis, tuple):
-            stride, parts = 1, []
-            for label in reversed(axis):
-                parts.append((stride, at(symbol(label))))
-                stride *= label.size
-            return affine(0, parts)
+    def index(axis: Axis) -> Index:
         return affine(axis.offset, [(part.stride, part_index(part)) for part in axis.parts])
 
-    def part_index(part: Any) -> Index:
+    def part_index(part: Part) -> Index:
         if part.label is not None:
             return at(symbol(part.label))
+        assert part.table is not None
         found = reader.element(part.table.value.operand, tuple(at(symbol(label)) for label in part.table.labels))
         if not isinstance(found, Element) or found.at is None:
             raise TooLongError
