@@ -350,20 +350,6 @@ def _apply_columns(equation: Equation, columns: Value, position: int, operands: 
     return primitive.batch([index == position for index in range(len(operands))], values, params)
 
 
-def act_whole(equation: Equation, terms: Sequence[Sequence[Term]], operands: Operands) -> list[Term]:
-    """Return the dense term of each result of an equation for the terms of all its operands, none where one is not linear."""
-    dense = [untied(group) if group else None for group in terms]
-    batches = [None if term is None else columns_of(term, range(len(term.into))) for term in dense]
-    like = next(item for item in batches if item is not None)
-    values = [_absent(item, like.value) if one is None else one.value for one, item in zip(batches, operands, strict=True)]
-    found = equation.primitive.batch([item is not None for item in batches], values, equation.params)
-    results = found if isinstance(found, tuple) else (found,)
-    return [
-        from_columns(like, columns, [None] * len(var.type.shape), var.type.dtype)
-        for columns, var in zip(results, equation.results, strict=True)
-    ]
-
-
 def _absent(item: Any, like: Value) -> Value:
     if isinstance(item, Value):
         return item

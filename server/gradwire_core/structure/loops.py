@@ -25,7 +25,7 @@ from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure.axes import Axis, Factor, Label, Run, fresh_axes, permuted, positions_along, read, run_length
 from gradwire_core.structure.joining import join
 from gradwire_core.structure.products import Term, contract, factor_size, settle, tables_of
-from gradwire_core.structure.slots import Names, Region, Slot, Slots, moved, moved_axis, relabelled
+from gradwire_core.structure.slots import MOST_SLOTS, Names, Region, Slot, Slots, moved, moved_axis, relabelled
 from gradwire_core.structure.terms import isolate
 from gradwire_core.types import TensorType
 
@@ -35,7 +35,7 @@ Walk = Callable[[Builder, Sequence[Equation], Known], None]
 """Adds to the terms of the operands of linear equations those of their results."""
 
 MOST_CHANGES = 8
-"""How often slots of one carry may change, beyond one change for each of them, before there is one for whatever comes."""
+"""How often the slots of one carry may change before there is one for whatever comes; more often in a loop that is soon over."""
 
 
 def through(builder: Builder, equation: Equation, known: Known, walk: Walk) -> list[ByInput]:
@@ -269,7 +269,8 @@ class _Loop:
             for (place, index), waiting in work.items():
                 counts[place, index] = counts.get((place, index), 0) + 1
                 mine = self.slots[place][index]
-                is_restless = mine.coarse is None and counts[place, index] > MOST_CHANGES + 2 * len(list(mine))
+                most = MOST_CHANGES + (2 * len(list(mine)) if self.length <= MOST_SLOTS else 0)
+                is_restless = mine.coarse is None and counts[place, index] > most
                 for slot in [mine.make_coarse()] if is_restless else waiting:
                     changed += self._advance(place, index, slot)
 
