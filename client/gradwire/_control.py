@@ -99,7 +99,7 @@ def scan(
     count = _scan_length(rows, length)
     arguments = Branch(tuple, (0, 1), (carry_structure, row_structure))
     types = [*[_type(item) for item in carry], *[_type(row).with_shape(row.shape[1:]) for row in rows]]
-    found = trace(f, arguments, types)
+    found = trace(f, arguments, types, declares_zeros=False)
     split = _split_results(f, found, carry_structure, types[: len(carry)])
     builder = builder_of([*carry, *rows, *found.captures])
     if builder is None:
@@ -240,7 +240,7 @@ def _as_operand(leaf: Any, where: str) -> Any:
 
 
 def _trace(function: Callable[..., Any], arguments: Branch, items: Sequence[Any]) -> Trace:
-    return trace(function, arguments, [_type(item) for item in items])
+    return trace(function, arguments, [_type(item) for item in items], declares_zeros=False)
 
 
 def _innermost(items: Sequence[Any]) -> Builder:

@@ -72,8 +72,17 @@ def name_of(function: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence[TensorType]) -> Trace:
+def trace(
+    function: Callable[..., Any], arguments: Branch, input_types: Sequence[TensorType], *, declares_zeros: bool = True
+) -> Trace:
     """Run a function on Values and return the program it wrote.
+
+    Args:
+        function: the function.
+        arguments: the structure of the call.
+        input_types: the types of its leaves.
+        declares_zeros: whether arrays the function captures declare many exact zeros; those of a branch or the body of a loop do
+            so where that stands.
 
     Raises:
         ArgumentError: it returned something that is no array.
@@ -81,7 +90,8 @@ def trace(function: Callable[..., Any], arguments: Branch, input_types: Sequence
     """
     name = name_of(function)
     seen = _structures_of(function)
-    with Builder(captures_arrays=True, keeps_structure=len(seen) <= VERSION_LIMIT).tracing() as builder:
+    keeps_structure = len(seen) <= VERSION_LIMIT
+    with Builder(captures_arrays=True, keeps_structure=keeps_structure, declares_zeros=declares_zeros).tracing() as builder:
         inputs = [builder.input(item) for item in input_types]
         args, kwargs = unflatten_call(arguments, inputs)
         try:

@@ -59,6 +59,7 @@ class Builder:
             literals (when a derivative rule is).
         keeps_structure: whether integers and masks that are captured become literals, and zeros of other captured arrays are
             declared; both up to MOST_STRUCTURE_BYTES.
+        declares_zeros: whether the latter; not in the body of a loop, which would check them at every step.
         folds: whether every equation over literals is computed at once, whatever its size.
 
     Attributes:
@@ -66,7 +67,14 @@ class Builder:
         structures: the literals that were made of captured arrays.
     """
 
-    def __init__(self, *, captures_arrays: bool = False, keeps_structure: bool = True, folds: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        captures_arrays: bool = False,
+        keeps_structure: bool = True,
+        declares_zeros: bool = True,
+        folds: bool = False,
+    ) -> None:
         self.serial = next(_serials)
         self.inputs: list[Var] = []
         self.equations: list[Equation] = []
@@ -79,6 +87,7 @@ class Builder:
         self._producers: dict[Operand, Equation] = {}
         self._captures_arrays = captures_arrays
         self._keeps_structure = keeps_structure
+        self._declares_zeros = declares_zeros
         self._held: list[Array] = []
         self._folds = folds
         self.is_open = True
@@ -141,7 +150,7 @@ class Builder:
             value = self.structure(array)
         else:
             value = self._capture(id(array), array, TensorType.of(array))
-            if is_structure:
+            if is_structure and self._declares_zeros:
                 value = FUNCTIONS[Builder.lift](value, array)
         self._captured[id(array)] = value
         return value

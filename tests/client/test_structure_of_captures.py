@@ -5,7 +5,8 @@ import pytest
 
 import gradwire as gw
 from gradwire._tracing import TRACES, VERSION_LIMIT
-from gradwire_core.program import Literal
+from gradwire_core.passes import run_passes
+from gradwire_core.program import Literal, Program
 from gradwire_core.types import Dtype
 
 LOWER = np.tri(6)
@@ -120,3 +121,19 @@ def test_loops_take_captured_structure():
     mask = np.array([True, False, True, False, True, False])
     total = lambda x: gw.scan(lambda carry, row: (carry + np.sum(np.where(mask, row, 0.0)), None), 0.0, x)[0]
     np.testing.assert_array_equal(gw.grad(total)(np.ones((2, 6))), [mask.astype(float)] * 2)
+
+
+def test_a_loop_checks_zeros_once_before_it_begins():
+    f = lambda x: gw.fori_loop(0, 5, lambda i, h: np.tanh(LOWER @ h), x)
+    program = gw.trace(f, X)
+    assert names(program) == ["zeros_outside", "scan"]
+    assert "zeros_outside" not in names(program.equations[1].params["body"])
+    g = lambda x: gw.cond(np.sum(x) > 0, lambda x: LOWER @ x, lambda x: x, x)
+    assert "zeros_outside" in names(gw.trace(g, X))
+    np.testing.assert_allclose(gw.jacobian(g)(X), LOWER)
+
+
+def test_zeros_of_inner_functions_are_checked_once():
+    program = gw.trace(lambda x: gw.grad(lambda y: np.sum(np.sin(LOWER @ y)))(LOWER @ x), X)
+    core = Program(program.inputs, program.equations, program.outputs)
+    assert names(run_passes(core)).count("zeros_outside") == 1
