@@ -10,6 +10,7 @@ from __future__ import annotations
 from _measure import Row, compare, options, show_rows, time_once  # isort: skip  # sets thread counts before NumPy is imported
 from _peers import casadi, flat_arrays, asdex, in_torch, jax, jitted, mpmath, say_missing, torch, versions  # isort: skip  # and JAX's
 
+import contextlib
 import json
 import statistics
 import time
@@ -18,8 +19,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import scipy.sparse
+import strategy
 
 import gradwire as gw
+from gradwire_core.engine import Output, compile
+from gradwire_core.structure.strategy import DENSE_FORWARD, DENSE_REVERSE, forcing
+from gradwire_core.transforms import Transform
 
 jnp = None if jax is None else jax.numpy
 
@@ -177,7 +182,7 @@ def rosenbrock(x, np):
 
 def bratu(x, np):
     """The residual of -laplace u = 6 exp(u) on a square, by finite differences, with zeros around."""
-    side = round(len(x) ** 0.5) if np is not casadi else 100
+    side = round(len(x) ** 0.5)
     u = np.pad(np.reshape(x, (side, side)), 1)
     neighbours = u[2:, 1:-1] + u[:-2, 1:-1] + u[1:-1, 2:] + u[1:-1, :-2]
     return np.reshape(4.0 * u[1:-1, 1:-1] - neighbours - 6.0 / (side + 1) ** 2 * np.exp(u[1:-1, 1:-1]), (-1,))
@@ -515,6 +520,24 @@ def analysis() -> Iterator[Figure]:
     yield Figure("analysis, slogdet of couplings: exponent in their width", fitted(widths, times), 0.3, f"ms by width: {measured}")
 
 
+def beside_dense() -> Iterator[Figure]:
+    """What is run from the second call on, for the programs of `strategy.py`, beside the better of the two dense strategies."""
+    ratios = {}
+    for name, (function, x, transform, layout) in strategy.CASES.items():
+        if layout == "dense":
+            program, output = gw.trace(function, x), [Output((Transform(transform),))]
+            executables = {"chosen": compile(program, output)}
+            for way in (DENSE_FORWARD, DENSE_REVERSE):
+                with contextlib.suppress(LookupError), forcing(way):
+                    executables[way] = compile(program, output)
+            measured = strategy.measure(executables, [x, *program.captured])
+            if len(measured) > 1:
+                ratios[name] = measured.pop("chosen") / min(measured.values())
+    worst = max(ratios, key=ratios.get)
+    note = f"{worst}; of {len(ratios)} programs, the median {statistics.median(ratios.values()):.3g}"
+    yield Figure("time by that of the best dense strategy: the worst", ratios[worst], 1.2, note)
+
+
 def accuracy() -> Iterator[Figure]:
     """The log-determinant of 12 layers of condition 1e3 each, beside LU of their product, against exact arithmetic."""
     if mpmath is None:
@@ -548,7 +571,7 @@ def accuracy() -> Iterator[Figure]:
 # -- all -----------------------------------------------------------------------------------------------------------------------
 
 RACES = (factorization, logistic, network, elementwise, product, sparse, slogdets, batched, overflow)
-FIGURES = (growth, analysis, accuracy)
+FIGURES = (growth, analysis, beside_dense, accuracy)
 
 
 def run(groups, only):
