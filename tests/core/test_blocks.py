@@ -554,3 +554,25 @@ def test_a_complex_number_between_real_ones_is_two_numbers():
 def test_what_is_not_holomorphic_is_refused():
     with pytest.raises(NotDifferentiableError, match="needed a holomorphic function"):
         jacobian_slogdet(traced(lambda z: z * np.conj(z), np.ones(2, complex)))
+
+
+def test_only_what_is_on_the_diagonal_is_computed():
+    """The rest is not, and may be 0: its logarithm would be -inf, and its gradient NaN."""
+    n = 40
+    lower = np.tril(np.ones((n, n)))
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=n), rng.normal(size=(n, n)) * np.eye(n)
+    cases = [
+        (lambda x, w: (w * lower) @ x, np.eye(n) / np.where(w == 0, 1, w)),
+        (lambda x, w: (np.exp(w) * lower) @ np.tanh(x), np.eye(n)),
+        (lambda x, w: (w.T * lower * x[:, None]).T @ np.ones(n) + 0 * x, None),
+    ]
+    for function, needed in cases:
+        program = traced(function, x, w)
+        derived = jacobian_slogdet(program)
+        assert needed is None or largest(derived) <= n
+        assert_as_dense(program, [x, w])
+        log = Program(derived.inputs, derived.equations, derived.outputs[1:])
+        (found,) = interpret(grad(log, (1,)), [x, w])
+        if needed is not None:
+            np.testing.assert_allclose(found, needed, rtol=1e-12)

@@ -26,7 +26,8 @@ from gradwire_core.structure.blocks import common_block
 from gradwire_core.structure.entries import entries_of
 from gradwire_core.structure.local import Places, logarithm_of
 from gradwire_core.structure.matching import Bottleneck
-from gradwire_core.structure.paths import Entries, assembled, is_small, joined, locate, picked, sum_over_paths
+from gradwire_core.structure.paths import Entries, assembled, is_small, joined, locate, sum_over_paths
+from gradwire_core.structure.selection import picked
 from gradwire_core.structure.sparsity import find_sparsity, residuals_of
 from gradwire_core.structure.system import INNER, INPUT, OUTPUT, Form, Group, Pairs, System, parity
 from gradwire_core.structure.terms import Term, dense

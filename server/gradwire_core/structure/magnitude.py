@@ -177,9 +177,20 @@ def _direct(function: Callable[[Any], Any], position: int = 0) -> _Rule:
 # -- moves: answers move as the elements do ----------------------------------------------------------------------------------------
 
 
-def _moved(made: _Made) -> _Step:
+def _moved(made: _Made) -> _Step | None:
+    if made.name != "concatenate" and made.result.size < made.value(0).size and _is_given(made.value(0)):
+        return None  # what is left out is not to be computed, and may be 0
     positions = range(len(made.operands)) if made.name == "concatenate" else (0,)
     return _over(made, lambda *values: made.again(values), *positions)
+
+
+def _is_given(value: Value) -> bool:
+    """Whether nothing is known of how a Value was made, but that elements were moved."""
+    equation = value.builder.producer(value.operand)
+    while equation is not None and equation.primitive.name in MOVES and equation.primitive.name != "concatenate":
+        value = Value(value.builder, equation.operands[0])
+        equation = value.builder.producer(value.operand)
+    return equation is None or equation.primitive.name not in LOG_RULES
 
 
 def _chosen(made: _Made) -> _Step:

@@ -17,10 +17,10 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.ops._declare import zeros_of
 from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.elementwise import add, multiply, negative, where
-from gradwire_core.ops.indexing import take_flat
-from gradwire_core.ops.shaping import broadcast_to, concatenate, embed, reshape, slice_axes, transpose
+from gradwire_core.ops.shaping import broadcast_to, concatenate, embed, reshape, transpose
 from gradwire_core.program import Literal, Var
 from gradwire_core.structure.links import Link, Weight
+from gradwire_core.structure.selection import picked
 from gradwire_core.structure.system import INNER, INPUT, OUTPUT, Group, System
 from gradwire_core.types import Array, TensorType
 
@@ -291,20 +291,6 @@ def collapsed(array: Array, axes: Sequence[int] | None = None) -> Array:
 def _read(value: Value, positions: Array) -> Value:
     """Return the elements of a Value at flat positions; an axis along which they do not vary has length 1."""
     return picked(value, collapsed(positions))
-
-
-def picked(value: Value, positions: Array) -> Value:
-    """Return the elements of a Value at flat positions, in the shape of those."""
-    flat = positions.ravel()
-    whole = reshape(value, (value.size,))
-    step = int(flat[1] - flat[0]) if flat.size > 1 else 1
-    if step < 1 or not np.array_equal(flat, flat[0] + step * np.arange(flat.size)):
-        part = take_flat(whole, flat, 0)
-    elif flat.size == value.size:
-        part = value
-    else:
-        part = slice_axes(whole, (int(flat[0]),), (int(flat[-1]) + 1,), (step,))
-    return reshape(part, positions.shape)  # type: ignore[no-any-return]
 
 
 def _strided(weight: Weight) -> Value | None:
