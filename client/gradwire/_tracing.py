@@ -30,6 +30,7 @@ TRACE_LIMIT = 512  # functions and argument types whose traces are kept
 VERSION_LIMIT = 4  # traces kept of one function and argument types, as what it sees changes to and fro
 WEIGHT_LIMIT_BYTES = 512 * 2**20  # estimated memory of all kept traces
 EQUATION_BYTES = 500
+NAME_LENGTH = 64  # longer names of arguments are not told to a server
 
 NATIVE = frozenset(item.numpy for item in Dtype)
 _OWN_PACKAGES = frozenset({"gradwire", "gradwire_core"})
@@ -144,8 +145,8 @@ def _input_names(function: Callable[..., Any], arguments: Branch) -> tuple[str, 
     if isinstance(keywords, Branch):
         pairs += zip(map(str, keywords.keys), keywords.children, strict=True)
     names = [name for parameter, structure in pairs for name in _names_below(parameter, structure)]
-    is_clear = len(positional.children) <= len(given) and len(set(names)) == len(names) and all(map(str.isidentifier, names))
-    return tuple(names) if is_clear else ()
+    is_clear = len(positional.children) <= len(given) and len(set(names)) == len(names)
+    return tuple(names) if is_clear and all(name.isidentifier() and len(name) <= NAME_LENGTH for name in names) else ()
 
 
 def _names_below(name: str, structure: Structure) -> list[str]:

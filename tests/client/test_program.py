@@ -137,6 +137,15 @@ def test_nested_arguments_are_explained_as_they_are_differentiated():
         gw.explain(f, {"w": X, "x": X}, 2.0, transform="grad", argnums=2)
 
 
+def test_arguments_without_fit_names_are_explained_by_letters():
+    def f(x, a_name_that_nobody_would_want_to_read_again_and_again_in_each_and_every_line):
+        return x * a_name_that_nobody_would_want_to_read_again_and_again_in_each_and_every_line
+
+    for given in (f, lambda *args: args[0] * args[1], lambda p, p_0: p[0] * p_0):
+        first = (2.0,) if given.__code__.co_varnames[0] == "p" else 2.0
+        assert "  a: float64[]\n  b: float64[]\n" in gw.explain(given, first, 3.0)
+
+
 def test_a_trace_within_a_trace_has_its_own_arguments():
     assert gw.evaluate(lambda x: x * len(gw.trace(np.sin, 1.0).equations))(2.0) == 2.0
     with pytest.raises(gw.ArgumentError, match="trace: needed a function of its own arguments"):
