@@ -178,6 +178,21 @@ def test_gradients_of_log_determinants_are_differences(name):
     np.testing.assert_allclose(found, needed, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_system_too_large_is_one_block(name, monkeypatch):
+    monkeypatch.setattr("gradwire_core.structure.system.MOST_ARCS", 0)
+    x = np.random.default_rng(1).uniform(0.4, 1.2, N)
+    assert_as_dense(traced(stack([name, "diagonal"]), x), [x])
+
+
+def test_a_large_diagonal_is_one_without_its_graph(monkeypatch):
+    monkeypatch.setattr("gradwire_core.structure.system.MOST_ARCS", 0)
+    x = np.random.default_rng(1).uniform(0.4, 1.2, 1000)
+    program = traced(lambda x: np.sin(x) * x + np.tanh(x), x)
+    assert largest(jacobian_slogdet(program)) <= x.size
+    np.testing.assert_allclose(slogdet_of(program, [x])[1], np.sum(np.log(np.diagonal(dense(program, [x])))), rtol=1e-12)
+
+
 # -- what structure costs ------------------------------------------------------------------------------------------------------
 
 

@@ -218,13 +218,12 @@ def _block(system: System, group: Group) -> Found:
 
 
 def _parts(group: Group, entries: Entries) -> list[Part]:
-    if group.order == 1:
-        values = entries.diagonal if entries.products == () and entries.full is None else None
-        values = entries.whole() if values is None else values
-        return [Partials(values, group.count // values.size)]
+    if entries.diagonal is not None and entries.full is None and not entries.products:
+        return [Partials(entries.diagonal, group.count * group.order // entries.diagonal.size)]
     if entries.diagonal is None or entries.full is not None or not is_small(entries.rank, group.order, group.order):
         values = entries.whole()
-        return [Matrices(values, group.count // values.shape[0])]
+        part = Partials if group.order == 1 else Matrices
+        return [part(values, group.count // values.shape[0])]
     count = max(value.shape[0] for value in (entries.diagonal, *[item for pair in entries.products for item in pair]))
     left, right = [
         joined([broadcast_to(pair[side], (count, *pair[side].shape[1:])) for pair in entries.products], 2 - side) for side in (0, 1)
