@@ -295,6 +295,23 @@ def test_batches_of_blocks_stay_batched():
         assert_as_dense(program, [x, w])
 
 
+def test_products_with_several_matrices_are_powers():
+    """Their determinant may overflow, and then its logarithm does not."""
+    n, m = 30, 20
+    rng = np.random.default_rng(0)
+    x, a, b = 1e3 * rng.normal(size=(n, m)), 1e3 * rng.normal(size=(n, n)), rng.normal(size=(m, m))
+    needed = m * np.linalg.slogdet(a)[1] + n * np.linalg.slogdet(b)[1]
+    for function in [
+        lambda x, a, b: a @ x @ b,
+        lambda x, a, b: np.einsum("ij,jk,kl->il", a, x, b),
+        lambda x, a, b: np.einsum("ij,jk,kl,i->li", a, x, b, np.exp(a[0] * 0)),
+    ]:
+        program = traced(function, x, a, b)
+        derived = jacobian_slogdet(program)
+        assert largest(derived) <= n * n
+        np.testing.assert_allclose(slogdet_of(program, [x, a, b])[1], needed, rtol=1e-12)
+
+
 def test_groups_of_units_are_small_blocks():
     n = 40
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import Builder
+from gradwire_core.ops.contraction import split_subscripts
 from gradwire_core.program import Equation, Var
 from gradwire_core.structure.links import Link, is_opaque, links_of
 from gradwire_core.structure.matching import Blocks, Bottleneck, Network
@@ -99,7 +100,7 @@ class System:
         outputs: Sequence[tuple[Var | None, TensorType]],
     ) -> None:
         self.builder = builder
-        self.equations = equations
+        self.equations = equations = _in_pairs(equations, set(inputs))
         self.inputs = list(inputs)
         self.outputs = [Var(type) for _, type in outputs]
         self.sources = dict(zip(self.outputs, [var for var, _ in outputs], strict=True))
@@ -315,6 +316,42 @@ def parity(ones: Array, others: Array) -> int:
     graph = csr_array((np.ones(ones.size, np.int8), (tails, heads)), shape=(numbers.size, numbers.size))
     cycles: Any = connected_components(graph, directed=False, return_labels=False) if ones.size else 0
     return -1 if (ones.size - cycles) % 2 else 1
+
+
+def _in_pairs(equations: Sequence[Equation], linear: set[Var]) -> list[Equation]:
+    """Return the same equations with contractions of many operands as one contraction after the other.
+
+    So `A X B` is two steps, each of which is one small matrix for every row or column.
+    """
+    known: set[object] = {*linear}
+    found: list[Equation] = []
+    for equation in equations:
+        known.update(equation.results)
+        chosen = [place for place, item in enumerate(equation.operands) if item in known]
+        is_long = equation.primitive.name == "einsum" and len(equation.operands) > 2 and len(chosen) == 1
+        found += _parted_contraction(equation, chosen[0]) if is_long else [equation]
+    return found
+
+
+def _parted_contraction(equation: Equation, place: int) -> list[Equation]:
+    """Return a contraction as steps, in each of which the operand at a place meets one other."""
+    subscripts: Any = equation.params["subscripts"]
+    inputs, output = split_subscripts(subscripts)
+    sizes: dict[str, int] = {}
+    for names, item in zip(inputs, equation.operands, strict=True):
+        sizes.update(zip(names, item.type.shape, strict=True))
+    rest = [index for index in range(len(inputs)) if index != place]
+    current, names, steps = equation.operands[place], inputs[place], []
+    while rest:
+        index = next((index for index in rest if set(inputs[index]) & set(names)), rest[0])
+        rest.remove(index)
+        needed = set(output).union(*[inputs[item] for item in rest])
+        kept = "".join(name for name in dict.fromkeys(names + inputs[index]) if name in needed) if rest else output
+        result = Var(current.type.with_shape(tuple(sizes[name] for name in kept))) if rest else equation.results[0]
+        params = {"subscripts": f"{names},{inputs[index]}->{kept}"}
+        steps.append(Equation(equation.primitive, (current, equation.operands[index]), params, (result,)))
+        current, names = result, kept
+    return steps
 
 
 # -- dense parts -----------------------------------------------------------------------------------------------------------------
