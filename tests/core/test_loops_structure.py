@@ -106,6 +106,10 @@ def coupling(x, weights):
     return gw.scan(layer, x, weights)[0]
 
 
+def planar(x, u, w):
+    return gw.scan(lambda x, layer: (x + layer[0] * np.tanh(x @ layer[1]), None), x, (u, w))[0]
+
+
 def windows(count):
     def function(x):
         step = lambda i, c: 0.5 * c + 0.3 * np.sin(np.concatenate([c[1:], np.ones(1)])) * np.concatenate([np.ones(1), c[:-1]])
@@ -159,6 +163,10 @@ STRUCTURES = {
     "shifting windows": (windows(5), [(1000,)], 0, 11_100, 5000),
     "outer product into a loop": (
         lambda x, u, v: gw.fori_loop(0, 9, lambda i, c: np.sin(c), u * np.sum(v * x)), [(1000,)] * 3, 0, 2000, 9000,
+    ),
+    "planar layers": (planar, [(300,), (6, 300), (6, 300)], 0, 2 * 6 * 300 + 10, 2400),
+    "vectors times sums": (
+        lambda x, u: gw.fori_loop(0, 6, lambda i, c: np.sin(c) + u * np.sum(c * u), x), [(500,), (500,)], 0, 14 * 500, 7 * 500,
     ),
     "constant matrix into a map": (lambda x, w: gw.map(lambda row: np.sin(w @ row), x), [(60, 30), (20, 30)], 0, 600 + 1200, 1800),
 }  # fmt: skip

@@ -21,12 +21,13 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.ops._declare import convert
 from gradwire_core.ops.control import cond_primitive, scan_primitive
 from gradwire_core.ops.elementwise import equal
+from gradwire_core.ops.shaping import reshape, slice_axes
 from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure.axes import Axis, Factor, Label, Run, fresh_axes, permuted, positions_along, read, run_length
 from gradwire_core.structure.joining import join
-from gradwire_core.structure.products import Term, contract, factor_size, settle, tables_of
+from gradwire_core.structure.products import Term, contract, factor_size, held_elements, settle, tables_of
 from gradwire_core.structure.slots import MOST_SLOTS, Names, Region, Slot, Slots, moved, moved_axis, relabelled
-from gradwire_core.structure.terms import isolate
+from gradwire_core.structure.terms import isolate, read_out
 from gradwire_core.types import TensorType
 
 ByInput = dict[Any, list[Term]]
@@ -36,6 +37,11 @@ Walk = Callable[[Builder, Sequence[Equation], Known], None]
 
 MOST_CHANGES = 8
 """How often the slots of one carry may change before there is one for whatever comes; more often in a loop that is soon over."""
+
+MOST_UNROLLED = 512
+"""The equations of all steps up to which a loop may be taken step by step."""
+MUCH_LESS = 10
+"""How many times less the terms must hold for a loop to be taken step by step."""
 
 
 def through(builder: Builder, equation: Equation, known: Known, walk: Walk) -> list[ByInput]:
@@ -160,7 +166,58 @@ def _through_scan(builder: Builder, equation: Equation, known: Known, walk: Walk
     if loop.length == 0:
         return [*loop.starts, *[{} for _ in equation.results[loop.carry_count :]]]
     loop.find_slots()
-    return loop.emit()
+    found = loop.emit()
+    if loop.is_spread and loop.length * len(loop.equations) <= MOST_UNROLLED:
+        steps = _unrolled(builder, equation, known, walk)
+        if MUCH_LESS * _held(steps) <= _held(found):
+            return steps
+    return found
+
+
+def _held(results: Sequence[ByInput]) -> int:
+    return sum(held_elements(term) for terms in results for group in terms.values() for term in group)
+
+
+def _unrolled(builder: Builder, equation: Equation, known: Known, walk: Walk) -> list[ByInput]:
+    """Take terms through a loop step by step: what adds a product of vectors in each step keeps them apart."""
+    params: Mapping[str, Any] = equation.params
+    body, length, carry_count = params["body"], params["length"], params["carry_count"]
+    first = params["const_count"]
+    last = first + carry_count
+    carries: list[ByInput] = [known.get(operand, {}) for operand in equation.operands[first:last]]
+    stacks: list[ByInput] = [{} for _ in equation.results[carry_count:]]
+    for step in reversed(range(length)) if params["is_reversed"] else range(length):
+        at = Axis(length, (), step)
+        inputs: list[Value] = []
+        given: Known = {}
+        for place, (operand, var) in enumerate(zip(equation.operands, body.inputs, strict=True)):
+            is_carry = first <= place < last
+            if is_carry or operand in known:
+                inputs.append(builder.free(var.type))
+                terms = carries[place - first] if is_carry else known[operand]
+                given[inputs[-1].operand] = {
+                    index: [one for term in group for one in (read_out(term, 0, (), at) if place >= last else [term])]
+                    for index, group in terms.items()
+                }
+            else:
+                value = Value(builder, operand)
+                inputs.append(value if place < first else _row(value, step))
+        start = len(builder.equations)
+        outputs = builder.inline(body, inputs)
+        walk(builder, builder.equations[start:], given)
+        found = [given.get(output.operand, {}) for output in outputs]
+        carries = found[:carry_count]
+        for stack, terms in zip(stacks, found[carry_count:], strict=True):
+            for index, group in terms.items():
+                stack.setdefault(index, []).extend(replace(term, out=(at, *term.out)) for term in group)
+    return [*carries, *[{index: join(group) for index, group in stack.items()} for stack in stacks]]
+
+
+def _row(value: Value, step: int) -> Value:
+    """Return one element of a value along its first axis."""
+    starts, stops = (step, *[0] * (value.ndim - 1)), (step + 1, *value.shape[1:])
+    found: Value = reshape(slice_axes(value, starts, stops, (1,) * value.ndim), value.shape[1:])
+    return found
 
 
 Source = tuple[int, Slot | None]
@@ -202,6 +259,13 @@ class _Loop:
         self.slots: list[dict[int, Slots]] = [{} for _ in self.carries]
         self.inputs: dict[Slot, Value] = {}
         self.found: dict[Slot | None, list[dict[Source, list[Term]]]] = {}
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the carry holds much more than what its terms are made of."""
+        return any(
+            group.coarse is not None or any(slot.is_spread for slot in group) for mine in self.slots for group in mine.values()
+        )
 
     # -- stacked operands
 

@@ -19,8 +19,8 @@ from gradwire_core.ops._declare import convert, filled
 from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.shaping import broadcast_to, pad_with_zeros, reshape
 from gradwire_core.program import Equation, Literal, Operand, Program, Var
-from gradwire_core.structure.axes import Axis, Factor, Label, Part, Run, aligned_to
-from gradwire_core.structure.products import Term, contract, dense
+from gradwire_core.structure.axes import Axis, Factor, Label, Part, Run, aligned_to, run_length
+from gradwire_core.structure.products import Term, contract, dense, factor_size
 from gradwire_core.types import Dtype, Shape, TensorType
 
 MOST_SLOTS = 48
@@ -333,6 +333,7 @@ class Slot:
         sizes: the sizes of the labels that they alone have.
         carried: the numbers of the labels of its array, in order.
         depth: the fewest steps after which its array may differ from zero.
+        is_spread: whether its array is the product of factors that hold much less.
     """
 
     out_count: int
@@ -342,6 +343,7 @@ class Slot:
     sizes: tuple[int, ...]
     carried: tuple[int, ...]
     depth: int
+    is_spread: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -471,6 +473,7 @@ class Slot:
         """Return the array of a term of a form that it has room for."""
         factors = self._others(form)
         labels = tuple(form.labels[number] for number in self.carried)
+        self.is_spread = self.is_spread or run_length(labels) > 2 * sum(map(factor_size, factors)) > 0
         factor = contract(factors, labels) if factors else Factor(builder.literal(np.ones((), dtype.numpy)), ())
         array = broadcast_to(aligned_to(factor, labels), tuple(label.size for label in labels))
         count = len(self.ranges)
