@@ -30,7 +30,6 @@ from gradwire_core.structure.axes import (
     run_axis,
     run_length,
 )
-from gradwire_core.structure.equations import agree, compose, indexed, read_out, regroup, restrict, substitute
 from gradwire_core.structure.joining import join
 from gradwire_core.structure.patterns import AxisPattern, PartPattern, Pattern
 from gradwire_core.structure.products import (
@@ -50,6 +49,8 @@ from gradwire_core.structure.products import (
     untied,
     with_out,
 )
+from gradwire_core.structure.relations import agree, compose, indexed, read_out, regroup
+from gradwire_core.structure.renaming import restrict, substitute
 from gradwire_core.types import Array
 
 
