@@ -6,13 +6,14 @@ kind. They are good for comparing strategies, not for promises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import string
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gradwire_core.builder import VIEWS
 from gradwire_core.einsum import lower
-from gradwire_core.program import Equation, Primitive, Program
+from gradwire_core.program import Equation, Operand, Primitive, Program
 
 LARGE_BYTES = 2**20
 """Larger results come in new pages of memory, which take as long again to write."""
@@ -132,6 +133,31 @@ def predict_equations(equations: Iterable[Equation]) -> Cost:
                 known[key] = found
         flops, nbytes, overhead, work, count = flops + found[0], nbytes + found[1], overhead + found[2], work + found[3], count + 1
     return Cost(flops, nbytes, count, overhead, work)
+
+
+def predict_columns(equations: Iterable[Equation], linear: Collection[Operand], count: int) -> Cost:
+    """Return the predicted cost of equations for a batch of some operands: products with vectors become products with matrices.
+
+    Args:
+        equations: the equations.
+        linear: the operands that are batched.
+        count: the size of the batch.
+    """
+    contractions = [equation for equation in equations if equation.primitive.name == "einsum"]
+    others = [equation for equation in equations if equation.primitive.name != "einsum"]
+    total = predict_equations(others).columns(count)
+    for equation in contractions:
+        subscripts = equation.params["subscripts"]
+        assert isinstance(subscripts, str)
+        label = next(letter for letter in string.ascii_letters if letter not in subscripts)
+        left, _, output = subscripts.partition("->")
+        flags = [operand in linear for operand in equation.operands]
+        groups = [label + group if flag else group for group, flag in zip(left.split(","), flags, strict=True)]
+        shapes = [operand.type.shape for operand in equation.operands]
+        batched = tuple([(count, *shape) if flag else shape for shape, flag in zip(shapes, flags, strict=True)])
+        found = lower(f"{','.join(groups)}->{label}{output}", batched)
+        total += Cost(found.flops, count * equation.results[0].type.nbytes, 1, EINSUM_OVERHEAD, found.seconds)
+    return total
 
 
 def _predict_one(equation: Equation) -> tuple[float, int, float, float]:

@@ -7,9 +7,10 @@ the best is near what anything must cost. So a simple program pays for one way.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from gradwire_core.errors import InternalError
@@ -93,26 +94,65 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
     name = _FORCED.get()
     if name is not None:
         return _force(what, ways, name)
-    best: tuple[str, Result, Cost] | None = None
-    predictions: list[tuple[str, Cost]] = []
-    certain = [SLACK * way.least().seconds for way in ways if way.is_certain]
+    choosing: _Choosing[Result] = _Choosing(
+        floor, min([SLACK * way.least().seconds for way in ways if way.is_certain], default=math.inf)
+    )
     for way in ways:
-        least = way.least()
-        limit = best[2].seconds if best is not None else min(certain) if certain and not way.is_certain else float("inf")
-        if best is not None and (least.seconds >= limit or limit <= ENOUGH * floor.seconds):
-            predictions.append((way.name, least.at_least()))
-            continue
+        choosing.consider(way)
+    for way in choosing.given_up:
+        choosing.reconsider(way)
+    if choosing.best is None:
+        raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
+    chosen, result, _ = choosing.best
+    record(Choice(what, chosen, tuple(choosing.predictions.items())))
+    return result
+
+
+@dataclass(slots=True)
+class _Choosing(Generic[Result]):
+    """What is known of ways while they are looked at in turn.
+
+    Attributes:
+        floor: what every way must cost.
+        expected: the seconds that some way will not exceed, as far as is known.
+        best: the name, the result and the cost of the best way so far.
+        predictions: the predicted cost of each way.
+        given_up: the ways that were given up because they cost more than is expected of another.
+    """
+
+    floor: Cost
+    expected: float
+    best: tuple[str, Result, Cost] | None = None
+    predictions: dict[str, Cost] = field(default_factory=dict)
+    given_up: list[Way[Result]] = field(default_factory=list)
+
+    def consider(self, way: Way[Result]) -> None:
+        """Build a way if it may win."""
+        if self.best is None:
+            self._build(way, math.inf if way.is_certain else self.expected)
+            if way.name in self.predictions and self.best is None:
+                self.given_up.append(way)
+            return
+        least, limit = way.least(), self.best[2].seconds
+        if least.seconds >= limit or limit <= ENOUGH * self.floor.seconds:
+            self.predictions[way.name] = least.at_least()
+        else:
+            self._build(way, limit)
+
+    def reconsider(self, way: Way[Result]) -> None:
+        """Build a way that was given up, if what was expected did not come true."""
+        limit = math.inf if self.best is None else TIE * self.best[2].seconds
+        if self.predictions[way.name].seconds < limit:
+            self._build(way, limit)
+
+    def _build(self, way: Way[Result], limit: float) -> None:
         built = way.build(limit)
         if built is None:
-            continue
+            return
         result, cost = built
-        predictions.append((way.name, cost))
-        if result is not None and (best is None or cost.seconds < TIE * best[2].seconds):
-            best = way.name, result, cost
-    if best is None:
-        raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
-    record(Choice(what, best[0], tuple(predictions)))
-    return best[1]
+        self.predictions[way.name] = cost
+        if result is not None and (self.best is None or cost.seconds < TIE * self.best[2].seconds):
+            self.best = way.name, result, cost
 
 
 def _force(what: str, ways: Sequence[Way[Result]], name: str) -> Result:

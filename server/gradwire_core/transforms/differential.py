@@ -23,7 +23,7 @@ from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure import strategy
 from gradwire_core.structure.accumulate import ByInput, accumulate
 from gradwire_core.structure.colouring import Colouring, colour_columns, colour_rows, colour_star
-from gradwire_core.structure.cost import Cost, predict, predict_equations
+from gradwire_core.structure.cost import Cost, predict, predict_columns, predict_equations
 from gradwire_core.structure.sparsity import Sparsity, find_sparsity, residuals_of
 from gradwire_core.structure.strategy import Way
 from gradwire_core.structure.terms import Factor, Term, compose, join, swap
@@ -69,6 +69,7 @@ class Differential:
         linear: the linearized program.
         is_symmetric: whether it is symmetric, as a Hessian is.
         densest: the share of entries from which on its pattern is not worth following.
+        result_cost: what it costs to write the result, once it is computed.
         row_starts: where each output starts among the rows, and at last how many rows there are.
         column_starts: where each input starts among the columns, and at last how many columns there are.
     """
@@ -76,8 +77,10 @@ class Differential:
     linear: Linearized
     is_symmetric: bool = False
     densest: float = 1.0
+    result_cost: Cost = field(default=Cost(), init=False)
     row_starts: list[int] = field(init=False)
     column_starts: list[int] = field(init=False)
+    _sweeps: dict[int, Cost] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.row_starts = list(itertools.accumulate((value.size for value in self.linear.outputs), initial=0))
@@ -130,18 +133,29 @@ class Differential:
         """Whether every equation is elementwise, so that all ways come to the same products."""
         return all(equation.primitive.is_elementwise for equation in self.linear.equations)
 
+    @property
+    def floor(self) -> Cost:
+        """What every way must cost."""
+        return self.residual_cost + self.result_cost
+
     @cached_property
     def residual_cost(self) -> Cost:
-        """What every way must cost: the values that the linear equations take from the primal."""
-        linear: set[Operand] = {value.operand for value in self.linear.tangents}
-        linear.update(var for equation in self.linear.equations for var in equation.results)
+        """What the values cost that the linear equations take from the primal."""
+        linear = self._linear
         needed = {operand: None for equation in self.linear.equations for operand in equation.operands if operand not in linear}
         return predict(self.builder.build([Value(self.builder, operand) for operand in needed]))
 
+    def sweep_cost(self, count: int) -> Cost:
+        """Return what as many products with the matrix cost, evaluated together, beside the residuals."""
+        found = self._sweeps.get(count)
+        if found is None:
+            found = self._sweeps[count] = predict_columns(self.linear.equations, self._linear, count)
+        return found
+
     @cached_property
-    def sweep_cost(self) -> Cost:
-        """What one product with the matrix costs beside the residuals."""
-        return predict_equations(self.linear.equations)
+    def _linear(self) -> set[Operand]:
+        linear: set[Operand] = {value.operand for value in self.linear.tangents}
+        return linear.union(*[equation.results for equation in self.linear.equations])
 
     @cached_property
     def pattern(self) -> Sparsity | None:
@@ -316,7 +330,7 @@ def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Valu
             outputs = outputs_of(terms)
             return None if outputs is None else ((terms, outputs), predict(found.builder.build(outputs)))
 
-        return Way(name, lambda: found.residual_cost, build)
+        return Way(name, lambda: found.floor, build)
 
     forward = way(strategy.STRUCTURED_FORWARD, found.forward_terms)
     reverse = way(strategy.STRUCTURED_REVERSE, found.reverse_terms)
@@ -428,4 +442,4 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
 
 def _swept(found: Differential, count: int) -> Cost:
     """Return what as many products with the matrix, evaluated together, cost at least."""
-    return found.residual_cost + found.sweep_cost.columns(count)
+    return found.floor + found.sweep_cost(count)

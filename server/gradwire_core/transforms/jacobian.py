@@ -140,7 +140,7 @@ def jacobian_terms(
     """
     found = Differential(linearize_checked(program, argnums))
     ways = structured_ways(found, lambda terms: outputs_of(found.linear, terms))
-    terms, _ = choose(found.name, ways, found.residual_cost)
+    terms, _ = choose(found.name, ways, found.floor)
     assert terms is not None
     return found.linear, terms
 
@@ -177,10 +177,11 @@ def _dense_program(found: Differential) -> Program:
             results.append(convert(reshape(matrix, type.shape), type.dtype))
         return results
 
+    found.result_cost = written(sum(type.nbytes for type in types))
     ways = structured_ways(found, by_terms)
     if min(found.shape) > 1 and not found.is_diagonal:
         ways += [*coloured_ways(found, by_colours), *dense_ways(found, by_sweeps)]
-    _, outputs = choose(found.name, ways, found.residual_cost + written(sum(type.nbytes for type in types)))
+    _, outputs = choose(found.name, ways, found.floor)
     return found.builder.build(outputs)
 
 
@@ -227,8 +228,9 @@ def _sparse_program(found: Differential) -> tuple[Program, tuple[SparseSpec, ...
     def by_colours(compressed: Value, sources: Array) -> list[Value]:
         return [convert(take_flat(compressed, sources[mine], 0), dtype) for (mine, _), dtype in zip(blocks, dtypes, strict=True)]
 
+    found.result_cost = gathered(8 * pattern.nnz)
     ways = [*structured_ways(found, by_terms), *coloured_ways(found, by_colours)]
-    _, outputs = choose(found.name, ways, found.residual_cost + gathered(8 * pattern.nnz))
+    _, outputs = choose(found.name, ways, found.floor)
     specs = [
         SparseSpec(output.shape, tangent.shape, dtype, block.indptr, block.indices)
         for (_, _, output, tangent), (_, block), dtype in zip(found.pairs(), blocks, dtypes, strict=True)
