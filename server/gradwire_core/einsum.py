@@ -453,8 +453,13 @@ class _Part(NamedTuple):
     halves: tuple[int, ...]
 
 
-def _weigh(groups: Sequence[str], output: str, sizes: dict[str, int], alike: Sequence[int]) -> dict[int, _Part]:
-    """Return the best part for every set of operands, as bits: each split into two, by predicted time."""
+def _weigh(
+    groups: Sequence[str], output: str, sizes: dict[str, int], alike: Sequence[int], *, apart: bool = False
+) -> dict[int, _Part]:
+    """Return the best part for sets of operands, as bits: each split into two, by predicted time.
+
+    Sets that no labels hold together are looked at only where all operands are such a set: `apart`.
+    """
     best = {1 << index: _Part(0.0, group, alike[index], ()) for index, group in enumerate(groups)}
     whole = (1 << len(groups)) - 1
     for chosen in range(3, whole + 1):
@@ -463,26 +468,39 @@ def _weigh(groups: Sequence[str], output: str, sizes: dict[str, int], alike: Seq
         needed = output + "".join(group for index, group in enumerate(groups) if not chosen >> index & 1)
         splits, half = [], (chosen - 1) & chosen
         while half > chosen ^ half:
-            splits.append((chosen ^ half, half))
+            if half in best and chosen ^ half in best:
+                splits.append((chosen ^ half, half))
             half = (half - 1) & chosen
         joined = [split for split in splits if _only(best[split[0]].labels, best[split[1]].labels)]
-        best[chosen] = min(
-            (_joined(best, split, needed, output, sizes) for split in joined or splits), key=lambda part: part.seconds
-        )
-    return best
+        if not (joined or apart):
+            continue
+        found: _Part | None = None
+        for least, halves in sorted((_halves_seconds(best, split), split) for split in joined or splits):
+            if found is not None and least >= found.seconds:
+                break
+            part = _joined(best, halves, needed, output, sizes)
+            found = part if found is None or part.seconds < found.seconds else found
+        assert found is not None
+        best[chosen] = found
+    return best if whole in best else _weigh(groups, output, sizes, alike, apart=True)
+
+
+def _halves_seconds(best: dict[int, _Part], halves: tuple[int, int]) -> float:
+    one, other = best[halves[0]], best[halves[1]]
+    return one.seconds if one.form == other.form else one.seconds + other.seconds
 
 
 def _joined(best: dict[int, _Part], halves: tuple[int, int], needed: str, output: str, sizes: dict[str, int]) -> _Part:
     one, other = best[halves[0]], best[halves[1]]
     labels = output if needed == output else natural_labels((one.labels, other.labels), needed, output, sizes)
-    subscripts = canonical_subscripts((one.labels, other.labels), labels)
-    pair = lower(subscripts, (_lengths(one.labels, sizes), _lengths(other.labels, sizes)))
-    seconds = one.seconds + pair.seconds
-    if one.form != other.form:
-        seconds += other.seconds
-    elif exchanged(subscripts, (_lengths(one.labels, sizes), _lengths(other.labels, sizes))):
-        seconds -= pair.seconds / 3
-    return _Part(seconds, labels, (one.form, other.form, subscripts), halves)
+    subscripts, shapes = (
+        canonical_subscripts((one.labels, other.labels), labels),
+        (_lengths(one.labels, sizes), _lengths(other.labels, sizes)),
+    )
+    seconds = lower(subscripts, shapes).seconds
+    if one.form == other.form and exchanged(subscripts, shapes):
+        seconds *= 2 / 3
+    return _Part(_halves_seconds(best, halves) + seconds, labels, (one.form, other.form, subscripts), halves)
 
 
 def canonical_subscripts(groups: Sequence[str], output: str) -> str:
