@@ -123,15 +123,16 @@ CASES = {
 
 
 def measure(executables, inputs, rounds=6):
-    """Return the least seconds of each executable, run in turns."""
-    times = {name: [] for name in executables}
+    """Return the least seconds of each executable, run in turns; ways that came to the same program are one."""
+    distinct = {executable.program.digest: executable for executable in executables.values()}
+    times = {digest: [] for digest in distinct}
     for _ in range(rounds):
-        for name, executable in executables.items():
+        for digest, executable in distinct.items():
             for _ in range(REPEATS):  # so that each finds memory and caches as it left them
                 start = time.perf_counter()
                 executable.run(inputs)
-                times[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
+                times[digest].append(time.perf_counter() - start)
+    return {name: min(times[executable.program.digest]) for name, executable in executables.items()}
 
 
 def compare(function, x, transform, layout):
