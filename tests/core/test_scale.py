@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import scipy.sparse.csgraph  # noqa: F401  # an import recurses deeper than what is tested may
 
 from gradwire_core import canonical
 from gradwire_core.builder import Builder
