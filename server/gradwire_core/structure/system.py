@@ -131,17 +131,26 @@ class System:
 
     def form(self) -> Form | Bottleneck | None:
         """Return the block triangular form, or why the determinant is 0 for every input; None for systems too large."""
-        network = self._network()
+        self._find_links()
+        copies = self._copies()
+        network = self._network() if copies is None else self._one_of_each()
         if network is None:
             return None
         found = network.solve()
-        return found if isinstance(found, Bottleneck) else self._parted(found)
+        if isinstance(found, Bottleneck):
+            return found
+        if copies is not None:
+            every = np.arange(copies)
+            rows, columns = [(labels[:, None] * copies + every).ravel() for labels in (found.rows, found.columns)]
+            found = Blocks(rows, columns, found.count * copies)
+        return self._parted(found)
 
     def pieces(self) -> list[Group] | None:
         """Return parts of the system that share no scalar, those of one form together; None for systems too large.
 
         The outputs of a part need not be as many as its inputs. Parts without inputs are left out.
         """
+        self._find_links()
         network = self._network()
         if network is None:
             return None
@@ -171,6 +180,36 @@ class System:
 
     # -- arcs ------------------------------------------------------------------------------------------------------------------
 
+    def _find_links(self) -> None:
+        for equation in self.equations:
+            if not is_opaque(equation):
+                self.links[equation.results[0]] = [
+                    links_of(self.builder, equation, position)
+                    for position, item in enumerate(equation.operands)
+                    if isinstance(item, Var) and item in self._numbers
+                ]
+        for var, source in self.sources.items():
+            every = np.arange(var.type.size)[:, None]
+            self.links[var] = [] if source is None else [Link(var, source, every, every)]
+
+    def _copies(self) -> int | None:
+        """Return of how many equal systems this one consists, if every link is elementwise."""
+        sizes = {var.type.size for var in self.values}
+        if len(sizes) != 1 or any(var not in self.links for var in self.values[len(self.inputs) :]):
+            return None
+        is_elementwise = all(link.is_elementwise for links in self.links.values() for link in links)
+        return sizes.pop() if is_elementwise else None
+
+    def _one_of_each(self) -> Network:
+        """Return the network of the first elements of all values."""
+        count, ends = len(self.values), len(self.outputs)
+        network = Network(count, np.arange(len(self.inputs)), np.arange(count - ends, count))
+        for links in self.links.values():
+            for link in links:
+                tail, head = np.array([self._numbers[link.operand]]), np.array([self._numbers[link.result]])
+                network.connect(network.column(tail), network.row(head))
+        return network
+
     def _network(self) -> Network | None:
         first = int(self._starts[len(self.inputs)])
         last = int(self._starts[len(self.values) - len(self.outputs)])
@@ -178,27 +217,19 @@ class System:
         for equation in self.equations:
             if network.arc_count + self.size > MOST_ARCS:
                 return None
-            linear = [item for item in equation.operands if isinstance(item, Var) and item in self._numbers]
             if is_opaque(equation):
                 hub = network.hubs(1)
-                for var in dict.fromkeys(linear):
-                    network.connect(network.column(self.scalars(var)), hub)
+                for item in dict.fromkeys(equation.operands):
+                    if isinstance(item, Var) and item in self._numbers:
+                        network.connect(network.column(self.scalars(item)), hub)
                 for var in equation.results:
                     network.connect(hub, network.row(self.scalars(var)))
                 continue
-            links = [
-                links_of(self.builder, equation, position)
-                for position, item in enumerate(equation.operands)
-                if isinstance(item, Var) and item in self._numbers
-            ]
-            self.links[equation.results[0]] = links
-            for link in links:
+            for link in self.links[equation.results[0]]:
                 self._connect(network, link)
-        for var, source in self.sources.items():
-            if source is not None:
-                every = np.arange(var.type.size)[:, None]
-                self.links[var] = [Link(var, source, every, every)]
-                self._connect(network, self.links[var][0])
+        for var in self.outputs:
+            for link in self.links[var]:
+                self._connect(network, link)
         return network if network.arc_count + self.size <= MOST_ARCS else None
 
     def _connect(self, network: Network, link: Link) -> None:
