@@ -24,6 +24,8 @@ from gradwire_core.structure.products import Term, contract, dense, factor_size
 from gradwire_core.types import Dtype, Shape, TensorType
 
 MOST_SLOTS = 48
+SLOT_ELEMENTS = 100
+"""How many elements of one array more may take the place of a slot: each costs some calls in every step."""
 Resolve = Callable[[Value], Value]
 Ties = frozenset[tuple[int, int]]
 Ranges = tuple[tuple[int, int], ...]
@@ -590,7 +592,8 @@ class Slots:
 
     def _is_heavy(self) -> bool:
         slots = list(self)
-        return len(slots) > MOST_SLOTS or sum(math.prod(slot.shape) for slot in slots) > self._coarse_size
+        saved = SLOT_ELEMENTS * (len(slots) - 1)
+        return len(slots) > MOST_SLOTS or sum(math.prod(slot.shape) for slot in slots) + saved > self._coarse_size
 
     @property
     def _coarse_size(self) -> int:
