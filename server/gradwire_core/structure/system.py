@@ -317,9 +317,10 @@ class System:
         label, role, place = label[order], role[order], place[order]
         groups = []
         for part in _runs(forms[label]):
-            count = np.unique(label[part]).size
+            runs = _runs(role[part])
+            count = 1 + int(np.count_nonzero(np.diff(label[part][runs[0]])))
             found = {}
-            for run in _runs(role[part]):
+            for run in runs:
                 where = np.arange(part.start, part.stop)[run]
                 var = self.values[role[where[0]] // 3]
                 local = place[where] - self._starts[role[where[0]] // 3]
@@ -333,7 +334,7 @@ def _runs(sorted_: Array) -> list[slice]:
     """Return the slices of equal neighbours."""
     if sorted_.size == 0:
         return []
-    borders = [0, *(1 + np.flatnonzero(np.diff(sorted_))).tolist(), sorted_.size]
+    borders = [0, *(1 + np.flatnonzero(sorted_[1:] != sorted_[:-1])).tolist(), sorted_.size]
     return [slice(start, stop) for start, stop in pairwise(borders)]
 
 
