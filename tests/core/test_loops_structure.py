@@ -377,3 +377,13 @@ def test_the_analysis_is_linear_in_the_body():
         return len(list(sizes(derived)))
 
     assert equations(80) <= 2.5 * equations(40)
+
+
+def test_a_loop_over_few_numbers_carries_one_matrix():
+    program = traced(lambda x: gw.fori_loop(0, 9, lambda i, c: c + 0.1 * np.stack([np.sin(c[1]), -c[0]]), x), (2,))
+    arrays = drawn([(2,)])
+    for direction in DIRECTIONS:
+        derived, found = structured(program, arrays, direction=direction)
+        assert_is_the_derivative(found, program, arrays)
+        assert [one.shape for one in found[0].factors[0]] == [(2, 2)]
+        assert derived.equations[-1].params["carry_count"] == 1
