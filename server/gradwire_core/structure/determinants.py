@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.ops._declare import call, find_primitive, zeros_of
-from gradwire_core.ops.elementwise import add, multiply
+from gradwire_core.ops._declare import zeros_of
+from gradwire_core.ops.elementwise import add
 from gradwire_core.ops.shaping import broadcast_to, reshape
-from gradwire_core.program import Equation, Operand, Program, Var
+from gradwire_core.program import Operand, Program, Var
 from gradwire_core.structure.accumulate import accumulate
 from gradwire_core.structure.blocks import common_block
 from gradwire_core.structure.entries import entries_of
 from gradwire_core.structure.local import Places, logarithm_of
 from gradwire_core.structure.matching import Bottleneck
 from gradwire_core.structure.paths import Entries, assembled, is_small, joined, locate, sum_over_paths
+from gradwire_core.structure.restriction import dependent, restricted, var_of
 from gradwire_core.structure.selection import picked
 from gradwire_core.structure.sparsity import find_sparsity, residuals_of
-from gradwire_core.structure.system import INNER, INPUT, OUTPUT, Form, Group, Pairs, System, parity
+from gradwire_core.structure.system import INPUT, OUTPUT, Form, Group, Pairs, System, parity
 from gradwire_core.structure.terms import Term, dense
-from gradwire_core.types import Array, Dtype
+from gradwire_core.types import Dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -274,13 +275,13 @@ def _step(builder: Builder, body: Program, first: int, last: int, carried: Seque
     builder.inline_equations(body.equations, known)
     seeds = [known[body.inputs[first + index]] for index in carried]
     ends = [builder.resolve(body.outputs[index], known) for index in carried]
-    reached = {var for equation in _dependent(builder.equations, others) for var in equation.results}
+    reached = {var for equation in dependent(builder.equations, others) for var in equation.results}
     if not reached.isdisjoint(end.operand for end in ends) or any(end.operand is item.operand for end in ends for item in others):
         return None
-    equations = [item for item in _dependent(builder.equations, seeds) if reached.isdisjoint(item.results)]
+    equations = [item for item in dependent(builder.equations, seeds) if reached.isdisjoint(item.results)]
     linear = {seed.operand for seed in seeds} | {var for equation in equations for var in equation.results}
-    outputs = [(_var(end) if end.operand in linear else None, end.type) for end in ends]
-    return determinant(System(builder, equations, [_var(seed) for seed in seeds], outputs))
+    outputs = [(var_of(end) if end.operand in linear else None, end.type) for end in ends]
+    return determinant(System(builder, equations, [var_of(seed) for seed in seeds], outputs))
 
 
 # -- blocks from terms ---------------------------------------------------------------------------------------------------------
@@ -298,12 +299,14 @@ def _factored(system: System, group: Group) -> Found | None:
     if group.count > 1 or group.order < LEAST_LOCAL or not is_real or not system.is_local(group, MOST_LOCAL):
         return None
     builder = system.builder
-    seeds, ends, equations = _replayed(system, group)
-    found = accumulate(builder, equations, [_var(seed) for seed in seeds])
+    seeds, ends, equations = restricted(system, group)
+    found = accumulate(builder, equations, [var_of(seed) for seed in seeds])
     values, rows, columns = [], [], []
     for (end, row), (index, (seed, column)) in itertools.product(_starts(ends), enumerate(_starts(seeds))):
-        terms = found.get(_var(end), {}).get(index, [])
-        pattern = find_sparsity(equations, [_var(seed)], [_var(end)], [end.size], residuals_of(builder), DENSEST) if terms else None
+        terms = found.get(var_of(end), {}).get(index, [])
+        pattern = (
+            find_sparsity(equations, [var_of(seed)], [var_of(end)], [end.size], residuals_of(builder), DENSEST) if terms else None
+        )
         entries = None if pattern is None else entries_of(builder, terms, pattern, Dtype.of(end.dtype))
         if pattern is None or entries is None:
             if terms:
@@ -328,9 +331,9 @@ def _accumulated(system: System, group: Group) -> Found:
     Blocks of one form may depend on each other in one direction; then their Jacobian is block triangular, and as good. Its rows
     and columns are in the order of the values, those of the blocks block by block: the sign is that of the difference.
     """
-    seeds, ends, equations = _replayed(system, group)
-    found = accumulate(system.builder, equations, [_var(seed) for seed in seeds])
-    terms = [[found.get(_var(end), {}).get(index, []) for index in range(len(seeds))] for end in ends]
+    seeds, ends, equations = restricted(system, group)
+    found = accumulate(system.builder, equations, [var_of(seed) for seed in seeds])
+    terms = [[found.get(var_of(end), {}).get(index, []) for index in range(len(seeds))] for end in ends]
     sign = math.prod(_reordering(system, group, kind) for kind in (INPUT, OUTPUT))
     if len(ends) == len(seeds) == 1 and terms[0][0]:
         block = common_block(terms[0][0])
@@ -343,93 +346,6 @@ def _reordering(system: System, group: Group, kind: int) -> int:
     scalars = [system.scalars(var)[array] for (var, part), array in group.places.items() if part == kind]
     flat = np.concatenate(scalars, axis=1).ravel()
     return parity(flat, np.sort(flat))
-
-
-def _replayed(system: System, group: Group) -> tuple[list[Value], list[Value], list[Equation]]:
-    """Add the equations of a group's blocks again, from seeds alone: the system restricted to them.
-
-    Returns:
-        The seeds and the results, each in the order of the values, and the equations that depend on seeds.
-    """
-    builder = system.builder
-    start = len(builder.equations)
-    places = {key: np.sort(array, axis=None) for key, array in group.places.items()}
-    tangents: dict[Var, Value] = {}
-    seeds: list[Value] = []
-    ends: list[Value] = []
-
-    def settle(var: Var, computed: Value) -> None:
-        inner, seeded, asked = [places.get((var, part)) for part in (INNER, INPUT, OUTPUT)]
-        if asked is not None:
-            ends.append(picked(computed, asked))
-        parts: list[Value] = []
-        if inner is not None:
-            parts.append(computed if inner.size == var.type.size else multiply(computed, _mask(builder, var, inner)))
-        if seeded is not None:
-            is_whole = seeded.size == var.type.size
-            seeds.append(builder.free(var.type if is_whole else var.type.with_shape((seeded.size,))))
-            parts.append(seeds[-1] if is_whole else _spread(seeds[-1], seeded, var))
-        if parts:
-            tangents[var] = reduce(add, parts)
-
-    variables = dict.fromkeys(var for var, _ in places)
-    for var in variables:
-        if var in system.sources:
-            source = system.sources[var]
-            settle(var, tangents.get(source, _zeros(builder, var)) if source is not None else _zeros(builder, var))
-        elif system.equation(var) is None:
-            settle(var, _zeros(builder, var))
-        else:
-            settle(var, _again(system, var, tangents))
-    return seeds, ends, _dependent(builder.equations[start:], seeds)
-
-
-def _zeros(builder: Builder, var: Var) -> Value:
-    return zeros_of(var.type, builder.literal(np.zeros(())))  # type: ignore[no-any-return]
-
-
-def _again(system: System, var: Var, tangents: Mapping[Var, Value]) -> Value:
-    """Return the result of an equation for other tangents: none is zero."""
-    builder, equation = system.builder, system.equation(var)
-    assert equation is not None
-    operands = [
-        (tangents[item] if item in tangents else _zeros(builder, item))
-        if isinstance(item, Var) and item in system
-        else Value(builder, item)
-        for item in equation.operands
-    ]
-    if not any(item in tangents for item in equation.operands):
-        return _zeros(builder, var)
-    return builder.emit(equation.primitive, operands, equation.params)[equation.results.index(var)]
-
-
-def _mask(builder: Builder, var: Var, places: Array) -> Value:
-    mask = np.zeros(var.type.size, var.type.dtype.numpy)
-    mask[places] = 1
-    return builder.literal(mask.reshape(var.type.shape))
-
-
-def _spread(seed: Value, places: Array, var: Var) -> Value:
-    """Return zeros of the shape of a value with a seed at flat positions."""
-    indices = seed.builder.literal(places)
-    flat = call(find_primitive("scatter_add"), seed, indices, axis=0, batch=0, size=var.type.size)
-    return reshape(flat, var.type.shape)  # type: ignore[no-any-return]
-
-
-def _dependent(equations: Sequence[Equation], seeds: Sequence[Value]) -> list[Equation]:
-    """Return the equations that depend on seeds, in order."""
-    linear: set[Operand] = {seed.operand for seed in seeds}
-    found = []
-    for equation in equations:
-        if not linear.isdisjoint(equation.operands):
-            linear.update(equation.results)
-            found.append(equation)
-    return found
-
-
-def _var(value: Value) -> Var:
-    assert isinstance(value.operand, Var)
-    return value.operand
 
 
 def _dense(terms: list[list[list[Term]]], ends: Sequence[Value], seeds: Sequence[Value]) -> Value:
