@@ -32,6 +32,7 @@ def dense_of(function, *arrays):
     return gw.jacobian(function)(*arrays).reshape(-1, arrays[0].size)
 
 
+@examples(50)
 @given(programs())
 def test_a_sparse_jacobian_is_the_dense_one(case):
     derived, specs = sparse_jacobian(case.program, case.argnums)
@@ -44,6 +45,7 @@ def test_a_sparse_jacobian_is_the_dense_one(case):
         np.testing.assert_allclose(found.toarray(), expected.reshape(spec.shape), rtol=1e-9, atol=1e-9)
 
 
+@examples(40)
 @given(scalar_programs())
 def test_a_sparse_hessian_is_the_dense_one(case):
     derived, specs = sparse_hessian(case.program, case.argnums)
