@@ -1,13 +1,14 @@
 """Jacobians, Hessians and determinants at the cost of their structure, beside JAX, PyTorch, CasADi, asdex and NumPy by hand.
 
 Every row computes the same thing twice, in one process on one thread, and compares both results to 1e-9 before it times them in
-turns. What a peer compiles is compiled before, and its arrays are its own already; compile times stand apart. `pip install
-gradwire[bench]` brings the peers; those that are not there are named and left out.
+turns, in processor time, so that other processes count as little as they can. What a peer compiles is compiled before, and its
+arrays are its own already; compile times stand apart. `pip install gradwire[bench]` brings the peers; those that are not there
+are named and left out.
 """
 
 from __future__ import annotations
 
-from _measure import Row, compare, options, show_rows, time_once  # isort: skip  # sets thread counts before NumPy is imported
+from _measure import Row, compare, first_call, options, show_rows, time_once  # isort: skip  # sets thread counts before NumPy is imported
 from _peers import casadi, flat_arrays, asdex, in_torch, jax, jitted, mpmath, say_missing, torch, versions  # isort: skip  # and JAX's
 
 import contextlib
@@ -246,9 +247,7 @@ def sparse() -> Iterator[Row]:
         if casadi is not None:
             peers["CasADi (SX)"] = lambda casadi_function=casadi_function: in_casadi(casadi_function, x)
         for peer, make in peers.items():
-            began = time.perf_counter()
-            theirs, read = make()
-            making = (time.perf_counter() - began) * 1e3
+            (theirs, read), making = first_call(make)
             ours = lambda jacobian=jacobian: jacobian(x)
 
             def check(mine, values, read=read):
@@ -274,6 +273,7 @@ class Flow:
         size: the size to compare at.
         sizes: the sizes over which the growth is fitted.
         parameters: how many parameters it has for a size: what growth is counted in.
+        captured: how many of the arrays, from the last, the function captures, as masks; the others are its arguments.
     """
 
     name: str
@@ -282,6 +282,7 @@ class Flow:
     size: int
     sizes: Sequence[int]
     parameters: Callable[[int], float] = float
+    captured: int = 0
 
 
 def coupling(np):
@@ -320,6 +321,21 @@ def draw_autoregressive(size):
     return [rng.normal(size=size), *weights, 1.0 * (degrees[:, None] >= degrees), 1.0 * (degrees[:, None] > degrees)]
 
 
+def triangular(np):
+    """The same with weights whose zeros are their own."""
+
+    def function(x, inner, scales, shifts):
+        hidden = np.tanh(inner @ x)
+        return x * np.exp(np.tanh(scales @ hidden)) + shifts @ hidden
+
+    return function
+
+
+def draw_triangular(size):
+    x, inner, scales, shifts, first, second = draw_autoregressive(size)
+    return [x, inner * first, scales * second, shifts * second]
+
+
 def planar(np):
     """Planar layers: x + u tanh(w x + b)."""
 
@@ -348,21 +364,20 @@ def draw_lemma(size):
 
 FLOWS = [
     Flow("RealNVP, 8 couplings", coupling, draw_coupling, 1024, (512, 1024, 2048, 4096, 8192)),
-    # Not so small that its weights fit a cache, nor so large that the system gives new pages for each array.
-    Flow("masked autoregressive", autoregressive, draw_autoregressive, 1024, (768, 1024, 1280, 1536, 1792), lambda size: size**2),
+    # Not so small that their weights fit a cache, nor so large that the system gives new pages for each array.
+    Flow("masked autoregressive", autoregressive, draw_autoregressive, 1024, (768, 1024, 1280, 1536, 1792), np.square, 2),
+    Flow("autoregressive, zeros captured", triangular, draw_triangular, 1024, (768, 1024, 1280, 1536, 1792), np.square, 3),
     Flow("4 planar layers", planar, draw_planar, 1024, (4096, 8192, 16384, 32768, 65536)),
     Flow("D + u v^T", lemma, draw_lemma, 2000, (4096, 8192, 16384, 32768, 65536)),
 ]
 
 
 def closed(flow, module, size):
-    """Return the function of x and weights, and its arrays; masks are captured, as a user's are."""
+    """Return the function of x and what else it is given, and these arrays; the others it captures, as a user's function does."""
     arrays = flow.draw(size)
-    if flow.function is not autoregressive:
-        return flow.function(module), arrays
-    masks = arrays[4:]
-    held = masks if module is np else [module.asarray(mask) for mask in masks]
-    return lambda x, *weights: flow.function(module)(x, *weights, *held), arrays[:4]
+    count = len(arrays) - flow.captured
+    held = arrays[count:] if module is np else [module.asarray(array) for array in arrays[count:]]
+    return lambda *given: flow.function(module)(*given, *held), arrays[:count]
 
 
 def slogdets() -> Iterator[Row]:
