@@ -608,3 +608,13 @@ def test_only_what_is_on_the_diagonal_is_computed():
         (found,) = interpret(grad(log, (1,)), [x, w])
         if needed is not None:
             np.testing.assert_allclose(found, needed, rtol=1e-12)
+
+
+def test_zeros_of_captured_arrays_keep_blocks_apart():
+    n = 40
+    rng = np.random.default_rng(0)
+    weights = np.tril(rng.normal(size=(n, n)), -1)
+    x = rng.normal(size=n)
+    function = gw.jacobian_slogdet(lambda x: x * np.exp(np.tanh(weights @ x)) + weights @ np.sin(x))
+    assert "slogdet" not in str(gw.trace(function, x))
+    np.testing.assert_allclose(function(x)[1], np.sum(np.tanh(weights @ x)), rtol=1e-12)
