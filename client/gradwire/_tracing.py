@@ -90,7 +90,7 @@ def trace(
         GradwireError: what the function did cannot be traced; the error stands at the user's line.
     """
     name = name_of(function)
-    seen = _structures_of(function)
+    seen = _structures_of(function, tuple(input_types))
     keeps_structure = len(seen) <= VERSION_LIMIT
     with Builder(captures_arrays=True, keeps_structure=keeps_structure, declares_zeros=declares_zeros).tracing() as builder:
         inputs = [builder.input(item) for item in input_types]
@@ -115,8 +115,8 @@ def trace(
         return Trace(name, builder.build(outputs), tuple(builder.captures), arguments, results, names)
 
 
-def _structures_of(function: Any) -> set[int]:
-    """Return the hashes of what was structure in the traces of a function's code.
+def _structures_of(function: Any, input_types: tuple[TensorType, ...]) -> set[int]:
+    """Return the hashes of what was structure in the traces of a function's code for arguments of these types.
 
     Integers, masks and zeros that a function captures are built into its program, which must be compiled anew when they change.
     Where they keep changing, as minibatches do, they are data: later traces leave them to the inputs.
@@ -125,10 +125,10 @@ def _structures_of(function: Any) -> set[int]:
     if code is None:
         return set()
     with _STRUCTURES_LOCK:
-        return _STRUCTURES.setdefault(code, set())
+        return _STRUCTURES.setdefault(code, {}).setdefault(input_types, set())
 
 
-_STRUCTURES: weakref.WeakKeyDictionary[types.CodeType, set[int]] = weakref.WeakKeyDictionary()
+_STRUCTURES: weakref.WeakKeyDictionary[types.CodeType, dict[tuple[TensorType, ...], set[int]]] = weakref.WeakKeyDictionary()
 _STRUCTURES_LOCK = threading.Lock()
 
 

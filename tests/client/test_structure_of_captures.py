@@ -137,3 +137,11 @@ def test_zeros_of_inner_functions_are_checked_once():
     program = gw.trace(lambda x: gw.grad(lambda y: np.sum(np.sin(LOWER @ y)))(LOWER @ x), X)
     core = Program(program.inputs, program.equations, program.outputs)
     assert names(run_passes(core)).count("zeros_outside") == 1
+
+
+def test_other_sizes_are_no_changes():
+    def of_size(size):
+        lower = np.tri(size)
+        return gw.trace(lambda x: lower @ x, np.ones(size))
+
+    assert all("zeros_outside" in names(of_size(size)) for size in range(6, 10 + 2 * VERSION_LIMIT))
