@@ -364,9 +364,9 @@ def draw_lemma(size):
 
 FLOWS = [
     Flow("RealNVP, 8 couplings", coupling, draw_coupling, 1024, (512, 1024, 2048, 4096, 8192)),
-    # Not so small that their weights fit a cache, nor so large that the system gives new pages for each array.
-    Flow("masked autoregressive", autoregressive, draw_autoregressive, 1024, (768, 1024, 1280, 1536, 1792), np.square, 2),
-    Flow("autoregressive, zeros captured", triangular, draw_triangular, 1024, (768, 1024, 1280, 1536, 1792), np.square, 3),
+    # Not so small that their weights fit a cache, nor so large that what they capture is traced anew at every call.
+    Flow("masked autoregressive", autoregressive, draw_autoregressive, 1024, (704, 896, 1152, 1408, 1600), np.square, 2),
+    Flow("autoregressive, zeros captured", triangular, draw_triangular, 1024, (704, 896, 1152, 1408, 1600), np.square, 3),
     Flow("4 planar layers", planar, draw_planar, 1024, (4096, 8192, 16384, 32768, 65536)),
     Flow("D + u v^T", lemma, draw_lemma, 2000, (4096, 8192, 16384, 32768, 65536)),
 ]
