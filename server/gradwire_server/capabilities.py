@@ -27,10 +27,16 @@ def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
         primitives=[_describe(PRIMITIVES[name]) for name in sorted(PRIMITIVES)],
         transforms=sorted(transforms.NAMES),
         dtypes=map(encode_dtype, Dtype),
-        limits=Limits.from_config(config).as_dict(),
+        limits=Limits.from_config(config).as_dict() | _quotas(config),
         worker_count=config.workers,
         layouts=map(encode_layout, engine.LAYOUTS),
     )
+
+
+def _quotas(config: ServerConfig) -> dict[str, int]:
+    """Return the limits of an identity by name; those that are not set are left out."""
+    found = {"identity_call_count": config.max_identity_call_count, "identity_calls_per_s": config.max_identity_calls_per_s}
+    return {name: value for name, value in found.items() if value}
 
 
 def _describe(primitive: Primitive) -> pb.PrimitiveInfo:

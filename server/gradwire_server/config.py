@@ -36,6 +36,20 @@ class ServerConfig:
     insecure_listen_anywhere: bool = setting(
         False, "allow plaintext on addresses other than loopback: all who reach the port can use it, and read and alter traffic"
     )
+    tls_cert_file: str = setting("", "certificate chain of the server, as PEM, read again when it changes; empty: plaintext")
+    tls_key_file: str = setting("", "private key of that certificate, unencrypted, as PEM, read again when it changes")
+    tls_client_ca_file: str = setting(
+        "", "certificates, as PEM, of the authorities whose clients alone are let in (mutual TLS), read again when it changes"
+    )
+    token_file: str = setting(
+        "",
+        "file of lines IDENTITY:TOKEN or IDENTITY:sha256:HEX, read again when it changes; calls must then bring such a token",
+    )
+    health_needs_token: bool = setting(False, "ask for a token for health checks too")
+    health_listen: str = setting(
+        "", "address for plaintext health checks and nothing else, HOST:PORT, for probes that know no TLS; empty: none"
+    )
+    shared_programs: bool = setting(False, "let every identity see and evaluate what others stored; else each sees its own alone")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
     worker_start_timeout_s: float = setting(60.0, "seconds a worker may take to start")
@@ -51,6 +65,8 @@ class ServerConfig:
     max_output_count: int = setting(256, "number of outputs of a request")
     max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
+    max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")
+    max_identity_calls_per_s: int = setting(0, "number of calls that one identity may begin in a second in one front end; 0: any")
     program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")
     program_cache_bytes: int = setting(16 * 2**20, "bytes, as sent, of the programs that each worker keeps decoded")
     executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
@@ -68,13 +84,15 @@ class ServerConfig:
         for field in dataclasses.fields(self):
             _check_number(field.name, getattr(self, field.name))
         host, _ = split_address("listen", self.listen)
-        if not (self.insecure_listen_anywhere or is_loopback(host)):
+        _check_tls(self)
+        if not (self.tls_cert_file or self.insecure_listen_anywhere or is_loopback(host)):
             raise ConfigError(
-                f"listen: needed a loopback address, for traffic is plaintext, got {host}; "
-                "listen on 127.0.0.1, or pass --insecure-listen-anywhere if the network is trusted"
+                f"listen: needed a loopback address, for traffic is plaintext, got {host}; listen on 127.0.0.1, "
+                "give --tls-cert-file and --tls-key-file, or pass --insecure-listen-anywhere if the network is trusted"
             )
-        if self.metrics_listen:
-            split_address("metrics_listen", self.metrics_listen)
+        for name in ("health_listen", "metrics_listen"):
+            if getattr(self, name):
+                split_address(name, getattr(self, name))
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: needed one of {', '.join(LOG_LEVELS)}, got {self.log_level}; choose one of them")
 
@@ -159,11 +177,31 @@ _ALLOCATOR_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
-_ZERO_ALLOWED = frozenset({"queue_count", "grace_s", "program_store_bytes", "program_cache_bytes", "executable_cache_bytes"})
+_ZERO_ALLOWED = frozenset(
+    {
+        "queue_count",
+        "grace_s",
+        "max_identity_call_count",
+        "max_identity_calls_per_s",
+        "program_store_bytes",
+        "program_cache_bytes",
+        "executable_cache_bytes",
+    }
+)
 
 
 def _public(config: ServerConfig) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(config) if not field.metadata["secret"]]
+
+
+def _check_tls(config: ServerConfig) -> None:
+    for name, other in (
+        ("tls_cert_file", "tls_key_file"),
+        ("tls_key_file", "tls_cert_file"),
+        ("tls_client_ca_file", "tls_cert_file"),
+    ):
+        if getattr(config, name) and not getattr(config, other):
+            raise ConfigError(f"{name}: needed {other} beside it, got none; give {_flag(other)} or {_variable(other)}")
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -1,6 +1,6 @@
 """Assembles the parts, serves, drains.
 
-    gRPC (one event loop) --> CallInterceptor --> DifferentiationService --> WorkerPool --> worker processes
+    gRPC (one event loop) --> Guard --> CallInterceptor --> DifferentiationService --> WorkerPool --> worker processes
 
 Workers are started before any gRPC object exists, since a process that uses gRPC must not be forked.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -19,11 +19,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from gradwire_server.capabilities import describe_capabilities
-from gradwire_server.config import ConfigError, ServerConfig, split_address
-from gradwire_server.interceptors import CallInterceptor, Gate
+from gradwire_server.config import ConfigError, ServerConfig, is_loopback, split_address
+from gradwire_server.guard import Guard, certificate_identity, no_identity, token_identity
+from gradwire_server.interceptors import CallInterceptor, Context, Gate
 from gradwire_server.metrics import Metrics, NoMetrics, PrometheusMetrics
 from gradwire_server.pool import WorkerPool
+from gradwire_server.quotas import Quotas
 from gradwire_server.service import SERVICE, DifferentiationService
+from gradwire_server.tls import Certificates
+from gradwire_server.tokens import TokenFile
 
 _LOGGER = logging.getLogger(__name__)
 _LAST_WORDS_S = 1.0
@@ -43,6 +47,8 @@ class Server:
         self._gate = Gate()
         self._health = health.aio.HealthServicer()
         self._stack = AsyncExitStack()
+        self._certificates = Certificates(config) if config.tls_cert_file else None
+        self._tokens = TokenFile(config.token_file) if config.token_file else None
         self.metrics = make_metrics(config.metrics_listen)
         self.pool = WorkerPool(config, self.metrics)
 
@@ -60,9 +66,11 @@ class Server:
         """
         async with AsyncExitStack() as stack:
             stack.callback(self.metrics.close)
-            _check_free(self._host, self._port, self._config.listen)
+            _check_free("listen", self._config.listen)
             stack.push_async_callback(self.pool.close)
             await self.pool.start()
+            if self._config.health_listen:
+                stack.push_async_callback((await self._start_health()).stop, None)
             stack.push_async_callback(self._stop, await self._start())
             self._stack = stack.pop_all()
         return self
@@ -72,10 +80,14 @@ class Server:
         await self._stack.aclose()
 
     async def _start(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_options(self._config))
+        _warn_of_risks(self._config)
+        interceptor = CallInterceptor(
+            self._gate, self.metrics, self._config.default_timeout_s, Quotas(self._config), self._identify()
+        )
+        guards = [] if self._tokens is None else [self._guard(self._tokens, interceptor)]
+        server = grpc.aio.server(interceptors=guards, options=_options(self._config))
         capabilities = describe_capabilities(self._config).SerializeToString()
         service = DifferentiationService(self._config, self.pool, self.metrics, capabilities)
-        interceptor = CallInterceptor(self._gate, self.metrics, self._config.default_timeout_s)
         methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in service.handlers().items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -83,9 +95,34 @@ class Server:
         if self._config.reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            self._port = server.add_insecure_port(self.address)
+            if self._certificates is None:
+                self._port = server.add_insecure_port(self.address)
+            else:
+                self._port = server.add_secure_port(self.address, self._certificates.credentials())
         except RuntimeError as error:
             raise _cannot_listen("listen", self._config.listen, error) from error
+        await server.start()
+        return server
+
+    def _identify(self) -> Callable[[Context], str]:
+        """Return what tells who calls. With tokens and certificates, clients need both, and the token tells."""
+        if self._tokens is not None:
+            return token_identity
+        return certificate_identity if self._config.tls_client_ca_file else no_identity
+
+    def _guard(self, tokens: TokenFile, interceptor: CallInterceptor) -> Guard:
+        return Guard(tokens, interceptor, is_health_open=not self._config.health_needs_token)
+
+    async def _start_health(self) -> grpc.aio.Server:
+        """Serve health alone, in plaintext, on an address of its own."""
+        listen = self._config.health_listen
+        _check_free("health_listen", listen)
+        server = grpc.aio.server(options=_options(self._config))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise _cannot_listen("health_listen", listen, error) from error
         await server.start()
         return server
 
@@ -126,15 +163,28 @@ def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     )
 
 
-def _check_free(host: str, port: int, listen: str) -> None:
+def _warn_of_risks(config: ServerConfig) -> None:
+    """Log what a configuration lets strangers do."""
+    if is_loopback(split_address("listen", config.listen)[0]):
+        return
+    if not (config.token_file or config.tls_client_ca_file):
+        _LOGGER.warning("open to all who reach %s: neither tokens nor certificates are asked for", config.listen)
+    if not config.tls_cert_file:
+        _LOGGER.warning(
+            "plaintext on %s: all between here and the callers can read and alter what is sent, tokens too", config.listen
+        )
+
+
+def _check_free(name: str, listen: str) -> None:
     """Check that an address can be served on, for gRPC does not say why it cannot."""
+    host, port = split_address(name, listen)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise _cannot_listen("listen", listen, error) from error
+        raise _cannot_listen(name, listen, error) from error
 
 
 def _cannot_listen(name: str, address: str, error: Exception) -> ConfigError:

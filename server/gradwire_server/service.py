@@ -18,14 +18,14 @@ from gradwire_core.errors import ArgumentError, InternalError, NotFoundError, Pr
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
-from gradwire_server.cache import RecentlyUsed
 from gradwire_server.calls import Call, Handler
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.limits import Limits
 from gradwire_server.metrics import Metrics
 from gradwire_server.pool import WorkerPool
-from gradwire_server.requests import check_program_name, parse_request
+from gradwire_server.requests import check_program_name, find_program_name, parse_request
+from gradwire_server.store import OwnedStore
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
 
@@ -34,6 +34,9 @@ _ENTRY_BYTES = 1024  # what the store counts for a program besides its bytes
 _DEFAULT_PAGE = 100
 _LAST_PAGE = 1000
 _PAGE_BYTES = 2**20
+
+_OTHER_FIELDS = 16  # of a request, besides its inputs and outputs
+_NAMING = {Kind.EVALUATE: pb.EvaluateRequest, Kind.DIFFERENTIATE: pb.DifferentiateRequest, Kind.EXPLAIN: pb.ExplainRequest}
 
 M = TypeVar("M", bound=Message)
 
@@ -61,7 +64,8 @@ class DifferentiationService:
         self._pool = pool
         self._metrics = metrics
         self._capabilities = capabilities
-        self._programs: RecentlyUsed[StoredProgram] = RecentlyUsed(config.program_store_bytes)
+        self._programs: OwnedStore[StoredProgram] = OwnedStore(config.program_store_bytes, is_shared=config.shared_programs)
+        self._max_field_count = config.max_input_count + config.max_output_count + _OTHER_FIELDS
 
     def handlers(self) -> dict[str, Handler]:
         """Return the handler of each rpc, by its name."""
@@ -92,24 +96,25 @@ class DifferentiationService:
         """Return how outputs of a program are derived and computed."""
         return await self._run(Kind.EXPLAIN, message, call)
 
-    async def get_program(self, message: bytes, _call: Call) -> bytes:
+    async def get_program(self, message: bytes, call: Call) -> bytes:
         """Return a stored program."""
         name = _parse_small(pb.GetProgramRequest, message).name
-        found = self._programs.get(check_program_name(name))
+        found = self._programs.get(call.identity, check_program_name(name))
         if found is None:
             raise _not_found(name)
         return found.response
 
-    async def list_programs(self, message: bytes, _call: Call) -> bytes:
+    async def list_programs(self, message: bytes, call: Call) -> bytes:
         """List stored programs by their names; the token of a page is the last name of the page before."""
         request = _parse_small(pb.ListProgramsRequest, message)
         count = _page_size(request.page_size)
         last = check_program_name(request.page_token) if request.page_token else ""
-        found = heapq.nsmallest(count + 1, (digest for digest in self._programs if digest > last))
+        programs = self._programs.items(call.identity)
+        found = heapq.nsmallest(count + 1, (digest for digest in programs if digest > last))
         response = pb.ListProgramsResponse()
         size = 0
         for digest in found[:count]:
-            summary = self._programs[digest].summary
+            summary = programs[digest].summary
             size += len(summary)
             if response.programs and size > _PAGE_BYTES:
                 break
@@ -118,10 +123,10 @@ class DifferentiationService:
             response.next_page_token = response.programs[-1].name
         return response.SerializeToString()
 
-    async def delete_program(self, message: bytes, _call: Call) -> bytes:
+    async def delete_program(self, message: bytes, call: Call) -> bytes:
         """Forget a stored program."""
         name = _parse_small(pb.DeleteProgramRequest, message).name
-        if not self._programs.discard(check_program_name(name)):
+        if not self._programs.discard(call.identity, check_program_name(name)):
             raise _not_found(name)
         self._count_programs()
         return pb.DeleteProgramResponse().SerializeToString()
@@ -132,36 +137,45 @@ class DifferentiationService:
         return self._capabilities
 
     async def _run(self, kind: Kind, message: bytes, call: Call) -> bytes:
-        """Have a worker answer a request, sending it the program if it asks for it."""
+        """Have a worker answer a request, sending it the program if it asks for it.
+
+        A worker may hold a named program that was deleted here, or that another identity stored: so its caller must have
+        stored it before a worker is even asked, lest the answer, or how long it takes, tells that it exists.
+        """
         self._limits.check_request(len(message))
+        if kind in _NAMING:
+            named = find_program_name(_NAMING[kind], message, self._max_field_count)
+            if named:
+                self._find(call.identity, named)
         deadline = time.monotonic() + call.timeout_s
         task = Frame(kind, (call.request_id.encode(), message))
         answer = await self._pool.run(task, call.timeout_s)
         if answer.kind is Kind.MISSING:
-            stored = self._find(answer.parts[0].decode())
+            stored = self._find(call.identity, answer.parts[0].decode())
             task = Frame(kind, (*task.parts, stored.response))
             answer = await self._pool.run(task, deadline - time.monotonic())
         if answer.kind is Kind.ERROR:
             raise decode_status(Status.FromString(answer.parts[0]))
         if answer.kind is not Kind.RESULT:
             raise InternalError(f"worker: needed a result, got {answer.kind.name}; report the request id")
-        return self._accept(answer)
+        return self._accept(call.identity, answer)
 
-    def _accept(self, answer: Frame) -> bytes:
-        """Return the response of a result. A worker may remember a named program that was deleted here: then it is missing."""
+    def _accept(self, identity: str, answer: Frame) -> bytes:
+        """Return the response of a result, whose program is stored if it came with the request, and else must be still."""
         name, response, *stored = answer.parts
         if stored:
-            self._store(check_program_name(name.decode()), StoredProgram(*stored))
+            self._store(identity, check_program_name(name.decode()), StoredProgram(*stored))
         else:
-            self._find(name.decode())
+            self._find(identity, name.decode())
         return response
 
-    def _store(self, digest: str, program: StoredProgram) -> None:
-        self._programs.put(digest, program, len(program.response) + len(program.summary) + _ENTRY_BYTES)
+    def _store(self, identity: str, digest: str, program: StoredProgram) -> None:
+        size = len(program.response) + len(program.summary) + _ENTRY_BYTES
+        self._programs.put(identity, digest, program, size)
         self._count_programs()
 
-    def _find(self, name: str) -> StoredProgram:
-        found = self._programs.get(check_program_name(name))
+    def _find(self, identity: str, name: str) -> StoredProgram:
+        found = self._programs.get(identity, check_program_name(name))
         if found is None:
             raise ProgramMissingError(f"program: needed one that this server holds, got {name}; send it, then repeat", name=name)
         return found

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradwire_core import engine
-from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError
+from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
 from gradwire_core.explain import explain
 from gradwire_core.program import Program
 from gradwire_core.structure.sparse import SparseSpec
@@ -68,17 +68,15 @@ class Worker:
     def answer(self, task: Frame) -> Frame:
         """Return the answer to a task, whatever happens."""
         request_id, message, *stored = task.parts
+        failure: GradwireError
         try:
             return self._run(task.kind, message, stored)
         except MissingError as error:
             return Frame(Kind.MISSING, (str(error).encode(),))
-        except GradwireError as error:
-            failure = error
         except MemoryError:
             failure = LimitError("evaluation: needed more memory than the worker has; make the request smaller", limit="memory")
-        except Exception:
-            _LOGGER.exception("task failed request_id=%s", request_id.decode())
-            failure = InternalError("server: needed to work, got a defect of its own; report the request id")
+        except Exception as error:  # noqa: BLE001  # whatever it is, it becomes the answer
+            failure = _as_gradwire_error(error, request_id.decode())
         return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
 
     def _run(self, kind: Kind, message: bytes, stored: Sequence[bytes]) -> Frame:
@@ -207,6 +205,14 @@ def serve(connection: socket.socket) -> None:
             send_frame(connection, worker.answer(task))
         except OSError:
             return
+
+
+def _as_gradwire_error(error: Exception, request_id: str) -> GradwireError:
+    """Return the error for the caller. No caller traces: a TracingError, which names lines of Python, is a defect too."""
+    if isinstance(error, GradwireError) and not isinstance(error, TracingError):
+        return error
+    _LOGGER.error("task failed request_id=%s", request_id, exc_info=error)
+    return InternalError("server: needed to work, got a defect of its own; report the request id")
 
 
 def _held(source: Source) -> Program:

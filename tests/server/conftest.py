@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.server.processes import serving
@@ -21,3 +23,11 @@ def channel(server):
 @pytest.fixture(scope="session")
 def stub(server):
     return server.stub
+
+
+@pytest.fixture
+def free_address():
+    """An address of the loopback that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,0 +1,76 @@
+"""What identities store here: seen by those that stored it, forgotten by least recent use. Nothing else may live here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from gradwire_server.cache import RecentlyUsed
+
+V = TypeVar("V")
+_EVERYONE = ""
+
+
+class OwnedStore(Generic[V]):
+    """Values by owner and name, of a bounded total size.
+
+    An owner sees what it put here itself, and cannot tell what others put. When the bound is passed, the owner that holds the
+    most bytes loses what it used least recently: so an owner cannot push out others that hold less than their equal share.
+
+    Args:
+        max_bytes: bound of the sum of the sizes of all values; a larger value is not kept at all.
+        is_shared: whether all owners are one.
+    """
+
+    def __init__(self, max_bytes: int, *, is_shared: bool) -> None:
+        self._max_bytes = max_bytes
+        self._is_shared = is_shared
+        self._owners: dict[str, RecentlyUsed[V]] = {}
+        self.total_bytes = 0
+
+    def put(self, owner: str, name: str, value: V, size: int) -> None:
+        """Keep a value of `size` bytes, in place of one of the same owner and name."""
+        owner = self._one(owner)
+        held = self._owners.setdefault(owner, RecentlyUsed(self._max_bytes))
+        before = held.total_bytes
+        held.put(name, value, size)
+        self._count(owner, held, before)
+        while self.total_bytes > self._max_bytes:
+            largest = max(self._owners, key=lambda item: self._owners[item].total_bytes)
+            self.discard(largest, next(iter(self._owners[largest])))
+
+    def get(self, owner: str, name: str) -> V | None:
+        """Return a value and count this as a use; None if its owner put none of that name."""
+        held = self._owners.get(self._one(owner))
+        return None if held is None else held.get(name)
+
+    def discard(self, owner: str, name: str) -> bool:
+        """Forget a value of an owner; tell whether there was one."""
+        owner = self._one(owner)
+        held = self._owners.get(owner)
+        if held is None:
+            return False
+        before = held.total_bytes
+        found = held.discard(name)
+        self._count(owner, held, before)
+        return found
+
+    def items(self, owner: str) -> RecentlyUsed[V]:
+        """Return what an owner put here, not to be changed."""
+        return self._owners.get(self._one(owner)) or RecentlyUsed(0)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._owners.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all values, once for each owner."""
+        for held in self._owners.values():
+            yield from held
+
+    def _one(self, owner: str) -> str:
+        return _EVERYONE if self._is_shared else owner
+
+    def _count(self, owner: str, held: RecentlyUsed[V], before: int) -> None:
+        self.total_bytes += held.total_bytes - before
+        if not len(held):
+            del self._owners[owner]
