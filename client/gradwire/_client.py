@@ -85,5 +85,7 @@ def connect(target: str, **settings: Any) -> Client:
         >>> import gradwire as gw
         >>> with gw.connect("localhost:50051", timeout_s=5.0) as client:
         ...     slope = client.grad(lambda x: x**2)
+        >>> with gw.connect("derivatives.example.org:50051", tls=True, token="0123456789abcdef") as client:
+        ...     slope = client.grad(lambda x: x**2)
     """
     return Client(target, ClientConfig.from_environ(**settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,12 @@ class ClientConfig:
         inline_max_bytes: programs of at most this many bytes travel with their first request; larger ones are first asked
             for by name.
         reproducible: whether every call asks for answers that repeat to the last bit, whatever else the server does.
+        tls: whether the connection is encrypted, to a server whose certificate a public authority signed.
+        ca_file: certificates, as PEM, of the authorities that the server's must be signed by instead; implies `tls`.
+        cert_file: the certificate chain that the client shows, as PEM; implies `tls`.
+        key_file: its private key, unencrypted, as PEM.
+        token: the bearer token sent with every call; it is never shown.
+        insecure_token: whether the token may cross a network in plaintext, for all on the way to read.
 
     Example:
         >>> ClientConfig(timeout_s=5.0).timeout_s
@@ -41,14 +48,34 @@ class ClientConfig:
     message_max_bytes: int = 64 * 2**20
     inline_max_bytes: int = 64 * 2**10
     reproducible: bool = False
+    tls: bool = False
+    ca_file: str | os.PathLike[str] = ""
+    cert_file: str | os.PathLike[str] = ""
+    key_file: str | os.PathLike[str] = ""
+    token: str = dataclasses.field(default="", repr=False)
+    insecure_token: bool = False
 
     def __post_init__(self) -> None:
         """Check every setting."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "reproducible" and not value > 0 and not (field.name in _MAY_BE_ZERO and value == 0):
+            if isinstance(field.default, (bool, str)):
+                continue
+            if not value > 0 and not (field.name in _MAY_BE_ZERO and value == 0):
                 text = f"ClientConfig.{field.name}: needed a positive number, got {value!r}; correct the setting"
                 raise ArgumentError(text, field=field.name, given=value)
+        for name, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+            if getattr(self, name) and not getattr(self, other):
+                text = f"ClientConfig.{name}: needed {other} beside it, got none; give both"
+                raise ArgumentError(text, field=name)
+        if self.token and not _is_token(self.token):
+            text = "ClientConfig.token: needed visible ASCII characters without spaces, got others; correct the setting"
+            raise ArgumentError(text, field="token")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return bool(self.tls or self.ca_file or self.cert_file)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None, **given: Any) -> ClientConfig:
@@ -76,6 +103,7 @@ class ClientConfig:
         return cls(**{**settings, **given})
 
 
+_is_token = re.compile("[!-~]+").fullmatch
 _MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from gradwire._config import ClientConfig
+from gradwire._credentials import call_metadata, open_channel
 from gradwire._session import METHODS, Conversation, Method, Pause, Session
 from gradwire_core.errors import ArgumentError
 
@@ -55,7 +56,8 @@ class SyncBackend:
 
     def __init__(self, target: str, config: ClientConfig) -> None:
         self.session = Session(target, config)
-        self._channel = grpc.insecure_channel(target, channel_options(config))
+        self._metadata = call_metadata(target, config)
+        self._channel = open_channel(grpc, target, config, channel_options(config))
         self._calls = _calls(self._channel)
         self._is_closed = False
 
@@ -77,7 +79,7 @@ class SyncBackend:
                 time.sleep(step.seconds)
                 continue
             try:
-                answer = self._calls[step.method](step.request, timeout=step.timeout_s)
+                answer = self._calls[step.method](step.request, timeout=step.timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 answer = error
 
@@ -92,6 +94,7 @@ class AsyncBackend:
 
     def __init__(self, target: str, config: ClientConfig) -> None:
         self.session = Session(target, config)
+        self._metadata = call_metadata(target, config)
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[Method, Any] = {}
         self._is_closed = False
@@ -104,7 +107,8 @@ class AsyncBackend:
         """
         check_open(self.session, is_closed=self._is_closed)
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.session.target, channel_options(self.session.config))
+            config = self.session.config
+            self._channel = open_channel(grpc.aio, self.session.target, config, channel_options(config))
             self._calls = _calls(self._channel)
         answer: Any = None
         while True:
@@ -117,7 +121,7 @@ class AsyncBackend:
                 await asyncio.sleep(step.seconds)
                 continue
             try:
-                answer = await self._calls[step.method](step.request, timeout=step.timeout_s)
+                answer = await self._calls[step.method](step.request, timeout=step.timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 answer = error
 

@@ -238,6 +238,12 @@ class Session:
         return errors.DeadlineError(text, target=self.target, timeout_s=limit_s)
 
     def unreachable(self, details: str, attempts: int, elapsed_s: float) -> GradwireError:
+        if _is_distrust(details):
+            text = (
+                f"{self.target}: needed a server with a certificate for that name from a trusted authority, got one without "
+                f"({_brief(details)}); check the name, and ca_file"
+            )
+            return errors.UnreachableError(text, target=self.target, attempts=attempts)
         tries = f"{attempts} {'try' if attempts == 1 else 'tries'} over {elapsed_s:.1f} s"
         text = (
             f"{self.target}: needed a gradwire server, got no connection in {tries} ({_brief(details)}); "
@@ -271,6 +277,9 @@ _TRANSPORT: dict[grpc.StatusCode, Callable[[Session, str, int, float], GradwireE
     grpc.StatusCode.UNIMPLEMENTED: Session.not_gradwire,
     grpc.StatusCode.UNAUTHENTICATED: Session.unauthenticated,
 }
+
+
+_is_distrust = re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification|Peer name .* is not in peer certificate").search
 
 
 def _brief(details: str) -> str:

@@ -32,3 +32,64 @@ def test_malformed_settings_are_refused(environ, given, text):
 def test_a_target_is_an_address(target):
     with pytest.raises(gw.ArgumentError, match="connect: needed a target such as 'localhost:50051'"):
         gw.connect(target)
+
+
+def test_a_token_is_never_shown():
+    config = gw.ClientConfig.from_environ({"GRADWIRE_TOKEN": "0123456789abcdef"})
+    assert config.token == "0123456789abcdef"  # noqa: S105  # a secret of this test
+    assert "0123456789" not in repr(config)
+    with pytest.raises(gw.ArgumentError) as refused:
+        gw.ClientConfig(token="hunter2\r\nx-other: 1")  # noqa: S106  # the same
+    assert "hunter2" not in repr(refused.value) + str(refused.value.metadata)
+
+
+@pytest.mark.parametrize("name", ["cert_file", "key_file"])
+def test_a_certificate_needs_its_key(name):
+    with pytest.raises(gw.ArgumentError, match=f"ClientConfig.{name}: needed .* beside it"):
+        gw.ClientConfig(**{name: "x.pem"})
+
+
+def test_files_imply_tls(tmp_path):
+    assert gw.ClientConfig(ca_file=tmp_path / "ca.pem").uses_tls
+    assert gw.ClientConfig.from_environ({"GRADWIRE_TLS": "yes"}).uses_tls
+    assert not gw.ClientConfig().uses_tls
+    with pytest.raises(gw.ArgumentError, match=r"ClientConfig.ca_file: needed a file that can be read, got .*ca.pem"):
+        gw.connect("localhost:1", ca_file=tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "example.org:50051",
+        "dns:///example.org:1",
+        "dns://127.0.0.1/example.org:1",
+        "10.0.0.1:1",
+        "ipv4:127.0.0.1:1,10.0.0.1:1",
+        "[2001:db8::1]:1",
+        "localhost.example.org:1",
+        "127.0.0.1.example.org:1",
+        "example.org",
+        "xds:///localhost",
+        "dns:///example.org/localhost:1",
+        "example.org/localhost:1",
+        "0.0.0.0:1",
+        "localhost@example.org:1",
+    ],
+)
+def test_a_token_does_not_cross_a_network_in_plaintext_unless_told_so(target):
+    token = "0123456789abcdef"  # noqa: S105  # of this test
+    for make in (gw.connect, lambda target, **settings: gw.AsyncClient(target, gw.ClientConfig(**settings))):
+        with pytest.raises(gw.ArgumentError, match="needed TLS for the token") as refused:
+            make(target, token=token)
+        assert token not in str(refused.value)
+    if not target.startswith("xds"):  # which needs a configuration of its own
+        gw.connect(target, token=token, insecure_token=True).close()
+        gw.connect(target, token=token, tls=True).close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["localhost:1", "127.8.8.8:1", "[::1]:1", "dns:///localhost:1", "ipv4:127.0.0.1:1,127.0.0.2:1", "ipv6:[::1]:1", "unix:/run/x"],
+)
+def test_a_token_stays_in_this_machine_in_plaintext(target):
+    gw.connect(target, token="0123456789abcdef").close()  # noqa: S106  # of this test
