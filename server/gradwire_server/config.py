@@ -51,20 +51,28 @@ class ServerConfig:
     )
     shared_programs: bool = setting(False, "let every identity see and evaluate what others stored; else each sees its own alone")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
+    spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
     worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
     worker_start_timeout_s: float = setting(60.0, "seconds a worker may take to start")
+    worker_memory_bytes: int = setting(
+        0, "bytes of memory that a worker may take, on Linux; 0: twice max_peak_bytes, its caches, and the messages it holds"
+    )
     queue_count: int = setting(256, "number of requests that may wait for a worker; one more is refused as OVERLOADED")
     task_attempt_count: int = setting(2, "number of workers a request may end before it fails as POISONED_TASK")
     default_timeout_s: float = setting(300.0, "seconds a call may take that brings no deadline of its own")
     grace_s: float = setting(30.0, "seconds that running calls are given to finish when the server stops")
     max_message_bytes: int = setting(64 * 2**20, "bytes of the largest request or response")
     max_equation_count: int = setting(250_000, "number of equations of a program, nested ones included")
+    max_nesting_count: int = setting(16, "levels of lists and programs nested in params; more than 16 is taken as 16")
+    max_literal_bytes: int = setting(64 * 2**20, "bytes of all constants of a program")
+    max_transform_count: int = setting(16, "number of transforms of an output, one applied to the result of the other")
     max_axis_count: int = setting(52, "number of axes of a tensor")
     max_element_count: int = setting(2**28, "number of elements of a tensor")
     max_input_count: int = setting(4096, "number of inputs of a request, and of seeds of each of its outputs")
     max_output_count: int = setting(256, "number of outputs of a request")
     max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
+    max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
     max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")
     max_identity_calls_per_s: int = setting(0, "number of calls that one identity may begin in a second in one front end; 0: any")
     program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")
@@ -95,6 +103,12 @@ class ServerConfig:
                 split_address(name, getattr(self, name))
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(f"log_level: needed one of {', '.join(LOG_LEVELS)}, got {self.log_level}; choose one of them")
+
+    @property
+    def worker_memory_limit_bytes(self) -> int:
+        """Bytes of memory that a worker may take: as set, else what the other limits come to."""
+        caches = self.executable_cache_bytes + self.program_cache_bytes
+        return self.worker_memory_bytes or 2 * self.max_peak_bytes + caches + _HELD_MESSAGES * self.max_message_bytes
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ServerConfig:
@@ -177,12 +191,15 @@ _ALLOCATOR_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
 }
+_HELD_MESSAGES = 6  # a request and its parts, a response and its parts
 _ZERO_ALLOWED = frozenset(
     {
         "queue_count",
         "grace_s",
         "max_identity_call_count",
         "max_identity_calls_per_s",
+        "spare_workers",
+        "worker_memory_bytes",
         "program_store_bytes",
         "program_cache_bytes",
         "executable_cache_bytes",

@@ -11,15 +11,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from google.protobuf.message import Message
+
 from gradwire_core.errors import LimitError
+from gradwire_core.structure.cost import Cost
+from gradwire_proto.program import NESTING_LIMIT
 from gradwire_proto.v1 import differentiation_service_pb2 as pb_service
 from gradwire_proto.v1 import program_pb2 as pb_program
 from gradwire_proto.v1 import tensor_pb2 as pb_tensor
+from gradwire_proto.v1 import transform_pb2 as pb_transform
 from gradwire_server.config import ServerConfig
+from gradwire_server.nesting import measure
+
+_EQUATION_BYTES = 2  # the least on the wire
 
 
-class Cost(Protocol):
-    """The predicted cost of an evaluation, as a plan of the engine has it."""
+class Planned(Protocol):
+    """What a plan of the engine tells of an evaluation."""
 
     @property
     def flops(self) -> float:
@@ -36,17 +44,22 @@ class Limits:
 
     message_bytes: int
     equation_count: int
+    nesting_count: int
+    literal_bytes: int
+    transform_count: int
     axis_count: int
     element_count: int
     input_count: int
     output_count: int
     peak_bytes: int
     flop_count: int
+    predicted_s: int
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> Limits:
         """Return the limits that a configuration sets."""
-        return cls(**{field.name: getattr(config, f"max_{field.name}") for field in dataclasses.fields(cls)})
+        limits = cls(**{field.name: getattr(config, f"max_{field.name}") for field in dataclasses.fields(cls)})
+        return dataclasses.replace(limits, nesting_count=min(limits.nesting_count, NESTING_LIMIT))
 
     def as_dict(self) -> dict[str, int]:
         """Return the limits by name."""
@@ -60,17 +73,35 @@ class Limits:
         """Check the bytes of a response."""
         self._check("response", "bytes", "message_bytes", size)
 
+    def check_size(self, kind: type[Message], message: bytes) -> None:
+        """Check the equations of the program in a serialized request, and how deeply it is nested, before it is parsed.
+
+        Messages too short for too many equations are not looked at: what their parser takes is checked by `check_program`.
+        """
+        if len(message) > _EQUATION_BYTES * self.equation_count:
+            self.check_nesting(kind, message)
+
+    def check_nesting(self, kind: type[Message], message: bytes) -> None:
+        """Check what `check_size` does of a message of any length, be it well-formed or not."""
+        for count, depth in measure(kind, message):
+            self._check("program", "equations", "equation_count", count, suffix=" or more")
+            self._check("params", "levels of nesting", "nesting_count", depth, suffix=" or more")
+
     def check_program(self, program: pb_program.Program) -> None:
-        """Check the equations, axes and elements of a program, and of those nested in it."""
-        count = 0
-        for part in _walk_programs(program):
+        """Check the equations, literals, axes and elements of a program, and of those nested in it."""
+        count = literals = 0
+        for part, depth in _walk_programs(program):
+            self._check("params", "levels of nesting", "nesting_count", depth)
+            if part is None:
+                continue
             count += len(part.equations)
             self._check("program", "equations", "equation_count", count)
             self._check_shapes(part.inputs)
-            self._check_operands(part.outputs)
+            literals += self._check_operands(part.outputs)
             for equation in part.equations:
                 self._check_shapes(equation.results)
-                self._check_operands(equation.operands)
+                literals += self._check_operands(equation.operands)
+            self._check("program", "bytes of literals", "literal_bytes", literals)
 
     def check_evaluation(self, request: pb_service.EvaluateRequest) -> None:
         """Check the number of inputs and outputs, and the axes and elements of the tensors of a request."""
@@ -79,19 +110,38 @@ class Limits:
         self.check_outputs(request.outputs)
 
     def check_outputs(self, outputs: Sequence[pb_service.Output]) -> None:
-        """Check the number of outputs, and the axes and elements of their seeds."""
+        """Check the number of outputs, of their transforms, and the axes and elements of their seeds."""
         self._check("outputs", "outputs", "output_count", len(outputs))
         for output in outputs:
             self._check("seeds", "inputs", "input_count", len(output.seeds))
             self._check_shapes(output.seeds)
+            self.check_transforms(output.transforms)
+
+    def check_transforms(self, transforms: Sequence[pb_transform.Transform]) -> None:
+        """Check the number of transforms of a chain, and the size of each batch among them."""
+        self._check("output", "transforms", "transform_count", len(transforms))
+        for transform in transforms:
+            if transform.HasField("vmap"):
+                self._check("vmap", "elements", "element_count", transform.vmap.axis_size)
+
+    def check_derived(self, equation_count: int) -> None:
+        """Check the equations of a derivative."""
+        self._check("derivative", "equations", "equation_count", equation_count)
+
+    def check_plan(self, plan: Planned) -> None:
+        """Check the predicted bytes and operations of an evaluation."""
+        self._check("evaluation", "predicted bytes at a time", "peak_bytes", plan.peak_bytes)
+        self._check("evaluation", "predicted floating point operations", "flop_count", plan.flops)
 
     def check_cost(self, cost: Cost) -> None:
-        """Check the predicted bytes and operations of an evaluation."""
-        self._check("evaluation", "predicted bytes at a time", "peak_bytes", cost.peak_bytes)
-        self._check("evaluation", "predicted floating point operations", "flop_count", cost.flops)
+        """Check the predicted seconds of an evaluation."""
+        self._check("evaluation", "predicted seconds", "predicted_s", cost.seconds)
 
-    def _check_operands(self, operands: Iterable[pb_program.Operand]) -> None:
-        self._check_shapes(operand.literal for operand in operands if operand.HasField("literal"))
+    def _check_operands(self, operands: Iterable[pb_program.Operand]) -> int:
+        """Check the literals among operands and return their bytes."""
+        literals = [operand.literal for operand in operands if operand.HasField("literal")]
+        self._check_shapes(literals)
+        return sum(len(literal.data) for literal in literals)
 
     def _check_shapes(self, tensors: Iterable[pb_tensor.Tensor | pb_tensor.TensorType]) -> None:
         for tensor in tensors:
@@ -100,10 +150,10 @@ class Limits:
                 self._check("tensor", "axes", "axis_count", len(shape))
                 self._check("tensor", "elements", "element_count", math.prod(shape))
 
-    def _check(self, where: str, what: str, limit: str, given: float) -> None:
+    def _check(self, where: str, what: str, limit: str, given: float, suffix: str = "") -> None:
         allowed = getattr(self, limit)
         if given > allowed:
-            shown = given if isinstance(given, int) else f"{given:.6g}"
+            shown = (str(given) if isinstance(given, int) else f"{given:.6g}") + suffix
             raise LimitError(
                 f"{where}: needed at most {allowed} {what}, got {shown}; make the request smaller",
                 limit=limit,
@@ -112,21 +162,24 @@ class Limits:
             )
 
 
-def _walk_programs(program: pb_program.Program) -> Iterator[pb_program.Program]:
-    waiting = [program]
+def _walk_programs(program: pb_program.Program) -> Iterator[tuple[pb_program.Program | None, int]]:
+    """Yield a program and those nested in it, and None for each list, each with its depth: 0 for what is not in a param."""
+    waiting: list[tuple[pb_program.Program | pb_program.ParamList, int]] = [(program, 0)]
     while waiting:
-        part = waiting.pop()
-        yield part
-        for equation in part.equations:
-            if equation.params:
-                waiting.extend(_nested(equation.params.values()))
+        part, depth = waiting.pop()
+        if isinstance(part, pb_program.Program):
+            yield part, depth
+            for equation in part.equations:
+                if equation.params:
+                    waiting.extend(_nested(equation.params.values(), depth + 1))
+        else:
+            yield None, depth
+            waiting.extend(_nested(part.items, depth + 1))
 
 
-def _nested(params: Iterable[pb_program.Param]) -> Iterator[pb_program.Program]:
-    waiting = list(params)
-    while waiting:
-        param = waiting.pop()
+def _nested(params: Iterable[pb_program.Param], depth: int) -> Iterator[tuple[pb_program.Program | pb_program.ParamList, int]]:
+    for param in params:
         if param.HasField("program_value"):
-            yield param.program_value
+            yield param.program_value, depth
         elif param.HasField("list_value"):
-            waiting.extend(param.list_value.items)
+            yield param.list_value, depth

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import struct
 import sys
@@ -14,12 +16,25 @@ from gradwire_server.config import ServerConfig, worker_environ
 from gradwire_server.frames import Frame, Kind, read_frame
 
 _EXIT_TIMEOUT_S = 2.0
+_DEATH_TIMEOUT_S = 0.5
+# A process that ends by another signal was ended from outside: no task of ours sends any.
+_OWN_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
+)
 _BUFFER_BYTES = 2**20
 _WORKER_MODULE = "gradwire_server.worker"
 
 
 class WorkerDiedError(Exception):
-    """Raised when the process of a worker ended, or no longer speaks frames."""
+    """Raised when the process of a worker ended, or no longer speaks frames.
+
+    Args:
+        is_by_itself: whether what it did is the cause; else it was ended from outside.
+    """
+
+    def __init__(self, *, is_by_itself: bool) -> None:
+        super().__init__("it ended by itself" if is_by_itself else "it was ended from outside")
+        self.is_by_itself = is_by_itself
 
 
 @dataclass(eq=False)
@@ -37,30 +52,53 @@ class WorkerProcess:
         """The id of the process."""
         return self.process.pid
 
+    @property
+    def was_ended_from_outside(self) -> bool:
+        """Whether it has ended by a signal that no work of its own can raise."""
+        code = self.process.returncode
+        return code is not None and code < 0 and -code not in _OWN_SIGNALS
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it stands still by SIGSTOP or the like; a long computation does not."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # it has ended, and somebody has seen to it
+            return False
+
     @classmethod
-    async def start(cls, config: ServerConfig) -> Self:
-        """Start a process and wait until it is ready.
+    async def launch(cls, config: ServerConfig) -> Self:
+        """Start a process; it can do nothing before `configure`.
 
         Raises:
-            WorkerDiedError: it ended before it was ready.
             OSError: the system refuses another process.
         """
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
-        try:
-            with theirs:
+        with theirs:
+            try:
+                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
+            except BaseException:
+                ours.close()
+                raise
+            try:
                 process = await _start_python(theirs.fileno(), config)
-        except BaseException:
-            writer.close()
-            raise
-        worker = cls(process, reader, writer)
+            except BaseException:
+                writer.close()
+                raise
+        return cls(process, reader, writer)
+
+    async def configure(self, config: ServerConfig) -> None:
+        """Tell it the settings and wait until it is ready.
+
+        Raises:
+            WorkerDiedError: it ended before it was ready.
+        """
         try:
-            await worker.exchange(Frame(Kind.CONFIGURE, (config.to_json(),)))
+            await self.exchange(Frame(Kind.CONFIGURE, (config.to_json(),)))
         except BaseException:
-            worker.kill()
-            await process.wait()
+            self.kill()
+            await self.process.wait()
             raise
-        return worker
 
     async def exchange(self, task: Frame) -> Frame:
         """Send a frame and return the answer.
@@ -72,9 +110,21 @@ class WorkerProcess:
             self.writer.writelines(task.encode())
             await self.writer.drain()
             return await read_frame(self.reader)
-        except (OSError, EOFError, ValueError, struct.error) as error:
+        except (OSError, EOFError) as error:
+            raise WorkerDiedError(is_by_itself=await self._ended_by_itself()) from error
+        except (ValueError, struct.error) as error:
             self.kill()
-            raise WorkerDiedError from error
+            raise WorkerDiedError(is_by_itself=True) from error
+
+    async def _ended_by_itself(self) -> bool:
+        """Tell, once it has hung up, whether it did so by itself."""
+        try:
+            async with asyncio.timeout(_DEATH_TIMEOUT_S):
+                await self.process.wait()
+        except TimeoutError:  # it lives, and has hung up
+            self.kill()
+            return True
+        return not self.was_ended_from_outside
 
     def stop(self) -> None:
         """End the process at once, on purpose: it is not to blame for it."""

@@ -6,13 +6,15 @@ Whatever a task raises becomes its answer, so a worker outlives every task that 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,7 @@ from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
 from gradwire_core.explain import explain
 from gradwire_core.program import Program
+from gradwire_core.structure.cost import predict
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_proto import evaluation, explanation
 from gradwire_proto.known import check_known
@@ -34,7 +37,8 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, receive_frame, send_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
-from gradwire_server.requests import check_program_name, parse_request, program_name
+from gradwire_server.memory import MemoryBound, volunteer
+from gradwire_server.requests import M, check_program_name, parse_request, program_name
 
 _LOGGER = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
@@ -58,9 +62,12 @@ class Worker:
 
     Args:
         config: the limits of requests and the bounds of both caches.
+        memory: the bound of this process, if it has one.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, memory: MemoryBound | None = None) -> None:
+        self._memory = memory
+        self._admitted: weakref.WeakKeyDictionary[engine.Executable, int] = weakref.WeakKeyDictionary()
         self._limits = Limits.from_config(config)
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes)
@@ -74,7 +81,7 @@ class Worker:
         except MissingError as error:
             return Frame(Kind.MISSING, (str(error).encode(),))
         except MemoryError:
-            failure = LimitError("evaluation: needed more memory than the worker has; make the request smaller", limit="memory")
+            failure = self._out_of_memory()
         except Exception as error:  # noqa: BLE001  # whatever it is, it becomes the answer
             failure = _as_gradwire_error(error, request_id.decode())
         return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
@@ -88,8 +95,23 @@ class Worker:
             return self._explain(message, stored)
         return self._create_program(message)
 
+    def _out_of_memory(self, predicted_bytes: int | None = None) -> LimitError:
+        allowed = self._memory.max_bytes if self._memory is not None else 0
+        given = "more" if predicted_bytes is None else f"more than the {predicted_bytes} that were predicted"
+        text = f"evaluation: needed at most {allowed} bytes of memory in all, got {given}; make the request smaller"
+        return LimitError(text, limit="worker_memory_bytes", allowed=allowed, given=predicted_bytes or "unknown")
+
+    def _parse(self, kind: type[M], message: bytes) -> M:
+        """Return a request whose program is neither too long nor too deep; what is too deep for any parser is told as such."""
+        self._limits.check_size(kind, message)
+        try:
+            return parse_request(kind, message)
+        except ArgumentError:
+            self._limits.check_nesting(kind, message)
+            raise
+
     def _create_program(self, message: bytes) -> Frame:
-        request = parse_request(pb.CreateProgramRequest, message)
+        request = self._parse(pb.CreateProgramRequest, message)
         self._limits.check_program(request.program)
         check_known(request)
         if not request.HasField("program"):
@@ -98,30 +120,60 @@ class Worker:
         return _result(source, pb.CreateProgramResponse(name=program_name(source.digest)).SerializeToString())
 
     def _evaluate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
-        request = parse_request(pb.EvaluateRequest, message)
+        request = self._parse(pb.EvaluateRequest, message)
         self._limits.check_evaluation(request)
         source = self._find_source(request, stored)
         if not request.outputs:
             raise ArgumentError("EvaluateRequest: needed at least one output, got none; add an empty one for the value")
         pairs = [evaluation.decode_output(output) for output in request.outputs]
         executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
-        self._limits.check_cost(executable.plan)
-        self._limits.check_response(_result_bytes(executable))  # before anything runs
+        result_bytes = self._admit(executable)
         inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
-        results = executable.run(inputs, [seeds for _, seeds in pairs])
-        return _result(source, self._encode_results(source, results, executable.specs))
+        with self._expecting(executable, result_bytes):
+            results = executable.run(inputs, [seeds for _, seeds in pairs])
+            return _result(source, self._encode_results(source, results, executable.specs))
+
+    def _admit(self, executable: engine.Executable) -> int:
+        """Check, before anything runs, what an executable is predicted to take; return the bytes of its results."""
+        found = self._admitted.get(executable)
+        if found is None:
+            self._limits.check_plan(executable.plan)
+            found = _result_bytes(executable)
+            self._limits.check_response(found)
+            self._limits.check_cost(predict(executable.program))
+            self._admitted[executable] = found
+        return found
+
+    @contextlib.contextmanager
+    def _expecting(self, executable: engine.Executable, result_bytes: int) -> Iterator[None]:
+        """Bound the memory of a block, and have it fail by that limit."""
+        predicted = executable.plan.peak_bytes
+        bound = contextlib.nullcontext() if self._memory is None else self._memory.expecting(predicted, result_bytes)
+        try:
+            with bound:
+                yield
+        except MemoryError as error:
+            raise self._out_of_memory(predicted) from error
+        except LimitError as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise self._out_of_memory(predicted) from error
+            raise
 
     def _differentiate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
-        request = parse_request(pb.DifferentiateRequest, message)
+        request = self._parse(pb.DifferentiateRequest, message)
+        self._limits.check_transforms(request.transforms)
         source = self._find_source(request, stored)
         if not request.transforms:
             raise ArgumentError("DifferentiateRequest: needed at least one transform, got none; add one")
-        derivative = engine.derive(_held(source), tuple(map(evaluation.decode_transform, request.transforms)))
+        derivative = _held(source)
+        for transform in map(evaluation.decode_transform, request.transforms):
+            derivative = engine.derive(derivative, (transform,))
+            self._limits.check_derived(len(derivative.equations))
         response = pb.DifferentiateResponse(name=program_name(derivative.digest), program=encode_program(derivative))
         return _result(source, self._serialize(response))
 
     def _explain(self, message: bytes, stored: Sequence[bytes]) -> Frame:
-        request = parse_request(pb.ExplainRequest, message)
+        request = self._parse(pb.ExplainRequest, message)
         self._limits.check_outputs(request.outputs)
         source = self._find_source(request, stored)
         pairs = [evaluation.decode_output(output) for output in request.outputs or [pb.Output()]]
@@ -198,7 +250,8 @@ def serve(connection: socket.socket) -> None:
         return
     config = ServerConfig.from_json(settings.parts[0])
     configure_logging(config.log_level)
-    worker = Worker(config)
+    volunteer()
+    worker = Worker(config, MemoryBound(config.worker_memory_limit_bytes))
     send_frame(connection, Frame(Kind.READY))
     while (task := receive_frame(connection)) is not None:
         try:

@@ -68,6 +68,17 @@ def slow(count: int) -> pb.EvaluateRequest:
     return evaluation(inverses(count), 2 * np.eye(MATRIX.shape[0]))
 
 
+def locking() -> pb.EvaluateRequest:
+    """Many seconds in one call of LAPACK."""
+    type = TensorType(Dtype.FLOAT64, (1, 1))
+    x = Var(type)
+    wide = TensorType(Dtype.FLOAT64, (5000, 5000))
+    spread = equation("broadcast_to", (x,), wide, shape=wide.shape)
+    found = equation("inv", spread.results, wide)
+    total = equation("sum", found.results, TensorType(Dtype.FLOAT64, ()), axes=(0, 1))
+    return evaluation(Program((x,), (spread, found, total), total.results), np.ones((1, 1)))
+
+
 def value(response: pb.EvaluateResponse) -> np.ndarray:
     """The first result of the first output."""
     return decode_tensor(response.results[0].results[0].dense)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import itertools
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -13,15 +16,19 @@ import pytest
 
 from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server import pool as pool_module
 from gradwire_server.config import ConfigError, ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.pool import WorkerPool
-from tests.server.requests import FOREVER, PATIENCE_S, X, quick, slow, until, value
+from tests.server.processes import is_alive
+from tests.server.requests import FOREVER, PATIENCE_S, X, locking, quick, slow, until, value
 
 QUICK = Frame(Kind.EVALUATE, (b"quick", quick().SerializeToString()))
 SHORT = Frame(Kind.EVALUATE, (b"short", slow(30).SerializeToString()))
 ENDLESS = Frame(Kind.EVALUATE, (b"endless", slow(FOREVER).SerializeToString()))
+
+LOCKING = Frame(Kind.EVALUATE, (b"locking", locking().SerializeToString()))
 
 
 @asynccontextmanager
@@ -38,14 +45,17 @@ def with_pool(**settings) -> Callable[[Callable[[WorkerPool], Awaitable[None]]],
     """Make a test of a coroutine that is given a pool."""
 
     def decorate(scenario):
-        async def run() -> None:
+        async def run(given: dict[str, object]) -> None:
             async with asyncio.timeout(2 * PATIENCE_S), started(**settings) as pool:
-                await scenario(pool)
+                await scenario(pool, **given)
 
-        def test() -> None:
-            asyncio.run(run())
+        def test(**given: object) -> None:
+            asyncio.run(run(given))
 
         test.__name__, test.__doc__ = scenario.__name__, scenario.__doc__
+        test.pytestmark = getattr(scenario, "pytestmark", [])
+        _, *others = inspect.signature(scenario).parameters.values()
+        test.__signature__ = inspect.Signature(others)
         return test
 
     return decorate
@@ -53,6 +63,16 @@ def with_pool(**settings) -> Callable[[Callable[[WorkerPool], Awaitable[None]]],
 
 def busy(pool: WorkerPool) -> list[int]:
     return [worker.pid for worker in pool._workers if worker not in pool._idle and not worker.was_stopped]
+
+
+async def end_again_and_again(pool: WorkerPool, task: asyncio.Task[Frame], number: int, count: int) -> None:
+    """Send a signal to the worker of the only task, and to the next that has it, so many times."""
+    ended: set[int] = set()
+    for _ in range(count):
+        await until(lambda: set(busy(pool)) - ended or task.done())
+        (pid,) = set(busy(pool)) - ended
+        os.kill(pid, number)
+        ended.add(pid)
 
 
 async def assert_works(pool: WorkerPool) -> None:
@@ -84,18 +104,96 @@ async def test_a_killed_worker_is_replaced_and_its_task_runs_again(pool):
 
 
 @with_pool(workers=2)
-async def test_a_task_that_ends_two_workers_fails_alone(pool):
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+async def test_a_task_that_ends_two_workers_fails_alone(pool, number):
     task = asyncio.create_task(pool.run(ENDLESS, PATIENCE_S))
-    await until(lambda: busy(pool))
-    first = busy(pool)[0]
-    os.kill(first, signal.SIGKILL)
-    await until(lambda: set(busy(pool)) - {first})
-    (second,) = set(busy(pool)) - {first}
-    os.kill(second, signal.SIGKILL)
+    await end_again_and_again(pool, task, number, 2)
     with pytest.raises(PoisonedTaskError, match="needed a worker that survives it, got 2 that died"):
         await task
     await assert_works(pool)
     await until(lambda: len(pool.pids) == 2)
+
+
+@with_pool(workers=2)
+async def test_a_task_whose_workers_are_killed_from_outside_is_not_to_blame(pool):
+    task = asyncio.create_task(pool.run(SHORT, PATIENCE_S))
+    await end_again_and_again(pool, task, signal.SIGKILL, 4)
+    assert (await task).kind is Kind.RESULT
+
+
+@with_pool(workers=1, spare_workers=0)
+async def test_a_task_whose_workers_the_kernel_kills_for_lack_of_memory_is_to_blame(pool):
+    kills = itertools.count(pool._kernel_kills[0] + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "count_kernel_kills", lambda: next(kills))
+        task = asyncio.create_task(pool.run(ENDLESS, PATIENCE_S))
+        await end_again_and_again(pool, task, signal.SIGKILL, 2)
+        with pytest.raises(PoisonedTaskError):
+            await task
+
+
+@with_pool(workers=1)
+async def test_a_task_whose_workers_never_last_ends(pool):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool_module, "_LOSS_COUNT", 2)
+        task = asyncio.create_task(pool.run(ENDLESS, PATIENCE_S))
+        await end_again_and_again(pool, task, signal.SIGKILL, 2)
+        with pytest.raises(WorkerLostError, match="got 2 that were killed from outside"):
+            await task
+
+
+@with_pool(workers=1)
+async def test_a_suspended_worker_is_replaced_and_its_task_runs_again(pool):
+    task = asyncio.create_task(pool.run(SHORT, PATIENCE_S))
+    await until(lambda: busy(pool))
+    suspended = busy(pool)[0]
+    os.kill(suspended, signal.SIGSTOP)
+    began_s = time.monotonic()
+    await until(lambda: suspended not in pool.pids)
+    assert time.monotonic() - began_s < 1.5
+    assert (await task).kind is Kind.RESULT
+
+
+@with_pool(workers=1)
+async def test_a_worker_suspended_while_idle_costs_nobody_anything(pool):
+    os.kill(pool.pids[0], signal.SIGSTOP)
+    await assert_works(pool)
+
+
+@with_pool(workers=1)
+async def test_a_worker_that_computes_for_long_is_not_taken_for_a_suspended_one(pool):
+    before = pool.pids
+    with pytest.raises(DeadlineError):
+        await pool.run(LOCKING, 1.5)  # all the while in one NumPy call
+    await until(lambda: pool.pids and pool.pids != before)
+    assert pool.suspended_count == 0
+
+
+@with_pool(workers=1)
+async def test_a_spare_worker_takes_the_place_of_one_that_was_stopped_at_once(pool):
+    taken_s = []
+    for _ in range(3):
+        await until(lambda: pool.spare_pids)
+        spares = pool.spare_pids
+        task = asyncio.create_task(pool.run(ENDLESS, PATIENCE_S))
+        await until(lambda: busy(pool))
+        (stopped,) = busy(pool)
+        began_s = time.monotonic()
+        task.cancel()
+        await until(lambda spares=spares: pool.pids == spares)
+        taken_s.append(time.monotonic() - began_s)
+        assert not is_alive(stopped)
+        await assert_works(pool)
+    assert min(taken_s) < 0.25
+
+
+@with_pool(workers=1)
+async def test_a_spare_worker_that_ends_is_replaced(pool):
+    await until(lambda: pool.spare_pids)
+    before, working = pool.spare_pids, pool.pids
+    os.kill(before[0], signal.SIGKILL)
+    await until(lambda: pool.spare_pids and pool.spare_pids != before)
+    assert pool.pids == working
 
 
 @with_pool(workers=2)

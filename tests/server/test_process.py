@@ -15,12 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.server.processes import READY, is_alive, occupy, run, serving, start
 from tests.server.requests import FOREVER, PATIENCE_S, X, chain, evaluation, quick, slow, value, wait_until
 
-ALONE = ("--workers", "1", "--max-peak-bytes", str(2**50))
+ALONE = ("--workers", "1", "--spare-workers", "0", "--max-peak-bytes", str(2**50))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_stops_it_cleanly_and_leaves_nothing_behind(number):
-    with serving("--workers", "1") as server:
+    with serving("--workers", "1", "--spare-workers", "0") as server:
         pids = server.worker_pids
         server.stub.Evaluate(quick(), timeout=PATIENCE_S)
         assert server.stop(number) == 0

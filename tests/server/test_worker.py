@@ -11,11 +11,13 @@ import pytest
 from google.rpc.status_pb2 import Status
 
 from gradwire_core import engine, errors
+from gradwire_core.structure.cost import Cost
 from gradwire_proto.program import encode_program
 from gradwire_proto.sparse import decode_sparse
 from gradwire_proto.status import decode_status
 from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server import worker as worker_module
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.worker import Worker
@@ -118,12 +120,39 @@ def test_a_lack_of_memory_is_the_request_s_limit(worker, monkeypatch):
 
 @pytest.mark.parametrize(
     ("setting", "limit"),
-    [("max_peak_bytes", "peak_bytes"), ("max_flop_count", "flop_count"), ("max_message_bytes", "message_bytes")],
+    [
+        ("max_peak_bytes", "peak_bytes"),
+        ("max_flop_count", "flop_count"),
+        ("max_message_bytes", "message_bytes"),
+        ("max_equation_count", "equation_count"),
+    ],
 )
 def test_predicted_cost_and_size_of_the_answer_are_limited(setting, limit):
     found = failure(ask(Worker(ServerConfig(**{setting: 1})), quick()))
     assert isinstance(found, errors.LimitError)
     assert found.metadata["limit"] == limit
+
+
+def test_predicted_seconds_are_limited(monkeypatch):
+    monkeypatch.setattr(worker_module, "predict", lambda program: Cost(work=1e6))
+    monkeypatch.setattr(engine.Executable, "run", None)
+    found = failure(ask(Worker(ServerConfig()), quick()))
+    assert isinstance(found, errors.LimitError)
+    assert (found.metadata["limit"], found.metadata["allowed"], found.metadata["given"]) == ("predicted_s", "3600", "1e+06")
+
+
+def test_what_was_predicted_once_is_not_predicted_again(worker, monkeypatch):
+    assert ask(worker, quick()).kind is Kind.RESULT
+    monkeypatch.setattr(worker_module, "predict", None)
+    assert ask(worker, quick()).kind is Kind.RESULT
+
+
+def test_a_derivative_has_a_limit_of_equations_too():
+    request = pb.DifferentiateRequest(program=encode_program(product()), transforms=[{"jvp": {}}] * 6)
+    found = failure(ask(Worker(ServerConfig(max_equation_count=49)), request, kind=Kind.DIFFERENTIATE))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == "equation_count"
+    assert ask(Worker(ServerConfig()), request, kind=Kind.DIFFERENTIATE).kind is Kind.RESULT
 
 
 @pytest.mark.parametrize("kind", [Kind.EVALUATE, Kind.EXPLAIN])
