@@ -28,7 +28,7 @@ from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan, plan
 from gradwire_core.program import Program
 from gradwire_core.structure.sparse import SparseSpec
-from gradwire_core.structure.strategy import recording
+from gradwire_core.structure.strategy import BY_TERMS, preferring, recording
 from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
 from gradwire_core.transforms import SPARSE, STRUCTURED, Transform, apply
 from gradwire_core.types import Array, TensorType
@@ -40,6 +40,8 @@ LAYOUTS = ("dense", "structured", "sparse")
 # What an equation costs a cache, apart from its literals: records, kernels and code, measured on long programs.
 EQUATION_BYTES = 3000
 EXECUTABLE_BYTES = 20_000
+FREE_BYTES = 2**24
+"""So many bytes an evaluation by terms may take, also where the way that was chosen takes fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,42 @@ def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool =
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
+    found = _compile(program, outputs, reproducible)
+    if any(choice.chosen not in BY_TERMS for choice in found.plan.choices):
+        found.by_terms = _ByTerms(program, tuple(outputs), reproducible)
+    return found
+
+
+def _compile(program: Program, outputs: Sequence[Output], reproducible: bool) -> Executable:
     with _collecting_later():
         with recording() as choices:
             parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
         found = plan(run_passes(joint), reproducible=reproducible, choices=choices)
         return Executable(found, len(program.inputs), kept)
+
+
+@dataclass(slots=True)
+class _ByTerms:
+    """The same outputs with every Jacobian by terms, compiled when first needed.
+
+    Attributes:
+        program: what the outputs are of.
+        outputs: what is computed.
+        reproducible: whether every run must give the same bits.
+    """
+
+    program: Program
+    outputs: tuple[Output, ...]
+    reproducible: bool
+    _made: Executable | None = None
+
+    def get(self) -> Executable:
+        """Return the executable; threads that ask at once may compile it twice, to the same."""
+        if self._made is None:
+            with preferring(BY_TERMS):
+                self._made = _compile(self.program, self.outputs, self.reproducible)
+        return self._made
 
 
 @contextlib.contextmanager
@@ -180,6 +212,7 @@ class Executable:
         seed_types: for each output, the types of its tangents or cotangents.
         specs: for each output, the static half of each of its results; None where they are dense.
         nbytes: an estimate of the memory that keeping it takes.
+        by_terms: the same outputs by terms alone, where some Jacobian is computed in another way; None where none is.
     """
 
     def __init__(self, plan: Plan, input_count: int, readings: tuple[_Reading, ...]) -> None:
@@ -196,6 +229,7 @@ class Executable:
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._takes_any_order = not plan.reproducible
         self._execute = Executor(plan)
+        self.by_terms: _ByTerms | None = None
 
     def run(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = ()) -> list[list[Result]]:
         """Return the results of each output.
@@ -215,6 +249,11 @@ class Executable:
         arrays = self._check(arrays, inputs, seeds)
         with _one_thread() if self.plan.reproducible else _UNCHANGED:
             flat = self._run(arrays)
+        if self.by_terms is not None and not all(map(_is_finite, flat)):
+            other = self.by_terms.get()
+            if other.plan.peak_bytes <= max(self.plan.peak_bytes, FREE_BYTES):
+                del flat
+                return other.run(inputs, seeds)
         return [
             list(flat[start:stop]) if specs is None else _fill(specs, flat[start:stop]) for _, start, stop, specs in self._readings
         ]
@@ -255,6 +294,12 @@ class Executable:
             kind = ShapeError if found.shape != needed.shape else DtypeError
             raise kind(f"{what}: needed {needed}, got {found}; pass an array of that type", needed=needed, given=found)
         return array.astype(needed.dtype.numpy, copy=False)
+
+
+def _is_finite(array: Array) -> bool:
+    """Return whether all elements are finite: their sum tells, unless it overflows."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 _UNCHANGED = contextlib.nullcontext()

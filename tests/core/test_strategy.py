@@ -1,13 +1,16 @@
 """Strategies: all ways give the same numbers, the cheapest one is taken, and what cannot win is not built."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 import gradwire as gw
+from gradwire_core import engine
 from gradwire_core.engine import Output, compile
 from gradwire_core.structure.cost import Cost, predict, written
-from gradwire_core.structure.strategy import Choice, Way, choose, forcing, record, recording, show_seconds
+from gradwire_core.structure.strategy import BY_TERMS, Choice, Way, choose, forcing, preferring, record, recording, show_seconds
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian
 from gradwire_core.transforms.differential import Differential, linearize_checked
@@ -304,3 +307,66 @@ def test_equal_entries_of_a_hessian_are_computed_once():
     assert "structured" in choice.chosen
     (pool,) = [equation for equation in executable.program.equations if equation.primitive.name == "concatenate"]
     assert sum(operand.type.size for operand in pool.operands) <= 3 * 3000
+
+
+# -- what is infinite stays in its place -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("function", "transform"),
+    [
+        (lambda x: np.sqrt(x)[:-1] - x[1:], "jacobian"),
+        (lambda x: np.tanh(MIXING @ np.sqrt(x)), "jacobian"),
+        (lambda x: np.sum(np.sqrt(x)) + rosenbrock(x), "hessian"),
+    ],
+)
+def test_an_infinite_partial_does_not_reach_other_entries(function, transform, way, layout):
+    x = np.arange(6.0) / 4
+    program = gw.trace(function, x)
+    output = [Output((Transform(transform),), layout)]
+    inputs = [x, *program.captured]
+    with preferring(BY_TERMS):
+        ((expected,),) = compile(program, output).run(inputs)
+    try:
+        with forcing(way):
+            made = compile(program, output)
+    except LookupError:
+        return
+    with np.errstate(all="ignore"):
+        for _ in range(2):
+            ((found,),) = made.run(inputs)
+            dense, wanted = (found, expected) if layout == "dense" else (found.toarray(), expected.toarray())
+            assert np.isinf(dense).any()
+            assert not np.isnan(dense).any()
+            np.testing.assert_allclose(dense, wanted, rtol=1e-12)
+
+
+MIXING = rng.uniform(1, 2, size=(4, 6))
+
+
+def test_what_by_terms_takes_too_much_memory_stays_as_it_is(monkeypatch):
+    x = np.arange(6.0) / 4
+    program = gw.trace(lambda x: np.sqrt(x)[:-1] - x[1:], x)
+    with forcing("dense forward"):
+        made = compile(program, [Output((Transform("jacobian"),))])
+    monkeypatch.setattr(engine, "FREE_BYTES", 0)
+    found = []
+    for factor in (1, 10**6):
+        assert made.by_terms is not None
+        other = made.by_terms.get()
+        monkeypatch.setattr(other, "plan", dataclasses.replace(other.plan, peak_bytes=factor))
+        with np.errstate(all="ignore"):
+            found.append(np.isnan(made.run([x])[0][0]).any())
+    assert found == [False, True]
+
+
+def test_finite_results_are_not_computed_twice():
+    program = gw.trace(lambda x: np.exp(x)[1:] * x[:-1], np.ones(6))
+    with forcing("coloured forward"):
+        made = compile(program, [Output((Transform("jacobian"),))])
+    assert made.by_terms is not None
+    for x in (1.0, 703.0):  # of which the entries are finite, and their sum is not
+        made.run([np.full(6, x)])
+    assert made.by_terms._made is None

@@ -25,6 +25,9 @@ STAR_COLOURING = "star colouring"
 DENSE_FORWARD = "dense forward"
 DENSE_REVERSE = "dense reverse"
 
+BY_TERMS = frozenset({STRUCTURED_FORWARD, STRUCTURED_REVERSE, CROSS_COUNTRY})
+"""The ways that keep a partial to its own entries, also where it is infinite."""
+
 ENOUGH = 1.25
 """The best is taken without a look at others once it costs no more than this many times what every way must."""
 
@@ -94,6 +97,21 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
     name = _FORCED.get()
     if name is not None:
         return _force(what, ways, name)
+    preferred = _PREFERRED.get()
+    best = None
+    if preferred is not None:
+        best, predictions = _best([way for way in ways if way.name in preferred], floor)
+    if best is None:
+        best, predictions = _best(ways, floor)
+    if best is None:
+        raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
+    chosen, result, _ = best
+    record(Choice(what, chosen, tuple(predictions.items())))
+    return result
+
+
+def _best(ways: Sequence[Way[Result]], floor: Cost) -> tuple[tuple[str, Result, Cost] | None, dict[str, Cost]]:
+    """Return the name, the result and the cost of the best way, if there is one, and what is predicted of each."""
     choosing: _Choosing[Result] = _Choosing(
         floor, min([SLACK * way.least().seconds for way in ways if way.is_certain], default=math.inf)
     )
@@ -101,11 +119,7 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
         choosing.consider(way)
     for way in choosing.given_up:
         choosing.reconsider(way)
-    if choosing.best is None:
-        raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
-    chosen, result, _ = choosing.best
-    record(Choice(what, chosen, tuple(choosing.predictions.items())))
-    return result
+    return choosing.best, choosing.predictions
 
 
 @dataclass(slots=True)
@@ -168,6 +182,7 @@ def _force(what: str, ways: Sequence[Way[Result]], name: str) -> Result:
 
 _RECORDED: ContextVar[list[Choice] | None] = ContextVar("recorded", default=None)
 _FORCED: ContextVar[str | None] = ContextVar("forced", default=None)
+_PREFERRED: ContextVar[frozenset[str] | None] = ContextVar("preferred", default=None)
 
 
 def record(choice: Choice) -> None:
@@ -196,3 +211,13 @@ def forcing(name: str) -> Iterator[None]:
         yield
     finally:
         _FORCED.reset(token)
+
+
+@contextlib.contextmanager
+def preferring(names: frozenset[str]) -> Iterator[None]:
+    """Take a way of some names wherever there is one in a block, the best of them, whatever others cost."""
+    token = _PREFERRED.set(names)
+    try:
+        yield
+    finally:
+        _PREFERRED.reset(token)
