@@ -1,0 +1,252 @@
+"""Nothing a client sends is run: what in the sources could run text, and what the only generator of code is made to write."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gradwire_core import engine, executor
+from gradwire_core.errors import GradwireError
+from gradwire_core.ops import PRIMITIVES
+from gradwire_core.program import Equation, Program, Var
+from gradwire_core.types import TensorType
+from gradwire_proto.program import decode_program, encode_program
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_proto.v1 import program_pb2
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind
+from gradwire_server.worker import Worker
+from tests.server.requests import product, quick
+
+ROOT = Path(__file__).parent.parent
+SERVED = [
+    path
+    for folder in ("server/gradwire_core", "server/gradwire_server", "proto/gradwire_proto")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if "v1" not in path.parts
+]
+RUNNERS = {"eval", "exec", "compile", "__import__", "breakpoint", "input"}
+"""Built-in functions that run text, or ask for some."""
+READERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "code",
+    "codeop",
+    "runpy",
+    "imp",
+    "yaml",
+}
+"""Modules whose reading of bytes can run them."""
+SYSTEM = {"subprocess", "pty", "ctypes", "cffi", "multiprocessing"}
+METHODS = {"loads", "load", "evaluate", "re_evaluate", "fromfile", "memmap", "find_class", "sympify", "lambdify"}
+"""Methods that read or run what they are given; `json.loads` reads data alone, and is not counted."""
+
+ALLOWED = {
+    ("gradwire_core/executor.py", "exec"): "the generator, whose text is checked below",
+    ("gradwire_core/executor.py", "compile"): "the same",
+    ("gradwire_core/source.py", "compile"): "the library's own kernels, for numpy_source, which no server calls",
+    ("gradwire_proto/__main__.py", "subprocess"): "runs the generator of the messages, for developers",
+    ("gradwire_server/worker.py", "ctypes"): "tells the kernel to end a worker with its front end",
+}
+
+
+def suspicions(text):
+    """Yield what in a source could run text or bytes, by its name."""
+    tree = ast.parse(text)
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    own |= {argument.arg for node in ast.walk(tree) if isinstance(node, ast.arguments) for argument in node.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in RUNNERS - own:
+            yield node.id
+        if isinstance(node, ast.Attribute):
+            holder = node.value.id if isinstance(node.value, ast.Name) else ""
+            if (
+                (holder in {"builtins", "__builtins__"} and node.attr in RUNNERS)
+                or (holder == "os" and re.match("system|popen|exec|spawn|posix_spawn", node.attr))
+                or (holder not in {"json", "self"} and node.attr in METHODS)
+            ):
+                yield node.attr
+        names = []
+        if isinstance(node, ast.Import):
+            names = [item.name for item in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        yield from (top for top in (name.partition(".")[0] for name in names) if top in READERS | SYSTEM)
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", True):
+            yield "allow_pickle"
+
+
+def test_nothing_served_runs_text_or_unpickles():
+    found = {
+        ("/".join(path.parts[len(folder.parts) :]), what)
+        for folder in (ROOT / "server", ROOT / "proto")
+        for path in SERVED
+        if path.is_relative_to(folder)
+        for what in suspicions(path.read_text(encoding="utf-8"))
+    }
+    assert len(SERVED) > 100
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("eval(x)", "builtins.exec(x)", "f = exec", "__import__(x)", "import pickle", "from marshal import loads"),
+        *("numpy.load(f, allow_pickle=flag)", "numexpr.evaluate(x)", "os.system(x)", "import a, ctypes.util"),
+    ],
+)
+def test_the_scan_finds_what_it_looks_for(text):
+    assert [*suspicions(text)]
+
+
+# -- generated source ----------------------------------------------------------------------------------------------------------
+
+_is_ours = re.compile(r"make|run|None|copy|keep|order|s|[vkc]\d+").fullmatch
+
+
+def check_generated(text):
+    """Check that a generated source holds our templates and integer names alone."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name):
+            assert _is_ours(node.id), node.id
+        elif isinstance(node, ast.arg):
+            assert _is_ours(node.arg), node.arg
+        elif isinstance(node, ast.FunctionDef):
+            assert node.name in {"make", "run"}
+        elif isinstance(node, ast.Constant):
+            assert node.value is None or type(node.value) is int
+        elif isinstance(node, ast.Subscript):
+            assert isinstance(node.slice, (ast.Constant, ast.Tuple))
+            assert isinstance(node.slice, ast.Constant) or not node.slice.elts
+        else:
+            assert not isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """The sources that are compiled while a test runs, each checked."""
+    texts = []
+
+    def spy(text, *args, **kwargs):
+        check_generated(text)
+        texts.append(text)
+        return builtins.compile(text, *args, **kwargs)
+
+    monkeypatch.setattr(executor, "compile", spy, raising=False)
+    return texts
+
+
+def single(primitive, sample):
+    inputs = tuple(Var(TensorType.of(np.asarray(array))) for array in sample.operands)
+    results = tuple(map(Var, primitive.infer(*(item.type for item in inputs), **sample.params)))
+    return Program(inputs, (Equation(primitive, inputs, sample.params, results),), results)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+@pytest.mark.parametrize("name", sorted(PRIMITIVES))
+def test_the_source_of_every_primitive_is_made_of_templates_and_integers(name, chunk, generated, monkeypatch):
+    if chunk:
+        monkeypatch.setattr(executor, "STRAIGHT", 0)
+        monkeypatch.setattr(executor, "CHUNK", chunk)
+    for sample in PRIMITIVES[name].samples(np.random.default_rng(0)):
+        run = engine.compile(single(PRIMITIVES[name], sample), [engine.Output()])
+        for _ in range(3):
+            run.run(sample.operands, [()])
+    assert generated or chunk
+
+
+def test_the_check_of_sources_finds_what_it_looks_for():
+    for text in ("os", "v1.x", "__import__('os')", "'text'", "v1[v2]", "lambda: v1", "f'{v1}'", "import os"):
+        with pytest.raises(AssertionError):
+            check_generated(text)
+
+
+HOSTILE = [
+    "__import__('os').abort()",
+    "k0); import os; (",
+    "v0\n    raise SystemExit",
+    "os",
+    "{0.__class__}",
+    "%(x)s",
+    "\u2028",
+    "a" * 10_000,
+]
+
+
+def strings_of(message, path=()):
+    """Yield each place in a message where a client may write a text: what holds it, its field, and a key or a place in it."""
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            for key in list(value):
+                yield value, None, key
+                yield from strings_of(value[key])
+        elif field.message_type is not None:
+            for item in value if not hasattr(value, "ListFields") else [value]:
+                yield from strings_of(item)
+        elif field.type == field.TYPE_STRING:
+            yield message, field, value
+
+
+def sprinkled(request):
+    """Yield copies of a request, each with a hostile text in another place."""
+    count = len(list(strings_of(request)))
+    for number in range(count):
+        for text in HOSTILE:
+            copy = type(request).FromString(request.SerializeToString())
+            where, field, key = list(strings_of(copy))[number]
+            if field is None:
+                where[text].CopyFrom(where[key])
+                del where[key]
+            elif not isinstance(key, str):
+                getattr(where, field.name)[0] = text
+            else:
+                setattr(where, field.name, text)
+            yield copy
+
+
+def test_a_hostile_text_reaches_no_source_and_no_error_of_ours(generated, caplog):
+    worker = Worker(ServerConfig())
+    einsum, scan = (
+        pb.EvaluateRequest(
+            program=encode_program(single(PRIMITIVES[name], next(iter(PRIMITIVES[name].samples(np.random.default_rng(0))))))
+        )
+        for name in ("einsum", "scan")
+    )
+    refused = 0
+    for request in (quick(), einsum, scan, pb.EvaluateRequest(program_name="programs/x")):
+        if not request.outputs:
+            request.outputs.add()
+        for hostile in sprinkled(request):
+            for kind, message in (
+                (Kind.EVALUATE, hostile),
+                (Kind.CREATE_PROGRAM, pb.CreateProgramRequest(program=hostile.program)),
+            ):
+                answer = worker.answer(Frame(kind, (b"id", message.SerializeToString())))
+                refused += answer.kind is Kind.ERROR
+                assert b"INTERNAL" not in b"".join(answer.parts), hostile
+    names = pb.ExplainRequest(program=encode_program(product()), input_names=["x"])
+    for hostile in sprinkled(names):
+        assert worker.answer(Frame(Kind.EXPLAIN, (b"id", hostile.SerializeToString()))).kind in {Kind.ERROR, Kind.RESULT}
+    assert refused > 50
+    assert "Traceback" not in caplog.text
+    assert not any(text in source for text in HOSTILE for source in generated if len(text) > 2)
+
+
+def test_names_of_primitives_and_params_are_looked_up_never_made():
+    program = encode_program(product())
+    for text in ("__class__", "__init__", "kernel", "numpy.sin", "os.system", "../sin"):
+        hostile = program_pb2.Program.FromString(program.SerializeToString())
+        hostile.equations[0].primitive = text
+        with pytest.raises(GradwireError, match=re.escape(text)):
+            decode_program(hostile)
