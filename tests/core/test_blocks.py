@@ -15,6 +15,7 @@ from gradwire_core.builder import VIEWS, Builder
 from gradwire_core.check import check_program
 from gradwire_core.errors import NotDifferentiableError
 from gradwire_core.ops import shaping
+from gradwire_core.ops._declare import call, find_primitive
 from gradwire_core.program import Program
 from gradwire_core.structure.strategy import recording
 from gradwire_core.testing import interpret
@@ -68,6 +69,13 @@ def largest(program: Program) -> int:
     """The most elements that any equation computes, views apart."""
     made = [equation for equation in program.equations if equation.primitive.name not in VIEWS]
     return max((var.type.size for equation in made for var in equation.results), default=0)
+
+
+def blocks_of(program: Program) -> str:
+    """What the determinant is a product of, as recorded."""
+    with recording() as choices:
+        jacobian_slogdet(program)
+    return choices[0].chosen
 
 
 # -- random programs ---------------------------------------------------------------------------------------------------------
@@ -618,3 +626,87 @@ def test_zeros_of_captured_arrays_keep_blocks_apart():
     function = gw.jacobian_slogdet(lambda x: x * np.exp(np.tanh(weights @ x)) + weights @ np.sin(x))
     assert "slogdet" not in str(gw.trace(function, x))
     np.testing.assert_allclose(function(x)[1], np.sum(np.tanh(weights @ x)), rtol=1e-12)
+
+
+# -- convolutions --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_causal_convolution_is_triangular():
+    rng = np.random.default_rng(0)
+    x, taps = rng.normal(size=40), np.array([-1.5, 0.3, 0.2])
+    assert_as_dense(traced(lambda x, taps: np.sinh(np.convolve(x, taps)[:40])[::-1], x, taps), [x, taps])
+    program = traced(lambda x, taps: np.convolve(x, taps)[:40], x, taps)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 40
+    np.testing.assert_allclose(interpret(derived, [x, taps]), [1, 40 * np.log(1.5)], rtol=1e-14)
+
+
+def test_convolutions_of_rows_are_blocks():
+    rng = np.random.default_rng(0)
+    x, taps = rng.normal(size=(3, 20)), rng.normal(size=(3, 3)) + np.array([0, 5, 0])
+    program = traced(lambda x, taps: x * call(find_primitive("convolve"), x, taps)[:, 1:-1], x, taps)
+    assert_as_dense(program, [x, taps])
+    assert "3 blocks 20 x 20" in blocks_of(program)
+    assert largest(jacobian_slogdet(program)) <= 3 * 20 * 20
+    program = traced(lambda taps, x: np.sin(call(find_primitive("convolve"), x, taps)[:, 1:4]) - 9 * taps, taps, x)
+    assert_as_dense(program, [taps, x])
+
+
+@pytest.mark.parametrize(("size", "found"), [(3, "banded (1 + 1)"), (101, "dense")])
+def test_a_convolution_is_banded(size, found):
+    rng = np.random.default_rng(0)
+    x, taps = rng.normal(size=90), rng.normal(size=size)
+    taps[1] += 5
+    program = traced(lambda x, taps: x * np.convolve(x, taps)[1:91], x, taps)
+    assert_as_dense(program, [x, taps])
+    assert found in blocks_of(program)
+
+
+# -- indices that the program computes ---------------------------------------------------------------------------------------
+
+
+def test_indices_that_are_computed_tie_the_other_axes():
+    """An autoregressive map with a table of its own for every row: what is looked up does not join the rows."""
+    rng = np.random.default_rng(0)
+    lower, tables = np.tril(rng.normal(size=(N, N)), -1), rng.uniform(0.5, 2, (N, 5))
+
+    def function(x):
+        knots = np.cumsum(np.tanh(lower @ x)[:, None] ** 2 + tables, axis=1)
+        place = np.sum((x[:, None] > knots[:, :-1]).astype(np.int64), axis=1)[:, None]
+        low, slope = [np.take_along_axis(item, place, axis=1)[:, 0] for item in (knots, np.exp(knots))]
+        return low + slope * (x - low)
+
+    x = 4 * rng.normal(size=N)
+    program = traced(function, x)
+    assert_as_dense(program, [x])
+    assert blocks_of(program) == f"{5 * N} blocks of one"
+
+
+PLACES = np.array([[2, 0, 1], [0, -1, 1], [1, 2, 0], [2, 1, 0]])
+MOVES_BY_INDEX = {
+    "rows sorted": (lambda x, i: np.sort(x, axis=1) ** 3, PLACES, "4 blocks 3 x 3"),
+    "columns sorted": (lambda x, i: np.exp(np.sort(x, axis=0)), PLACES, "3 blocks 4 x 4"),
+    "columns permuted": (lambda x, i: np.sinh(x[:, i]), PLACES[0], "4 blocks 3 x 3"),
+    "rows permuted": (lambda x, i: np.sinh(x[i]), np.array([[3, 1], [-4, 2]]), "3 blocks 4 x 4"),
+    "each row its own": (lambda x, i: np.sinh(np.take_along_axis(x, i, axis=1)), PLACES, "4 blocks 3 x 3"),
+    "each row added": (
+        lambda x, i: call(find_primitive("scatter_add"), np.sinh(x), i, axis=1, batch=1, size=3),
+        PLACES,
+        "4 blocks 3 x 3",
+    ),
+    "each row set": (
+        lambda x, i: call(find_primitive("scatter"), np.exp(x), i, np.sinh(x), axis=1, batch=1),
+        PLACES,
+        "4 blocks 3 x 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES_BY_INDEX)
+def test_moves_by_indices_of_the_input(name):
+    function, places, found = MOVES_BY_INDEX[name]
+    x = np.random.default_rng(3).normal(size=(4, 3))
+    program = traced(lambda x, i: np.reshape(function(x, i), (4, 3)), x, places)
+    assert_as_dense(program, [x, places])
+    assert found in blocks_of(program)
+    assert "set" in name or largest(jacobian_slogdet(program)) <= 48

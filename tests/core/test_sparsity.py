@@ -90,6 +90,8 @@ EXACT = {
     "broadcast": (lambda x: np.broadcast_to(x[0], (5, 4)) * 1.5, X),
     "sum": (lambda x: np.sum(x, axis=0) ** 2, X),
     "cumsum": (lambda x: np.cumsum(x, axis=1), X),
+    "convolution": (lambda x: np.convolve(x, W[0]), V),
+    "convolution of a few": (lambda x: np.convolve(V, x)[2:] ** 2, X[0]),
     "matmul": (lambda x: x @ W, X),
     "matmul left": (lambda x: W.T @ x.T, X),
     "diagonal": (lambda x: np.diagonal(x @ W), X),

@@ -19,8 +19,8 @@ import numpy as np
 from gradwire_core.builder import Builder, Value
 from gradwire_core.ops._declare import convert
 from gradwire_core.ops.contraction import einsum_of, split_subscripts
-from gradwire_core.ops.elementwise import logical_not, reciprocal
-from gradwire_core.ops.shaping import take_diagonal
+from gradwire_core.ops.elementwise import add, equal, less, logical_not, reciprocal, where
+from gradwire_core.ops.shaping import reshape, take_diagonal
 from gradwire_core.program import Equation, Var, Whole
 from gradwire_core.structure import zeros
 from gradwire_core.types import Array
@@ -85,6 +85,9 @@ class Link:
             return bool(self.rows.shape[1] <= most and self.columns.shape[1] <= most)
         return all(np.bincount(places[:, 0], minlength=1).max() <= most for places in (self.rows, self.columns))
 
+
+MOST_TAPS = 64
+"""The partials of a convolution are listed if one operand has at most so many elements along the axis."""
 
 _ONE = np.zeros(1, np.int64)
 Rule = Callable[[Builder, Equation, int], "Link | None"]
@@ -212,11 +215,42 @@ def _moved(builder: Builder, equation: Equation, position: int) -> Link | None:
     return Link(equation.results[0], operand, rows[:, None], source[rows, None] - 1)
 
 
+def _taken(builder: Builder, equation: Equation, position: int) -> Link | None:
+    return _moved(builder, equation, position) or _indexed(builder, equation, position)
+
+
+def _scattered(builder: Builder, equation: Equation, position: int) -> Link | None:
+    found = _moved(builder, equation, position)
+    if found is None and position == 0:
+        return replace(_elementwise(builder, equation, position), weights=None)
+    return found or replace(_indexed(builder, equation, position), weights=None)  # which of several counts is not known
+
+
+def _indexed(builder: Builder, equation: Equation, position: int) -> Link:
+    """Tie all axes but those of indices that are not known until the program runs; a partial is 1 where an index is the place."""
+    operand, result = _operand(equation, position), equation.results[0]
+    axis, batch = equation.params["axis"], equation.params["batch"]
+    assert isinstance(axis, int)
+    assert isinstance(batch, int)
+    indices = Value(builder, equation.operands[1])
+    is_read = equation.primitive.name == "take"
+    whole = operand if is_read else result
+    length, count, lead = whole.type.shape[axis], math.prod(indices.shape[batch:]), math.prod(indices.shape[:batch])
+    counts = (indices.ndim - batch, 1) if is_read else (1, indices.ndim - batch)
+    rows, columns = [_lines(var, axis, number) for var, number in zip((result, operand), counts, strict=True)]
+    places = np.arange(length).astype(indices.dtype)
+    flat = reshape(indices, (lead, count, 1))
+    found = convert(equal(where(less(flat, 0), add(flat, length), flat), builder.literal(places)), result.type.dtype)
+    tied = np.repeat(np.arange(lead) * (count * length), rows.shape[0] // lead if lead else 0)
+    parts = (np.arange(count) * length, np.arange(length))
+    return Link(result, operand, rows, columns, (Weight(found, tied, *(parts if is_read else parts[::-1])),))
+
+
 def _scatter_add(builder: Builder, equation: Equation, position: int) -> Link | None:
     """Read where each element goes from the positions of the result."""
     indices = zeros.known(Value(builder, equation.operands[1]))
     if indices is None:
-        return None
+        return _indexed(builder, equation, position)
     from gradwire_core.ops import find_primitive
 
     result, params = equation.results[0], equation.params
@@ -283,11 +317,24 @@ def _running(builder: Builder, equation: Equation, position: int) -> Link:
     return Link(result, _operand(equation, position), places, places, reach=1 + np.arange(length), is_partly_known=is_partly)
 
 
-def _lines(var: Var, axis: int) -> Array:
-    """Return the flat positions of the elements along an axis, [line, element]."""
+def _convolved(builder: Builder, equation: Equation, position: int) -> Link:
+    """List the partials of a convolution along the last axis where one operand is short; else tie the other axes alone."""
+    operand, other, result = _operand(equation, position), equation.operands[1 - position], equation.results[0]
+    (*lead, length), taps = operand.type.shape, other.type.shape[-1]
+    if min(length, taps) > MOST_TAPS:
+        return Link(result, operand, _lines(result, len(lead)), _lines(operand, len(lead)), None)
+    line, place, tap = np.indices((math.prod(lead), length, taps)).reshape((3, -1))
+    rows, columns = line * result.type.shape[-1] + place + tap, line * length + place
+    weight = Weight(Value(builder, other), line * taps + tap, _ONE, _ONE)
+    return Link(result, operand, rows[:, None], columns[:, None], (weight,))
+
+
+def _lines(var: Var, axis: int, count: int = 1) -> Array:
+    """Return the flat positions of the elements along an axis, or some that are neighbours, [line, element]."""
     shape = var.type.shape
-    places = np.moveaxis(np.arange(var.type.size).reshape(shape), axis, -1)
-    return places.reshape((math.prod(shape[:axis] + shape[axis + 1 :]), shape[axis]))
+    before, length, after = [math.prod(part) for part in (shape[:axis], shape[axis : axis + count], shape[axis + count :])]
+    places = np.arange(var.type.size).reshape((before, length, after))
+    return np.moveaxis(places, 1, 2).reshape((before * after, length))
 
 
 def _triangular(builder: Builder, equation: Equation, position: int) -> Link | None:
@@ -328,6 +375,7 @@ RULES: dict[str, Rule] = {
     "broadcast_to": _moved,
     "concatenate": _moved,
     "convert": _elementwise,
+    "convolve": _convolved,
     "cumsum": _running,
     "diagonal": _moved,
     "divide": _divide,
@@ -339,13 +387,13 @@ RULES: dict[str, Rule] = {
     "negative": _negative,
     "pad": _moved,
     "reshape": _elementwise,
-    "scatter": _moved,
+    "scatter": _scattered,
     "scatter_add": _scatter_add,
     "slice": _moved,
     "solve": _solve,
     "subtract": _subtract,
     "sum": _sum,
-    "take": _moved,
+    "take": _taken,
     "transpose": _moved,
     "triangular_solve": _triangular,
     "where": _where,

@@ -411,6 +411,19 @@ def _running(equation: Equation, position: int, matrix: Any, residuals: Residual
     return _product(csr_array((np.ones(len(places[0]), bool), places), shape=(numbers.size, numbers.size)), matrix)
 
 
+def _convolved(equation: Equation, position: int, matrix: Any, residuals: Residuals) -> Any:
+    """Return the matrix after a convolution along the last axis: each element meets as many as the other operand has."""
+    from scipy.sparse import csr_array
+
+    operand, result = equation.operands[position].type, equation.results[0].type
+    length, taps = operand.shape[-1], equation.operands[1 - position].type.shape[-1]
+    if matrix is None or operand.size * taps > MOST_ENTRIES:
+        return _along(equation, position, matrix, residuals)
+    line, place, tap = np.indices((operand.size // length, length, taps)).reshape((3, -1))
+    places = line * result.shape[-1] + place + tap, line * length + place
+    return _product(csr_array((np.ones(len(line), bool), places), shape=(result.size, operand.size)), matrix)
+
+
 def _along(equation: Equation, position: int, matrix: Any, residuals: Residuals) -> Any:
     """Return the matrix after an equation that mixes what stands along one axis, and nothing else."""
     axis = AXES.get(equation.primitive.name)
@@ -429,7 +442,7 @@ Rule = Callable[[Equation, int, Any, Residuals], Any]
 RULES: Mapping[str, Rule] = {
     "broadcast_to": _moved,
     "concatenate": _moved,
-    "convolve": _along,
+    "convolve": _convolved,
     "cumsum": _running,
     "diagonal": _moved,
     "einsum": _einsum,
