@@ -248,3 +248,17 @@ def test_they_have_numpy_source(name):
         exec(numpy_source(program), space)  # noqa: S102  # our own text
         for one, other in zip(space["program"](*sample.operands), interpret(program, sample.operands), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("size", [4, 10**6, 2**29])
+def test_more_rows_than_entries_are_singular_and_take_no_memory(size):
+    index = np.arange(3)
+    sign, log = call(PRIMITIVES["sparse_slogdet"], np.ones(3), index, index, size=size)
+    assert (float(sign), float(log)) == (0.0, -np.inf)
+    assert np.isnan(call(PRIMITIVES["sparse_inverse"], np.ones(3), index, index, size=size)).all()
+
+
+def test_entries_of_no_rows_are_refused():
+    types = TensorType(Dtype.FLOAT64, (3,)), TensorType(Dtype.INT64, (3,)), TensorType(Dtype.INT64, (3,))
+    with pytest.raises(ShapeError, match="from 1 where there are entries"):
+        PRIMITIVES["sparse_slogdet"].infer(*types, size=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.builder import check_bounds
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
 from gradwire_core.ops._declare import PRIMITIVES, Constant, Sample, Tangent, by_position, call, constant, declare, draw
 from gradwire_core.ops.contraction import einsum, matmul
@@ -152,7 +153,10 @@ def _over_matrices(function: Callable[..., Any], data: Array, rows: Array, colum
 
 
 def _compressed(rows: Array, columns: Array, size: int) -> tuple[Array, Array, Array]:
-    """Return compressed rows: the flat places in order, where each entry belongs among them, and where rows begin."""
+    """Return compressed rows: the flat places in order, where each entry belongs among them, and where rows begin.
+
+    Rows are more than entries where the matrix is singular: then they are not counted, however many they are.
+    """
     if rows.size and not (min(rows.min(), columns.min()) >= 0 and max(rows.max(), columns.max()) < size):
         extremes = f"{min(rows.min(), columns.min())} to {max(rows.max(), columns.max())}"
         raise ArgumentError(f"sparse_slogdet: needed indices from 0 to {size - 1}, got them from {extremes}; correct them")
@@ -160,7 +164,8 @@ def _compressed(rows: Array, columns: Array, size: int) -> tuple[Array, Array, A
     places = np.arange(flat.size)
     if not (np.diff(flat) > 0).all():
         flat, places = np.unique(flat, return_inverse=True)
-    return flat, places, np.searchsorted(flat, np.arange(size + 1) * size)
+    starts = np.searchsorted(flat, np.arange(size + 1) * size) if rows.size >= size else flat[:0]
+    return flat, places, starts
 
 
 def _factorized(data: Array, flat: Array, places: Array, starts: Array, size: int) -> Any:
@@ -172,6 +177,8 @@ def _factorized(data: Array, flat: Array, places: Array, starts: Array, size: in
     np.add.at(entries, places, data)
     if not np.isfinite(entries).all():
         return None, False
+    if not starts.size:
+        return None, True
     try:
         # Compressed rows of a matrix are the compressed columns of its transpose.
         return splu(csc_array((entries, flat % size, starts), (size, size))), True
@@ -335,8 +342,9 @@ def _check_sparse(where: str, data: TensorType, rows: TensorType, columns: Tenso
         raise ShapeError(
             f"{where}: needed entries [...,nnz] with rows and columns [nnz], got {given}; make them agree", given=given
         )
-    if type(size) is not int or size < 0:
-        raise ShapeError(f"{where}: needed a size from 0, got {size}; correct it", given=size)
+    if type(size) is not int or size < (1 if rows.size else 0):
+        raise ShapeError(f"{where}: needed a size from 0, and from 1 where there are entries, got {size}; correct it", given=size)
+    check_bounds(where, TensorType(data.dtype, (size, size)))
 
 
 def _infer_sparse(data: TensorType, rows: TensorType, columns: TensorType, *, size: int) -> tuple[TensorType, ...]:
