@@ -13,7 +13,8 @@ from gradwire_core.structure.cost import Cost, predict, written
 from gradwire_core.structure.strategy import BY_TERMS, Choice, Way, choose, forcing, preferring, record, recording, show_seconds
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian
-from gradwire_core.transforms.differential import Differential, linearize_checked
+from gradwire_core.transforms.differential import Differential, _TooDearError, linearize_checked
+from gradwire_core.transforms.grad import grad
 from tests.core.strategies import examples, programs, scalar_programs
 
 WAYS = (
@@ -370,3 +371,44 @@ def test_finite_results_are_not_computed_twice():
     for x in (1.0, 703.0):  # of which the entries are finite, and their sum is not
         made.run([np.full(6, x)])
     assert made.by_terms._made is None
+
+
+# -- what is given up ----------------------------------------------------------------------------------------------------------
+
+
+def many_products(x):
+    for _ in range(50):
+        x = x[1:] * x[:-1]
+    return np.sum(x)
+
+
+def test_terms_are_given_up_at_the_pace_of_what_they_cost():
+    gradient = grad(gw.trace(many_products, np.ones(100)), (0,))
+    found = Differential(linearize_checked(gradient, (0,)), is_symmetric=True)
+    before = len(found.builder.equations)
+    limit = (found.floor + found.sweep_cost(100)).seconds
+    with pytest.raises(_TooDearError):
+        found.forward_terms(limit)
+    assert len(found._spent["forward"]) < len(found.linear.equations) / 3
+    built = len(found.builder.equations)
+    assert built - before < 3 * len(found.linear.equations)
+    with pytest.raises(_TooDearError):
+        found.reverse_terms(limit)  # of a symmetric matrix, which would cost as much
+    assert len(found.builder.equations) == built
+    with pytest.raises(_TooDearError):
+        found.forward_terms(limit)  # what is there already costs as much as when it was built
+    assert len(found.builder.equations) == built
+
+
+def test_terms_that_cost_the_same_at_every_step_are_not_given_up():
+    def steps(x):
+        for _ in range(50):
+            x = np.sin(x) * np.cos(x[::-1])
+        return x
+
+    found = Differential(linearize_checked(gw.trace(steps, np.ones(1000)), (0,)))
+    terms = found.forward_terms(np.inf)
+    spent = found._spent["forward"]
+    assert len(spent) == len(found.linear.equations)
+    again = Differential(linearize_checked(gw.trace(steps, np.ones(1000)), (0,)))
+    assert len(again.forward_terms(again.residual_cost.seconds + 1.25 * spent[-1])[0][0]) == len(terms[0][0])

@@ -33,6 +33,10 @@ from gradwire_core.transforms.linearize import Linearized, linearize
 from gradwire_core.transforms.transpose import transpose
 from gradwire_core.types import Array, Dtype
 
+FEWEST_TO_PACE = 64
+SHARE_TO_PACE = 0.15
+"""So many equations, and so large a share of them, tell what the rest will cost."""
+
 PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
 
 Terms: TypeAlias = list[list[list[Term]]]
@@ -72,6 +76,8 @@ class Differential:
         result_cost: what it costs to write the result, once it is computed.
         row_starts: where each output starts among the rows, and at last how many rows there are.
         column_starts: where each input starts among the columns, and at last how many columns there are.
+
+    It remembers what products cost, what terms have cost after each equation, and the limit that forward terms were above.
     """
 
     linear: Linearized
@@ -81,6 +87,8 @@ class Differential:
     row_starts: list[int] = field(init=False)
     column_starts: list[int] = field(init=False)
     _sweeps: dict[int, Cost] = field(default_factory=dict, init=False)
+    _spent: dict[str, list[float]] = field(default_factory=dict, init=False)
+    _too_little: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self.row_starts = list(itertools.accumulate((value.size for value in self.linear.outputs), initial=0))
@@ -202,14 +210,19 @@ class Differential:
 
     def forward_terms(self, limit: float) -> Terms:
         """Return the terms, accumulated from the inputs; raises _TooDearError once they cost more than a limit."""
-        equations = self._watched(self.linear.equations, limit)
+        equations = self._watched("forward", self.linear.equations, limit)
         found = accumulate(self.builder, equations, list(map(_var, self.linear.tangents)))
         return self._by_output([{} if value is None else found[_var(value)] for value in self.linear.tangent_outputs])
 
     def reverse_terms(self, limit: float) -> Terms:
-        """Return the terms, accumulated from the outputs over the transposed equations; raises as `forward_terms`."""
+        """Return the terms, accumulated from the outputs over the transposed equations; raises as `forward_terms`.
+
+        For a symmetric matrix they cost what those cost that are accumulated from the inputs, and are given up with them.
+        """
+        if self.is_symmetric and limit <= self._too_little:
+            raise _TooDearError
         seeds, cotangents, equations = self.backward
-        found = accumulate(self.builder, self._watched(equations, limit), list(map(_var, seeds)))
+        found = accumulate(self.builder, self._watched("reverse", equations, limit), list(map(_var, seeds)))
         columns = [{} if value is None else found[_var(value)] for value in cotangents]
         return self._transposed(columns, [output.type.dtype for output in self.linear.outputs])
 
@@ -220,10 +233,10 @@ class Differential:
         """
         linear, end = self.linear, self.narrowest[0] + 1
         middle, before, after = linear.equations[end - 1].results[0], linear.equations[:end], linear.equations[end:]
-        forward = accumulate(self.builder, self._watched(after, limit), [middle])
+        forward = accumulate(self.builder, self._watched("after", after, limit), [middle])
         seed = self.builder.free(middle.type)
         cotangents = transpose(self.builder, before, linear.tangents, [(Value(self.builder, middle), seed)])
-        equations = self._watched(linear_equations(self.builder, [seed], cotangents), limit)
+        equations = self._watched("before", linear_equations(self.builder, [seed], cotangents), limit)
         backward = accumulate(self.builder, equations, [_var(seed)])
         ((*inner,),) = self._transposed(
             [{} if value is None else backward[_var(value)] for value in cotangents], [middle.type.dtype]
@@ -233,14 +246,26 @@ class Differential:
             [join([term for one in row for other in column for term in compose(one, other)]) for column in inner] for row in outer
         ]
 
-    def _watched(self, equations: Sequence[Equation], limit: float) -> Iterator[Equation]:
-        """Yield equations, while what is built for them costs no more than a limit."""
-        start, seconds = len(self.builder.equations), self.residual_cost.seconds
-        for equation in equations:
+    def _watched(self, name: str, equations: Sequence[Equation], limit: float) -> Iterator[Equation]:
+        """Yield equations, while what is built for them costs no more than a limit, nor will at the pace of those so far.
+
+        What an earlier attempt of the same name has built costs as much again, though it is there.
+        """
+        start, seconds, spent = len(self.builder.equations), 0.0, self._spent.setdefault(name, [])
+        left = limit - self.residual_cost.seconds
+        settled = max(FEWEST_TO_PACE, len(equations) * SHARE_TO_PACE)
+        for number, equation in enumerate(equations):
             yield equation
             added, start = self.builder.equations[start:], len(self.builder.equations)
             seconds += predict_equations(added).seconds
-            if seconds > limit:
+            if number < len(spent):
+                seconds = max(seconds, spent[number])
+            else:
+                spent.append(seconds)
+            expected = seconds * len(equations) / (number + 1) if number >= settled else seconds
+            if expected > left:
+                if name == "forward":
+                    self._too_little = max(self._too_little, limit)
                 raise _TooDearError
 
     def _by_output(self, rows: Sequence[ByInput]) -> Terms:
