@@ -186,6 +186,17 @@ def test_gradients_of_log_determinants_are_differences(name):
     np.testing.assert_allclose(found, needed, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("names", [["coupling", "gather", "low rank", "coupling"], ["narrow"], ["diagonal", "flip", "planar"]])
+def test_a_composition_too_large_is_parted_in_sections(names, monkeypatch):
+    x = np.random.default_rng(1).uniform(0.4, 1.2, N)
+    program = traced(stack(names), x)
+    needed = blocks_of(program)
+    monkeypatch.setattr("gradwire_core.structure.system.MOST_ARCS", 150)
+    found = blocks_of(program)
+    assert found.split(", ")[1:] == needed.split(", ")[1:]
+    assert_as_dense(program, [x])
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_system_too_large_is_one_block(name, monkeypatch):
     monkeypatch.setattr("gradwire_core.structure.system.MOST_ARCS", 0)

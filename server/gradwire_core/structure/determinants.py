@@ -134,23 +134,37 @@ class Determinant:
 
 def determinant(system: System) -> Determinant:
     """Return the determinant of the outputs of a system by its inputs, which are as many scalars."""
-    form = system.form()
-    if isinstance(form, Bottleneck):
-        return Determinant(0, [], f"zero: all paths lead through {form.scalars.size} numbers")
-    if form is None:
-        form = Form(1, [], [system.whole()])
-    sign = form.sign
-    parts: list[Part] = []
-    for pairs in form.pairs:
-        one, found = _read(system, pairs)
-        sign, parts = sign * one, parts + found
-    counts = Counter({"of one": sum(pairs.rows.size for pairs in form.pairs)})
-    for group in form.groups:
-        one, found = _block(system, group)
-        sign, parts = sign * one, parts + found
-        counts["of one" if group.order == 1 else f"{group.order} x {group.order} {_kind(found)}"] += group.count
+    sign, parts, counts = 1, list[Part](), Counter[str]()
+    for section, form in _sections(system):
+        if isinstance(form, Bottleneck):
+            return Determinant(0, [], f"zero: all paths lead through {form.scalars.size} numbers")
+        sign *= form.sign
+        for pairs in form.pairs:
+            one, found = _read(section, pairs)
+            sign *= one
+            parts += found
+            counts["of one"] += pairs.rows.size
+        for group in form.groups:
+            one, found = _block(section, group)
+            sign *= one
+            parts += found
+            counts["of one" if group.order == 1 else f"{group.order} x {group.order} {_kind(found)}"] += group.count
     description = ", ".join(f"{count} {'block' if count == 1 else 'blocks'} {name}" for name, count in counts.items() if count)
     return Determinant(sign, parts, description or "no blocks")
+
+
+def _sections(system: System) -> list[tuple[System, Form | Bottleneck]]:
+    """Return systems of which one is the composition, with their block triangular forms: itself, if it is not too large."""
+    waiting, found = [system], []
+    while waiting:
+        section = waiting.pop()
+        form = section.form()
+        halves = section.halves() if form is None else None
+        if halves is None:
+            found.append((section, Form(1, [], [section.whole()]) if form is None else form))
+        else:
+            waiting += reversed(halves)
+    return found
 
 
 def _kind(parts: Sequence[Part]) -> str:

@@ -24,7 +24,7 @@ from gradwire_core.structure.matching import Blocks, Bottleneck, Network
 from gradwire_core.types import Array, TensorType
 
 MOST_ARCS = 5_000_000
-"""Larger systems are not parted."""
+"""Larger systems are cut where they are compositions, and not parted where they are none."""
 
 INPUT, INNER, OUTPUT = range(3)
 """How a scalar takes part in a block: its column alone, both, or its row alone."""
@@ -145,6 +145,43 @@ class System:
             rows, columns = [(labels[:, None] * copies + every).ravel() for labels in (found.rows, found.columns)]
             found = Blocks(rows, columns, found.count * copies)
         return self._parted(found)
+
+    def halves(self) -> tuple[System, System] | None:
+        """Return two systems of which this one is the composition, of about as many scalars; None where there are none.
+
+        They meet where as many scalars are needed from there on as there are inputs: the determinant is the product of theirs.
+        """
+        last: dict[object, int] = {}
+        for number, equation in enumerate(self.equations):
+            last.update(dict.fromkeys(equation.operands, number))
+        last.update(dict.fromkeys(self.sources.values(), len(self.equations)))
+        width = sum(var.type.size for var in self.inputs)
+        ends: list[list[Var]] = [[] for _ in range(len(self.equations) + 1)]
+        needed = done = 0
+        for var in self.inputs:
+            if var in last:
+                needed += var.type.size
+                ends[last[var]].append(var)
+        found: tuple[int, int] | None = None
+        for number, equation in enumerate(self.equations[:-1]):
+            for var in equation.results:
+                done += var.type.size
+                if var in last:
+                    needed += var.type.size
+                    ends[last[var]].append(var)
+            needed -= sum(var.type.size for var in ends[number])
+            if needed == width:
+                found = min((abs(2 * done - self.size), number + 1), found or (self.size, 0))
+        if found is None or found[1] == 0:
+            return None
+        first, second = self.equations[: found[1]], self.equations[found[1] :]
+        known = [*self.inputs, *[var for equation in first for var in equation.results]]
+        middle = [var for var in known if last.get(var, -1) >= found[1]]
+        outputs = [(self.sources[var], var.type) for var in self.outputs]
+        return (
+            System(self.builder, first, self.inputs, [(var, var.type) for var in middle]),
+            System(self.builder, second, middle, outputs),
+        )
 
     def pieces(self) -> list[Group] | None:
         """Return parts of the system that share no scalar, those of one form together; None for systems too large.
