@@ -1,5 +1,8 @@
 import dataclasses
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +94,31 @@ def test_workers_get_pinned_threads_and_no_settings(monkeypatch):
     assert environ["OMP_NUM_THREADS"] == environ["NUMEXPR_NUM_THREADS"] == "2"
     assert int(environ["MALLOC_MMAP_THRESHOLD_"]) > 0
     assert not [name for name in environ if name.startswith("GRADWIRE_")]
+
+
+ROOT = Path(__file__).parents[2]
+CERTIFICATES = {"GRADWIRE_TLS_CERT_FILE": "x.crt", "GRADWIRE_TLS_KEY_FILE": "x.key"}
+
+
+def test_the_image_serves_once_it_is_told_how_and_is_probed_where_it_tells_its_health():
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    probe, command = (json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE))
+    for environ in (CERTIFICATES, {"GRADWIRE_INSECURE_LISTEN_ANYWHERE": "true"}):
+        config, _ = parse_arguments(command, environ)
+        assert parse_arguments(probe[2:], {})[1] == config.health_listen
+    with pytest.raises(ConfigError, match="--tls-cert-file"):
+        parse_arguments(command, {})
+
+
+def test_the_composed_server_is_published_on_loopback_alone():
+    text = (ROOT / "docker-compose.yml").read_text()
+    config, _ = parse_arguments(json.loads(re.findall(r"command: (\[.*\])$", text, re.MULTILINE)[0]), {})
+    assert config.insecure_listen_anywhere
+    assert re.findall(r'^      - "(.*:\d+)"$', text, re.MULTILINE) == ["127.0.0.1:50051:50051"]
+
+
+def test_other_addresses_are_served_over_tls():
+    config = ServerConfig.from_environ({"GRADWIRE_LISTEN": "0.0.0.0:0", **CERTIFICATES})
+    assert not config.insecure_listen_anywhere
+    with pytest.raises(ConfigError, match="loopback"):
+        ServerConfig.from_environ({"GRADWIRE_LISTEN": "0.0.0.0:0", "GRADWIRE_TOKEN_FILE": "x"})

@@ -27,8 +27,8 @@ know, and the server sends no kind of result that was not asked for.
 An error is a gRPC status whose message reads "where: what was needed, what was given; what to do." The status carries
 google.rpc.Status details (in the trailer `grpc-status-details-bin`): ErrorInfo, whose domain is "gradwire.v1", whose reason
 is one of those below, and whose metadata holds the values named in the message; RequestInfo with the id of the request,
-to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE. A
-caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
+to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE and
+QUOTA_EXCEEDED. A caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
 
 Every rpc may end with these, besides its own:
 
@@ -37,7 +37,12 @@ Every rpc may end with these, besides its own:
 - RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): the request or its answer is larger than a limit of GetCapabilities; the metadata
   has `limit` and `given`. Make it smaller; do not retry. A message too large to be received at all ends with
   RESOURCE_EXHAUSTED without a reason.
-- UNAVAILABLE (OVERLOADED): there is no room for another request now. Retry after the delay of RetryInfo, with backoff.
+- UNAUTHENTICATED (UNAUTHENTICATED): the server asks for a token, and the call brings none that is valid in the metadata
+  `authorization: Bearer TOKEN`. Ask the operator for one; do not retry.
+- RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): the identity of the caller began as many calls as it may; the metadata has `limit`.
+  Retry after the delay of RetryInfo.
+- UNAVAILABLE (OVERLOADED): there is no room for another request now, or, if the metadata has `limit`, as many calls of the
+  caller's identity run as may. Retry after the delay of RetryInfo, with backoff.
 - UNAVAILABLE (DRAINING): the server is stopping. Retry at once on a new connection.
 - DEADLINE_EXCEEDED (DEADLINE_EXCEEDED): the deadline of the call passed. Allow more time or ask for less.
 - CANCELLED (CANCELLED): the caller gave up.
@@ -779,8 +784,8 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
     @property
     def limits(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
         """The limits, by name; a request past one is refused with LIMIT_EXCEEDED, and the metadata of the error names it. Names end
-        in their unit: `_bytes`, `_count` or `_s` (seconds). For example, `message_bytes` is the size of the largest message,
-        64 MiB by default. A limit that is not listed is not enforced.
+        in their unit: `_bytes`, `_count`, `_s` (seconds) or `_per_s` (a second). For example, `message_bytes` is the size of the
+        largest message, 64 MiB by default. A limit that is not listed is not enforced.
         """
 
     @property

@@ -29,7 +29,9 @@ class DifferentiationServiceStub(object):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
-    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another.
+    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another. Where callers
+    have identities, by tokens or certificates, "holds" means: holds for the identity of the caller. What others stored is missing,
+    unless the operator shares the programs of all.
     """
 
     def __init__(self, channel):
@@ -84,7 +86,9 @@ class DifferentiationServiceServicer(object):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
-    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another.
+    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another. Where callers
+    have identities, by tokens or certificates, "holds" means: holds for the identity of the caller. What others stored is missing,
+    unless the operator shares the programs of all.
     """
 
     def CreateProgram(self, request, context):
@@ -251,7 +255,9 @@ class DifferentiationService(object):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
-    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another.
+    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another. Where callers
+    have identities, by tokens or certificates, "holds" means: holds for the identity of the caller. What others stored is missing,
+    unless the operator shares the programs of all.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ know, and the server sends no kind of result that was not asked for.
 An error is a gRPC status whose message reads "where: what was needed, what was given; what to do." The status carries
 google.rpc.Status details (in the trailer `grpc-status-details-bin`): ErrorInfo, whose domain is "gradwire.v1", whose reason
 is one of those below, and whose metadata holds the values named in the message; RequestInfo with the id of the request,
-to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE. A
-caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
+to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE and
+QUOTA_EXCEEDED. A caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
 
 Every rpc may end with these, besides its own:
 
@@ -37,7 +37,12 @@ Every rpc may end with these, besides its own:
 - RESOURCE_EXHAUSTED (LIMIT_EXCEEDED): the request or its answer is larger than a limit of GetCapabilities; the metadata
   has `limit` and `given`. Make it smaller; do not retry. A message too large to be received at all ends with
   RESOURCE_EXHAUSTED without a reason.
-- UNAVAILABLE (OVERLOADED): there is no room for another request now. Retry after the delay of RetryInfo, with backoff.
+- UNAUTHENTICATED (UNAUTHENTICATED): the server asks for a token, and the call brings none that is valid in the metadata
+  `authorization: Bearer TOKEN`. Ask the operator for one; do not retry.
+- RESOURCE_EXHAUSTED (QUOTA_EXCEEDED): the identity of the caller began as many calls as it may; the metadata has `limit`.
+  Retry after the delay of RetryInfo.
+- UNAVAILABLE (OVERLOADED): there is no room for another request now, or, if the metadata has `limit`, as many calls of the
+  caller's identity run as may. Retry after the delay of RetryInfo, with backoff.
 - UNAVAILABLE (DRAINING): the server is stopping. Retry at once on a new connection.
 - DEADLINE_EXCEEDED (DEADLINE_EXCEEDED): the deadline of the call passed. Allow more time or ask for less.
 - CANCELLED (CANCELLED): the caller gave up.
@@ -198,7 +203,9 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
-    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another.
+    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another. Where callers
+    have identities, by tokens or certificates, "holds" means: holds for the identity of the caller. What others stored is missing,
+    unless the operator shares the programs of all.
     """
 
     @typing.overload
@@ -397,7 +404,9 @@ class DifferentiationServiceServicer(metaclass=abc.ABCMeta):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
-    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another.
+    need not be sent again; it MAY forget them, and a program that one replica holds need not be held by another. Where callers
+    have identities, by tokens or certificates, "holds" means: holds for the identity of the caller. What others stored is missing,
+    unless the operator shares the programs of all.
     """
 
     @abc.abstractmethod
