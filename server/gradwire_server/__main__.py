@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -48,9 +49,23 @@ async def serve(config: ServerConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     _LOGGER.info("starting %s", config)
     async with _make_server(config) as server:
-        print(f"listening on {server.address}", flush=True)
+        _announce(server.address)
         await stopping.wait()
         _LOGGER.info("stopping grace_s=%s", config.grace_s)
+
+
+def _announce(address: str) -> None:
+    """Tell on stdout where the server listens.
+
+    Raises:
+        ConfigError: stdout takes nothing.
+    """
+    try:
+        print(f"listening on {address}", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or what is still to be written fails again at exit
+        text = f"output: needed a place to tell the address, got {error.strerror}; make room, or write elsewhere"
+        raise ConfigError(text) from error
 
 
 def probe(address: str) -> int:

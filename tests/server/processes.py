@@ -48,10 +48,12 @@ class Process:
         return pb_grpc.DifferentiationServiceStub(self.channel)
 
 
-def start(*arguments: str, stderr: IO[str] | int = subprocess.PIPE, **environ: str) -> subprocess.Popen[str]:
-    """Start the command; what it prints is piped."""
+def start(
+    *arguments: str, stdout: IO[str] | int = subprocess.PIPE, stderr: IO[str] | int = subprocess.PIPE, **environ: str
+) -> subprocess.Popen[str]:
+    """Start the command; what it prints is piped, unless told otherwise."""
     command = [sys.executable, "-m", "gradwire_server", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | environ)
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, text=True, env=os.environ | environ)
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

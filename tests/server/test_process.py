@@ -5,17 +5,29 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
+from gradwire_core import errors
+from gradwire_proto.status import decode_status
 from tests.server.processes import READY, is_alive, occupy, run, serving, start
 from tests.server.requests import FOREVER, PATIENCE_S, X, chain, evaluation, quick, slow, value, wait_until
 
+FULL = Path("/dev/full")
 ALONE = ("--workers", "1", "--spare-workers", "0", "--max-peak-bytes", str(2**50))
+
+
+def scrape(address: str) -> str:
+    """The metrics that are served at an address."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as response:
+        return response.read().decode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -36,11 +48,26 @@ def test_it_drains_under_load():
         running = occupy(server, slow(200))
         server.popen.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        began_s = time.monotonic()
         with pytest.raises(grpc.RpcError, match="one that is stopping") as refused:
             server.stub.Evaluate(quick(), timeout=PATIENCE_S)
+        assert time.monotonic() - began_s < 1.0
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert isinstance(decode_status(rpc_status.from_call(refused.value)), errors.DrainingError)
+        assert dict(refused.value.trailing_metadata())["grpc-retry-pushback-ms"] == "0"
         assert not running.done()
         assert np.isfinite(value(running.result())).all()
+        assert server.popen.wait(PATIENCE_S) == 0
+
+
+def test_what_waits_for_a_worker_is_answered_before_it_stops(free_address):
+    with serving(*ALONE, "--metrics-listen", free_address) as server:
+        running = occupy(server, slow(200))
+        waiting = [server.stub.Evaluate.future(quick(), timeout=PATIENCE_S) for _ in range(5)]
+        wait_until(lambda: "gradwire_queue_length 5.0" in scrape(free_address))
+        server.popen.send_signal(signal.SIGTERM)
+        for call in (running, *waiting):
+            assert np.isfinite(value(call.result())).all()
         assert server.popen.wait(PATIENCE_S) == 0
 
 
@@ -108,6 +135,28 @@ def test_a_bad_configuration_is_one_clear_line(arguments, text):
     assert complaint.count("\n") == 1
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_clear_line():
+    with FULL.open("w") as full, start("--listen", "127.0.0.1:0", "--log-level", "error", stdout=full) as popen:
+        _, complaint = popen.communicate(timeout=PATIENCE_S)
+        assert popen.returncode == 2
+    assert complaint.startswith("gradwire serve: output: needed a place to tell the address, got No space left on device; ")
+    assert complaint.count("\n") == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_a_log_without_room_stops_nobody():
+    with (
+        FULL.open("w") as full,
+        start("--listen", "127.0.0.1:0", "--workers", "1", "--log-level", "debug", stderr=full) as popen,
+    ):
+        address = popen.stdout.readline().removeprefix(READY).strip()
+        assert run("--probe", address) == (0, "", "")
+        popen.terminate()
+        popen.communicate(timeout=PATIENCE_S)
+        assert popen.returncode == 0
+
+
 def test_the_environment_configures_it_and_the_settings_are_logged():
     with start(GRADWIRE_LISTEN="127.0.0.1:0", GRADWIRE_WORKERS="1") as popen:
         assert popen.stdout.readline().startswith(READY + "127.0.0.1:")
@@ -123,8 +172,7 @@ def test_metrics_are_served_on_their_own_port():
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with serving("--workers", "1", "--metrics-listen", address) as server:
         server.stub.Evaluate(quick(), timeout=PATIENCE_S)
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as response:
-            text = response.read().decode()
+        text = scrape(address)
     assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
     assert "gradwire_worker_starts_total 1.0" in text
     assert "gradwire_stored_programs 1.0" in text
