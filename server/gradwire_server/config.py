@@ -73,6 +73,7 @@ class ServerConfig:
     max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
+    max_connection_call_count: int = setting(1024, "number of calls of one connection at the same time; more wait with the caller")
     max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")
     max_identity_calls_per_s: int = setting(0, "number of calls that one identity may begin in a second in one front end; 0: any")
     program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")

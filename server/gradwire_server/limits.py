@@ -40,7 +40,7 @@ class Planned(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of a request; the settings `max_...` of ServerConfig document them."""
+    """The bounds of a request; the settings of ServerConfig, most of them named `max_...`, document them."""
 
     message_bytes: int
     equation_count: int
@@ -54,11 +54,17 @@ class Limits:
     peak_bytes: int
     flop_count: int
     predicted_s: int
+    program_store_bytes: int
+    connection_call_count: int
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> Limits:
         """Return the limits that a configuration sets."""
-        limits = cls(**{field.name: getattr(config, f"max_{field.name}") for field in dataclasses.fields(cls)})
+        settings: dict[str, int] = {}
+        for field in dataclasses.fields(cls):
+            name = f"max_{field.name}"
+            settings[field.name] = getattr(config, name if hasattr(config, name) else field.name)
+        limits = cls(**settings)
         return dataclasses.replace(limits, nesting_count=min(limits.nesting_count, NESTING_LIMIT))
 
     def as_dict(self) -> dict[str, int]:
@@ -136,6 +142,10 @@ class Limits:
     def check_cost(self, cost: Cost) -> None:
         """Check the predicted seconds of an evaluation."""
         self._check("evaluation", "predicted seconds", "predicted_s", cost.seconds)
+
+    def check_stored(self, size: int) -> None:
+        """Check the bytes of a program that is to be stored."""
+        self._check("program", "bytes in the store", "program_store_bytes", size)
 
     def _check_operands(self, operands: Iterable[pb_program.Operand]) -> int:
         """Check the literals among operands and return their bytes."""

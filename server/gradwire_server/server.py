@@ -156,6 +156,7 @@ def _options(config: ServerConfig) -> Sequence[tuple[str, int]]:
     return (
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_connection_call_count),
         ("grpc.so_reuseport", 0),  # a port in use is an error
         ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),

@@ -158,19 +158,21 @@ class DifferentiationService:
             raise decode_status(Status.FromString(answer.parts[0]))
         if answer.kind is not Kind.RESULT:
             raise InternalError(f"worker: needed a result, got {answer.kind.name}; report the request id")
-        return self._accept(call.identity, answer)
+        return self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
 
-    def _accept(self, identity: str, answer: Frame) -> bytes:
+    def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> bytes:
         """Return the response of a result, whose program is stored if it came with the request, and else must be still."""
         name, response, *stored = answer.parts
         if stored:
-            self._store(identity, check_program_name(name.decode()), StoredProgram(*stored))
+            size = sum(map(len, stored)) + _ENTRY_BYTES
+            if must_store:
+                self._limits.check_stored(size)
+            self._store(identity, check_program_name(name.decode()), StoredProgram(*stored), size)
         else:
             self._find(identity, name.decode())
         return response
 
-    def _store(self, identity: str, digest: str, program: StoredProgram) -> None:
-        size = len(program.response) + len(program.summary) + _ENTRY_BYTES
+    def _store(self, identity: str, digest: str, program: StoredProgram, size: int) -> None:
         self._programs.put(identity, digest, program, size)
         self._count_programs()
 

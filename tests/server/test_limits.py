@@ -22,6 +22,8 @@ LIMITS = Limits(
     peak_bytes=50,
     flop_count=9,
     predicted_s=1,
+    program_store_bytes=70,
+    connection_call_count=1,
 )
 WIDE = {"shape": [2, 6]}
 DEEP = {"shape": [1, 1, 1]}
@@ -105,6 +107,7 @@ def test_bytes_and_costs_past_a_limit_are_refused_by_their_names():
     assert refused(LIMITS.check_plan, SimpleNamespace(flops=1.0, peak_bytes=51))["limit"] == "peak_bytes"
     assert refused(LIMITS.check_plan, SimpleNamespace(flops=1e30, peak_bytes=1))["limit"] == "flop_count"
     assert refused(LIMITS.check_cost, Cost(overhead=0.6, work=0.6))["limit"] == "predicted_s"
+    assert refused(LIMITS.check_stored, 71)["limit"] == "program_store_bytes"
     assert refused(LIMITS.check_derived, 4)["limit"] == "equation_count"
 
 

@@ -16,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from gradwire_core import errors
+from gradwire_proto.program import encode_program
 from gradwire_proto.status import decode_status
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from tests.server.processes import READY, is_alive, occupy, run, serving, start
 from tests.server.requests import FOREVER, PATIENCE_S, X, chain, evaluation, quick, slow, value, wait_until
 
@@ -186,6 +188,27 @@ def test_what_is_too_large_is_refused_and_the_next_request_answered():
             assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert text in refused.value.details()
         server.stub.Evaluate(quick(), timeout=PATIENCE_S)
+
+
+def test_a_program_that_the_store_cannot_hold_is_refused_but_evaluated():
+    with serving("--workers", "1", "--program-store-bytes", "3000") as server:
+        program = chain(100)
+        with pytest.raises(grpc.RpcError, match="needed at most 3000 bytes in the store, got"):
+            server.stub.CreateProgram(pb.CreateProgramRequest(program=encode_program(program)), timeout=PATIENCE_S)
+        assert np.isfinite(value(server.stub.Evaluate(evaluation(program, X), timeout=PATIENCE_S))).all()
+        server.stub.CreateProgram(pb.CreateProgramRequest(program=quick().program), timeout=PATIENCE_S)
+
+
+def test_calls_past_those_of_a_connection_wait_with_their_caller():
+    with serving(*ALONE, "--max-connection-call-count", "1") as server:
+        running = occupy(server, slow(FOREVER))
+        ask = health_pb2.HealthCheckRequest()
+        with pytest.raises(grpc.RpcError) as waited:
+            health_pb2_grpc.HealthStub(server.channel).Check(ask, timeout=0.5)
+        assert waited.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as another:
+            health_pb2_grpc.HealthStub(another).Check(ask, timeout=PATIENCE_S)
+        running.cancel()
 
 
 def test_health_answers_while_every_worker_is_busy():
