@@ -573,6 +573,45 @@ def test_loops_of_all_kinds(function):
     assert_as_dense(traced(function, x), [x])
 
 
+def coupled_step(c, y):
+    return np.tanh(c + y), np.sin(y) * (2 + c)
+
+
+STEPS = {
+    "a map": (lambda x: gw.map(lambda row: np.tanh(MATRICES[0] @ row) + row, x), "6 blocks 6 x 6"),
+    "a map of what is turned": (lambda x: gw.map(lambda row: MATRICES[0] @ np.sin(row) + row, x[::-1, ::-1])[:, ::-1], "6 x 6"),
+    "a map with a branch": (
+        lambda x: gw.map(lambda row: gw.cond(row[0] > 0, np.sin, lambda y: y * y[0], row), x),
+        "6 blocks 6 x 6",
+    ),
+    "what is emitted": (lambda x: gw.scan(lambda c, y: (c + y, y * np.exp(np.tanh(c)) + c), np.zeros(N), x)[1], "6 blocks 6 x 6"),
+    "what is emitted in reverse": (
+        lambda x: gw.scan(lambda c, y: (c + y @ MATRICES[1], MATRICES[0] @ np.sin(y) + c), np.zeros(N), x, reverse=True)[1],
+        "6 blocks 6 x 6",
+    ),
+    "one after the other": (lambda x: gw.scan(coupled_step, 0.5, np.reshape(x, -1))[1], "of one"),
+    "one before the other": (lambda x: gw.scan(coupled_step, 0.5, np.reshape(x, -1)[::-1], reverse=True)[1], "of one"),
+    "what all read": (lambda x: gw.map(lambda row: row * np.sum(x * x) + np.sin(row), x), "36 x 36"),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_steps_of_a_loop_are_apart(name):
+    function, found = STEPS[name]
+    x = np.random.default_rng(2).uniform(-1, 1, (N, N))
+    program = gw.trace(lambda x: np.reshape(function(x), N * N), x)
+    assert_as_dense(program, [x, *program.captured])
+    assert found in blocks_of(program)
+    assert "slogdet" not in str(jacobian_slogdet(program)) or found != "of one"
+
+
+def test_the_volume_of_a_map_is_that_of_its_steps():
+    x = np.random.default_rng(2).uniform(0.2, 1, (N, N))
+    function = lambda x: gw.map(lambda row: np.concatenate([np.tanh(MATRICES[0] @ row) + row, row * row]), x)
+    matrix = gw.jacobian(function)(x).reshape(-1, x.size)
+    np.testing.assert_allclose(gw.jacobian_logvolume(function)(x), np.linalg.slogdet(matrix.T @ matrix)[1] / 2, rtol=1e-12)
+
+
 def test_a_branch_is_one_block():
     def function(x):
         return gw.cond(x[0] > 0, lambda x: x * np.sin(x), lambda x: 2 * x + np.sum(x), np.exp(x) - 1)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+from gradwire_core.program import Equation
 from gradwire_core.structure.links import Link
 from gradwire_core.structure.matching import Network
 from gradwire_core.types import Array
@@ -25,6 +29,42 @@ def connect(network: Network, link: Link, columns: Array, rows: Array) -> None:
         hubs = network.hubs(count)[:, None]
         network.connect(columns, hubs)
         network.connect(hubs, rows)
+
+
+def connect_whole(network: Network, equation: Equation, columns: Sequence[Array | None], rows: Sequence[Array]) -> None:
+    """Add all partials that an equation with sub-programs may have, through hubs: one, or one for each step of a loop.
+
+    A step reads its own elements of the operands, what all steps read, and by what is carried all that the steps before read.
+
+    Args:
+        network: where they are added.
+        equation: the equation.
+        columns: the vertices of the columns of its operands; None for one that is not linear.
+        rows: the vertices of the rows of its results.
+    """
+    params: Any = equation.params
+    is_loop = equation.primitive.name == "scan" and params["length"] > 0
+    steps, shared, carried = (params["length"], params["const_count"], params["carry_count"]) if is_loop else (1, len(columns), 0)
+    hubs = network.hubs(steps)
+    order = hubs[::-1] if is_loop and params["is_reversed"] else hubs
+    if carried:
+        network.connect(order[:-1], order[1:])
+    for place, vertices in enumerate(columns):
+        if vertices is None:
+            continue
+        if place < shared and steps > 1:
+            every = network.hubs(1)
+            network.connect(vertices, every)
+            network.connect(every, hubs)
+        elif place < shared + carried:
+            network.connect(vertices, order[0])
+        else:
+            network.connect(vertices.reshape((steps, -1)), hubs[:, None])
+    for place, vertices in enumerate(rows):
+        if place < carried:
+            network.connect(order[-1], vertices)
+        else:
+            network.connect(hubs[:, None], vertices.reshape((steps, -1)))
 
 
 def _connect_prefixes(network: Network, columns: Array, rows: Array, reach: Array) -> None:

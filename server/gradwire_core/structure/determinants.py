@@ -32,7 +32,7 @@ from gradwire_core.structure.selection import picked
 from gradwire_core.structure.sparsity import find_sparsity, residuals_of
 from gradwire_core.structure.system import INPUT, OUTPUT, Form, Group, Pairs, System, parity
 from gradwire_core.structure.terms import Term, dense
-from gradwire_core.types import Dtype
+from gradwire_core.types import Array, Dtype
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,20 +340,34 @@ def _starts(values: Sequence[Value]) -> list[tuple[Value, int]]:
 
 
 def _accumulated(system: System, group: Group) -> Found:
-    """Return the blocks of a group from the terms of their Jacobian.
+    """Return the blocks of a group from the terms of their Jacobian, which is at most block triangular.
 
-    Blocks of one form may depend on each other in one direction; then their Jacobian is block triangular, and as good. Its rows
-    and columns are in the order of the values, those of the blocks block by block: the sign is that of the difference.
+    Where labels tie all terms its rows and columns are in the order of the values, those of the blocks block by block: the sign
+    is that of the difference.
     """
     seeds, ends, equations = restricted(system, group)
     found = accumulate(system.builder, equations, [var_of(seed) for seed in seeds])
     terms = [[found.get(var_of(end), {}).get(index, []) for index in range(len(seeds))] for end in ends]
-    sign = math.prod(_reordering(system, group, kind) for kind in (INPUT, OUTPUT))
     if len(ends) == len(seeds) == 1 and terms[0][0]:
         block = common_block(terms[0][0])
         if block is not None:
+            sign = math.prod(_reordering(system, group, kind) for kind in (INPUT, OUTPUT))
             return sign * block.parity, [Matrices(block.matrices, block.power)]
-    return sign, [Matrices(_dense(terms, ends, seeds), 1)]
+    matrix = _dense(terms, ends, seeds)
+    if group.count > 1:
+        rows, columns = _ranks(group, OUTPUT), _ranks(group, INPUT)
+        matrix = picked(matrix, rows[:, :, None] * matrix.shape[2] + columns[:, None, :])
+    return 1, [Matrices(matrix, 1)]
+
+
+def _ranks(group: Group, kind: int) -> Array:
+    """Return where the scalars of each block that take part in one way stand among all of these, [count, number]."""
+    found, start = [], 0
+    for (_, part), places in group.places.items():
+        if part == kind:
+            found.append(start + np.searchsorted(np.sort(places, axis=None), places))
+            start += places.size
+    return np.concatenate(found, axis=1)
 
 
 def _reordering(system: System, group: Group, kind: int) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 from gradwire_core.builder import Builder
 from gradwire_core.ops.contraction import split_subscripts
 from gradwire_core.program import Equation, Var
-from gradwire_core.structure.arcs import connect
+from gradwire_core.structure.arcs import connect, connect_whole
 from gradwire_core.structure.links import Link, is_opaque, links_of
 from gradwire_core.structure.matching import Blocks, Bottleneck, Network
 from gradwire_core.types import Array, TensorType
@@ -256,12 +256,9 @@ class System:
             if network.arc_count + self.size > MOST_ARCS:
                 return None
             if is_opaque(equation):
-                hub = network.hubs(1)
-                for item in dict.fromkeys(equation.operands):
-                    if isinstance(item, Var) and item in self._numbers:
-                        network.connect(network.column(self.scalars(item)), hub)
-                for var in equation.results:
-                    network.connect(hub, network.row(self.scalars(var)))
+                operands = [item if isinstance(item, Var) and item in self._numbers else None for item in equation.operands]
+                columns = [None if item is None else network.column(self.scalars(item)) for item in operands]
+                connect_whole(network, equation, columns, [network.row(self.scalars(var)) for var in equation.results])
                 continue
             for link in self.links[equation.results[0]]:
                 self._connect(network, link)
