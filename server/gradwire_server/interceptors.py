@@ -21,7 +21,7 @@ import grpc
 
 from gradwire_core.errors import DrainingError, GradwireError, InternalError
 from gradwire_proto.status import encode_status
-from gradwire_server.calls import Call, Handler
+from gradwire_server.calls import ANONYMOUS, Call, Handler
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
 
@@ -139,6 +139,8 @@ class CallInterceptor:
         finally:
             seconds = time.perf_counter() - started
             self._metrics.observe_call(rpc, code, seconds)
+            if identity and identity != ANONYMOUS:
+                self._metrics.count_identity_call(identity, code)
             _LOGGER.debug("call rpc=%s code=%s request_id=%s caller=%s seconds=%.6f", rpc, code, request_id, identity, seconds)
 
     def _timeout_s(self, context: Context) -> float:

@@ -14,6 +14,9 @@ class Metrics(Protocol):
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
         """Count a finished call: its rpc, the name of its status code, and how long it took."""
 
+    def count_identity_call(self, identity: str, code: str) -> None:
+        """Count a finished call of an identity, by the name of its status code."""
+
     def set_queue_length(self, count: int) -> None:
         """Tell how many tasks wait for a worker."""
 
@@ -34,6 +37,9 @@ class NoMetrics:
     """Metrics that nobody reads."""
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def count_identity_call(self, identity: str, code: str) -> None:
         """Do nothing."""
 
     def set_queue_length(self, count: int) -> None:
@@ -77,6 +83,10 @@ class PrometheusMetrics:
         self._programs = client.Gauge("gradwire_stored_programs", "Programs stored.", registry=registry)
         self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
         self._children: dict[tuple[str, str], Any] = {}
+        self._identities = client.Counter(
+            "gradwire_identity_calls", "Calls finished, of each identity.", ["identity", "code"], registry=registry
+        )
+        self._identity_children: dict[tuple[str, str], Any] = {}
         self._server, _ = client.start_http_server(port, host, registry)
         self.port: int = self._server.server_port
 
@@ -86,6 +96,13 @@ class PrometheusMetrics:
         if child is None:
             child = self._children[rpc, code] = self._seconds.labels(rpc, code)
         child.observe(seconds)
+
+    def count_identity_call(self, identity: str, code: str) -> None:
+        """Count a finished call of an identity."""
+        child = self._identity_children.get((identity, code))
+        if child is None:
+            child = self._identity_children[identity, code] = self._identities.labels(identity, code)
+        child.inc()
 
     def set_queue_length(self, count: int) -> None:
         """Tell how many tasks wait for a worker."""

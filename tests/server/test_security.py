@@ -301,13 +301,18 @@ def test_it_does_not_start_with_files_that_cannot_be_used(given, text, tmp_path)
     assert complaint.count("\n") == 1
 
 
-def test_metrics_count_who_was_refused_under_one_name(token_file, free_address):
+def test_metrics_count_identities_by_name_and_strangers_under_one(token_file, free_address):
     with serving("--workers", "1", "--token-file", str(token_file), "--metrics-listen", free_address) as server:
         for method in ("/a/b", "/c/d"):
-            refusal(server.channel.unary_unary(method), b"")
+            refusal(server.channel.unary_unary(method), b"", **bearing("stranger" * 4))
+        server.stub.Evaluate(quick(), **bearing(ALICE))
+        refusal(server.stub.Evaluate, named(), **bearing(BOB))
         with urllib.request.urlopen(f"http://{free_address}/metrics", timeout=PATIENCE_S) as response:
             text = response.read().decode()
     assert 'gradwire_call_seconds_count{code="UNAUTHENTICATED",rpc="refused"} 2.0' in text
+    assert 'gradwire_identity_calls_total{code="OK",identity="alice"} 1.0' in text
+    assert 'gradwire_identity_calls_total{code="FAILED_PRECONDITION",identity="bob"} 1.0' in text
+    assert not [secret for secret in (ALICE, BOB, "stranger") if secret in text]
 
 
 # -- leaks ---------------------------------------------------------------------------------------------------------------------
