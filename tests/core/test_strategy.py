@@ -10,7 +10,18 @@ import gradwire as gw
 from gradwire_core import engine
 from gradwire_core.engine import Output, compile
 from gradwire_core.structure.cost import Cost, predict, written
-from gradwire_core.structure.strategy import BY_TERMS, Choice, Way, choose, forcing, preferring, record, recording, show_seconds
+from gradwire_core.structure.strategy import (
+    BY_TERMS,
+    ENOUGH,
+    Choice,
+    Way,
+    choose,
+    forcing,
+    preferring,
+    record,
+    recording,
+    show_seconds,
+)
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian
 from gradwire_core.transforms.differential import Differential, _TooDearError, linearize_checked
@@ -134,7 +145,7 @@ def test_the_way_that_is_taken(function, x, transform, layout, chosen):
     names = [name for name, _ in choice.predictions]
     assert len(set(names)) == len(names)
     taken = dict(choice.predictions)[choice.chosen].seconds
-    assert all(cost.seconds >= 0.98 * taken for _, cost in choice.predictions)
+    assert all(cost.seconds >= (taken / ENOUGH if cost.is_bound else 0.98 * taken) for _, cost in choice.predictions)
 
 
 def test_a_plan_tells_the_choice_and_what_was_rejected():
@@ -215,7 +226,7 @@ def way(name, least, cost, built, **flags):
 
 def test_a_way_is_built_where_it_may_win():
     built = []
-    ways = [way("a", 1, 5, built), way("b", 6, 7, built), way("c", 4, 4.5, built), way("d", 2, None, built)]
+    ways = [way("a", 1, 5, built), way("b", 6, 7, built), way("c", 3.5, 4.5, built), way("d", 2, None, built)]
     with recording() as choices:
         assert choose("it", ways, Cost(work=1)) == "c"
     assert [name for name, _ in built] == ["a", "c", "d"]
@@ -224,6 +235,12 @@ def test_a_way_is_built_where_it_may_win():
     assert [(name, cost.seconds, cost.is_bound) for name, cost in choice.predictions] == [
         ("a", 5, False), ("b", 6, True), ("c", 4.5, False)
     ]  # fmt: skip
+
+
+def test_a_way_that_could_spare_little_is_built_if_it_is_certain():
+    for flag, chosen in ((False, "a"), (True, "b")):
+        ways = [way("a", 1, 5, []), way("b", 4.5, 4.5, [], is_certain=flag)]
+        assert choose("it", ways, Cost(work=1)) == chosen
 
 
 def test_nothing_more_is_built_once_the_best_is_near_what_all_must_cost():
@@ -398,6 +415,13 @@ def test_terms_are_given_up_at_the_pace_of_what_they_cost():
     with pytest.raises(_TooDearError):
         found.forward_terms(limit)  # what is there already costs as much as when it was built
     assert len(found.builder.equations) == built
+
+
+def test_patterns_are_not_looked_for_where_they_could_spare_little():
+    found, _ = choice_of(narrow(*[16] * 20), np.ones(16))
+    coloured = dict(found.predictions)["coloured forward"]
+    assert coloured.is_bound
+    assert coloured.seconds > dict(found.predictions)["structured forward"].seconds / ENOUGH
 
 
 def test_terms_that_cost_the_same_at_every_step_are_not_given_up():

@@ -141,14 +141,15 @@ class _Choosing(Generic[Result]):
     given_up: list[Way[Result]] = field(default_factory=list)
 
     def consider(self, way: Way[Result]) -> None:
-        """Build a way if it may win."""
+        """Build a way if it may win, or, where finding that out takes an analysis, if it may win by much."""
         if self.best is None:
             self._build(way, math.inf if way.is_certain else self.expected)
             if way.name in self.predictions and self.best is None:
                 self.given_up.append(way)
             return
         least, limit = way.least(), self.best[2].seconds
-        if least.seconds >= limit or limit <= ENOUGH * self.floor.seconds:
+        most = limit if way.is_certain else limit / ENOUGH
+        if least.seconds >= most or limit <= ENOUGH * self.floor.seconds:
             self.predictions[way.name] = least.at_least()
         else:
             self._build(way, limit)
