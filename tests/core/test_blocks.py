@@ -678,6 +678,30 @@ def test_zeros_of_captured_arrays_keep_blocks_apart():
     np.testing.assert_allclose(function(x)[1], np.sum(np.tanh(weights @ x)), rtol=1e-12)
 
 
+def test_large_blocks_are_not_copied_side_by_side():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(200, 32)), rng.normal(size=(32, 32)) / 32
+
+    def function(x, w):
+        for _ in range(3):
+            x = np.tanh(x @ w) + x
+        return x
+
+    program = traced(function, x, w)
+    assert "600 blocks 32 x 32" in blocks_of(program)
+    derived = jacobian_slogdet(program)
+    assert largest(derived) <= 200 * 32 * 32
+    needed = sum(np.linalg.slogdet(block)[1] for block in _row_blocks(x, w))
+    np.testing.assert_allclose(interpret(derived, [x, w])[1], needed, rtol=1e-12)
+
+
+def _row_blocks(x, w):
+    for _ in range(3):
+        moved = np.tanh(x @ w)
+        yield from (1 - moved**2)[:, :, None] * w.T + np.eye(32)
+        x = moved + x
+
+
 # -- convolutions --------------------------------------------------------------------------------------------------------------
 
 

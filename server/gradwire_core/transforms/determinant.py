@@ -49,6 +49,8 @@ from gradwire_core.types import Dtype
 _Part = Partials | Matrices | Logarithm | Loop
 MOST_STACKED = 128
 """Matrices of at most this order are factored in one call."""
+MOST_JOINED = 2**16
+"""Arrays of more elements are not copied for that."""
 
 
 def jacobian_det(program: Program, argnums: Sequence[int] = (0,)) -> Program:
@@ -187,7 +189,7 @@ def _eliminated(parts: Sequence[Part], spare: int) -> list[_Part]:
             pivots, matrices = bordered(rest.diagonal, rest.left, rest.right, spare)
             found.append(Partials(pivots, rest.power))
             rest = Matrices(matrices, rest.power)
-        if isinstance(rest, Matrices) and rest.values.shape[-1] <= MOST_STACKED:
+        if isinstance(rest, Matrices) and _is_joined(rest.values):
             small.setdefault((rest.values.shape[-1], rest.power), []).append(rest.values)
         else:
             found.append(rest)
@@ -195,6 +197,11 @@ def _eliminated(parts: Sequence[Part], spare: int) -> list[_Part]:
         stacked = joined(values, 0)
         found.append(Partials(stacked, often) if order == 1 else Matrices(stacked, often))
     return found
+
+
+def _is_joined(matrices: Value) -> bool:
+    order = matrices.shape[-1]
+    return order == 1 or (order <= MOST_STACKED and matrices.size <= MOST_JOINED)
 
 
 def _determinants(part: Partials | Matrices) -> Value:
