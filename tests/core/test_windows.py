@@ -17,6 +17,7 @@ from gradwire_core.builder import Builder
 from gradwire_core.check import check_program
 from gradwire_core.engine import Output, compile
 from gradwire_core.ops import shaping
+from gradwire_core.ops._declare import call, find_primitive
 from gradwire_core.program import Program
 from gradwire_core.structure import joining
 from gradwire_core.structure.structured import StructuredJacobian
@@ -311,3 +312,19 @@ def check_moves(program, arrays):
     np.testing.assert_allclose(found @ tangent, product, rtol=1e-8, atol=1e-8 * max(1, np.abs(product).max()))
     size = needed.size // arrays[0].size
     assert sum(factor.size for factors in found.factors for factor in factors) <= 200 * max(size, arrays[0].size)
+
+
+def test_places_that_are_computed_go_to_places_that_are_not():
+    def scattered(x, indices, size):
+        return call(find_primitive("scatter_add"), x, indices, axis=0, batch=0, size=size)
+
+    literal, places, x = np.array([2, 0, 1, -1]), np.array([1, 0, 3, -2]), np.arange(4.0)
+    with Builder().tracing() as builder:
+        value, indices = [builder.input(TensorType.of(array)) for array in (x, places)]
+        once = scattered(value, indices, 4)
+        program = builder.build([scattered(once, literal, 5), once[literal]])
+    entries = np.eye(4)[places].T
+    needed = np.zeros((5, 4))
+    np.add.at(needed, literal, entries)
+    for found, expected in zip(interpret(jacobian(program), [x, places]), [needed, entries[literal]], strict=True):
+        np.testing.assert_array_equal(found, expected)

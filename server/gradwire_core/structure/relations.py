@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.ops.elementwise import add, less, where
-from gradwire_core.structure.axes import Axis, Part, constant_table, flat_axis, fresh_axes, literal_of, normal_axis
+from gradwire_core.structure.axes import Axis, Part, constant_table, flat_axis, fresh_axes, is_constant, literal_of, normal_axis
 from gradwire_core.structure.equations import solve
 from gradwire_core.structure.products import Term, read_at
 from gradwire_core.structure.renaming import renamed
@@ -63,7 +63,7 @@ def read_out(term: Term, axis: int, fresh: tuple[Axis, ...], places: Axis) -> li
 def indexed(indices: Value, axes: tuple[Axis, ...], length: int) -> Axis:
     """Return the axis whose positions are indices into one of a given length, read at the positions of axes."""
     numbers = literal_of(indices)
-    if numbers is None:
+    if numbers is None or not all(map(is_constant, axes)):
         counted_on = where(less(indices, 0), add(indices, length), indices)
         table = read_at(counted_on, axes)
     else:
