@@ -54,6 +54,10 @@ def test_a_sparse_hessian_is_the_dense_one(case):
         np.testing.assert_allclose(spec.fill([entries]).toarray(), expected.reshape(spec.shape), rtol=1e-9, atol=1e-9)
 
 
+def test_a_number_that_is_zero_leaves_no_entries():
+    assert not support_of(lambda x: np.einsum("i,,->i", x, np.sin(x[0]), np.zeros(())), np.ones(3)).any()
+
+
 @pytest.mark.parametrize("way", WAYS)
 @examples(50)
 @given(case=programs(outputs=2, operations=5))
