@@ -372,9 +372,9 @@ def _edges(equation: Equation, position: int, labels: str, mask: Array) -> csr_a
     mine = inputs[position]
     pairs = zip(inputs, equation.operands, strict=True)
     sizes = {label: length for group, operand in pairs for label, length in zip(group, operand.type.shape, strict=True)}
-    places = np.nonzero(mask) if labels else ()
+    places: tuple[Array, ...] = np.nonzero(mask) if labels else ()
     free = [label for label in dict.fromkeys(mine + output) if label not in labels]
-    grid = (np.count_nonzero(mask), *[sizes[label] for label in free])
+    grid = (int(np.count_nonzero(mask)), *[sizes[label] for label in free])
     if math.prod(grid) > MOST_ENTRIES:
         return None
     index = {label: place.reshape((-1, *[1] * len(free))) for label, place in zip(labels, places, strict=True)}
