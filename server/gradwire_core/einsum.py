@@ -520,7 +520,11 @@ def _searched_by_flops(subscripts: str, groups: Sequence[str], output: str, shap
     waiting = list(enumerate(groups))
     pairs: list[Pair] = []
     for places in path:
-        (second, others), (first, labels) = [waiting.pop(place) for place in sorted(places, reverse=True)]
+        taken = [waiting.pop(place) for place in sorted(places, reverse=True)]
+        if len(taken) == 1:  # sums within one operand, which the next pair does as well
+            waiting += taken
+            continue
+        (second, others), (first, labels) = taken
         rest = "".join(labels for _, labels in waiting)
         made = natural_labels((labels, others), rest + output, output, sizes) if waiting else output
         pairs.append(Pair(first, second, made))

@@ -177,3 +177,13 @@ def test_a_mere_transpose_is_a_view() -> None:
     x = np.ones((2, 3))
     assert np.shares_memory(contract(x, subscripts="ij->ji"), x)
     assert contract(x, subscripts="ij->ij") is x
+
+
+@pytest.mark.parametrize(
+    "subscripts", ["db,d,d,ea,cb,c,a->", "ab,ab,ab,ab,ab,ab,ab,ab->", "abcd,abcd,abcd,abcd,abcd,abcd,abcd,abcd->ad"]
+)
+def test_many_operands_with_sums_of_their_own(subscripts: str) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"a": 2, "b": 3, "c": 2, "d": 3, "e": 3}
+    arrays = [rng.normal(size=[sizes[label] for label in group]) for group in subscripts.split("->")[0].split(",")]
+    np.testing.assert_allclose(contract(*arrays, subscripts=subscripts), np.einsum(subscripts, *arrays), rtol=1e-12, atol=1e-12)
