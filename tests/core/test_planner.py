@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from gradwire_core.ops import PRIMITIVES
 from gradwire_core.planner import OWNERS, SCRATCH, VIEWS, Handover, Plan, plan, show_bytes
 from gradwire_core.program import Literal, Program
 from gradwire_core.types import Dtype, TensorType
+from tests.core.work import calls_of
 
 
 def floats(*shape: int) -> TensorType:
@@ -180,13 +181,8 @@ def test_planning_is_linear() -> None:
 
         return trace(function, floats(3))
 
-    def seconds(program: Program) -> float:
-        start = time.perf_counter()
-        plan(program)
-        return time.perf_counter() - start
-
-    short, long = chain(4_000), chain(40_000)
-    assert min(seconds(long) for _ in range(3)) < 30 * min(seconds(short) for _ in range(3))
+    short, long = [calls_of(functools.partial(plan, chain(length))) for length in (1_000, 10_000)]
+    assert long < 10.5 * short
 
 
 # -- text ------------------------------------------------------------------------------------------------------------------------
