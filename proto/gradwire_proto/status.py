@@ -1,7 +1,7 @@
 """Errors of gradwire, between exceptions and google.rpc.Status.
 
-A status carries ErrorInfo (reason, domain, metadata) and RequestInfo; PreconditionFailure where a program is missing; RetryInfo
-where a retry helps. Texts are cut to what fits into the trailers of a response, which gRPC limits to 8 KiB by default.
+A status carries ErrorInfo (reason, domain, metadata) and RequestInfo; PreconditionFailure where a program or tensors are missing;
+RetryInfo where a retry helps. Texts are cut to what fits into the trailers of a response, which gRPC limits to 8 KiB by default.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ DOMAIN = "gradwire.v1"
 
 MESSAGE_BYTES_LIMIT = 1024
 VALUE_BYTES_LIMIT = 128
+NAMES_BYTES_LIMIT = 1024
 METADATA_LIMIT = 12
 
 _RETRY_AFTER_S = {errors.OverloadedError: 0.1, errors.DrainingError: 0.0, errors.QuotaError: 1.0}
@@ -45,21 +46,26 @@ def encode_status(error: GradwireError, request_id: str = "") -> Status:
     """Return the status of an error.
 
     Args:
-        error: the error. Of its metadata, `name` is the subject of a missing program and `retry_after_s` the delay in
-            seconds of a retry.
+        error: the error. Of its metadata, `name` is the subject of a missing program, `names` those of missing tensors, and
+            `retry_after_s` the delay in seconds of a retry.
         request_id: the id of the request, quoted in RequestInfo.
     """
     status = Status(code=code_pb2.Code.Value(error.code), message=_cut(error.message, MESSAGE_BYTES_LIMIT))
     kept = list(error.metadata.items())[:METADATA_LIMIT]
-    metadata = {_cut(key, VALUE_BYTES_LIMIT): _cut(value, VALUE_BYTES_LIMIT) for key, value in kept}
+    limits = {"names": NAMES_BYTES_LIMIT}
+    metadata = {_cut(key, VALUE_BYTES_LIMIT): _cut(value, limits.get(key, VALUE_BYTES_LIMIT)) for key, value in kept}
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if request_id:
         status.details.add().Pack(error_details_pb2.RequestInfo(request_id=_cut(request_id, VALUE_BYTES_LIMIT)))
-    if isinstance(error, errors.ProgramMissingError):
-        violation = error_details_pb2.PreconditionFailure.Violation(
-            type="MISSING", subject=metadata.get("name", ""), description=status.message
-        )
-        status.details.add().Pack(error_details_pb2.PreconditionFailure(violations=[violation]))
+    if isinstance(error, (errors.ProgramMissingError, errors.TensorMissingError)):
+        names = error.metadata.get("name") or error.metadata.get("names", "")
+        violations = [
+            error_details_pb2.PreconditionFailure.Violation(
+                type="MISSING", subject=_cut(name, VALUE_BYTES_LIMIT), description="" if index else status.message
+            )
+            for index, name in enumerate(names.split(",")[:METADATA_LIMIT])
+        ]
+        status.details.add().Pack(error_details_pb2.PreconditionFailure(violations=violations))
     delay_s = _RETRY_AFTER_S.get(type(error))
     if delay_s is not None:
         delay = Duration()

@@ -13,6 +13,7 @@ what to do. Every value named in a text also stands in `metadata`.
     |-- ArgumentError                INVALID_ARGUMENT      a malformed request or argument
     |-- LimitError                   LIMIT_EXCEEDED        a request larger than the server allows
     |-- ProgramMissingError          PROGRAM_MISSING       a named program this replica does not hold
+    |-- TensorMissingError           TENSOR_MISSING        named tensors this replica does not hold
     |-- OverloadedError              OVERLOADED            the queue is full
     |-- DrainingError                DRAINING              the server is stopping
     |-- DeadlineError                DEADLINE_EXCEEDED     the caller's time ran out
@@ -111,6 +112,13 @@ class ProgramMissingError(GradwireError):
     """Raised when a request names a program that this replica does not hold; send it, then repeat."""
 
     reason = "PROGRAM_MISSING"
+    code = "FAILED_PRECONDITION"
+
+
+class TensorMissingError(GradwireError):
+    """Raised when a request names tensors that this replica does not hold; send them, then repeat."""
+
+    reason = "TENSOR_MISSING"
     code = "FAILED_PRECONDITION"
 
 

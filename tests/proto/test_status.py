@@ -86,6 +86,14 @@ def test_a_missing_program_is_a_failed_precondition():
     assert (violation.type, violation.subject, violation.description) == ("MISSING", "programs/ab", "not here")
 
 
+def test_missing_tensors_are_named_one_by_one():
+    names = [f"tensors/{number:064x}" for number in range(12)]
+    status = encode_status(errors.TensorMissingError("not here", names=",".join(names)))
+    violations = detail(status, error_details_pb2.PreconditionFailure).violations
+    assert [(item.type, item.subject) for item in violations] == [("MISSING", name) for name in names]
+    assert decode_status(status).metadata["names"].split(",") == names
+
+
 @pytest.mark.parametrize("letter", ["x", "\u20ac", "\ud800"])
 def test_long_texts_fit_into_the_trailers(letter):
     error = errors.ProgramError(letter * 100_000, **{f"key{number}": letter * 10_000 for number in range(100)})

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
 
 from gradwire_core.errors import ArgumentError, DtypeError, ProgramError
 from gradwire_proto.evaluation import decode_output, decode_result
@@ -41,6 +41,7 @@ def newer():
         for enum in file.enum_type:
             enum.value.add(name=f"{enum.name.upper()}_NOVEL", number=NEW_NUMBER)
     pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(any_pb2.DESCRIPTOR.serialized_pb)
     for file in files:
         pool.Add(file)
     names = [message.name for file in files for message in file.message_type]

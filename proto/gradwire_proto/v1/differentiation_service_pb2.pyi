@@ -27,7 +27,7 @@ know, and the server sends no kind of result that was not asked for.
 An error is a gRPC status whose message reads "where: what was needed, what was given; what to do." The status carries
 google.rpc.Status details (in the trailer `grpc-status-details-bin`): ErrorInfo, whose domain is "gradwire.v1", whose reason
 is one of those below, and whose metadata holds the values named in the message; RequestInfo with the id of the request,
-to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE and
+to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING and TENSOR_MISSING; and RetryInfo with UNAVAILABLE and
 QUOTA_EXCEEDED. A caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
 
 Every rpc may end with these, besides its own:
@@ -51,6 +51,7 @@ Every rpc may end with these, besides its own:
 
 import builtins
 import collections.abc
+import google.protobuf.any_pb2
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
@@ -319,6 +320,204 @@ class DeleteProgramResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___DeleteProgramResponse: typing_extensions.TypeAlias = DeleteProgramResponse
+
+@typing.final
+class CreateTensorRequest(google.protobuf.message.Message):
+    """A message of the stream of CreateTensor."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """In others: the bytes that follow those of the messages before."""
+    @property
+    def tensor(self) -> gradwire_proto.v1.tensor_pb2.Tensor:
+        """In the first message, required: the type of the tensor, and its first elements. In others, unset."""
+
+    def __init__(
+        self,
+        *,
+        tensor: gradwire_proto.v1.tensor_pb2.Tensor | None = ...,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["tensor", b"tensor"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "tensor", b"tensor"]) -> None: ...
+
+Global___CreateTensorRequest: typing_extensions.TypeAlias = CreateTensorRequest
+
+@typing.final
+class CreateTensorResponse(google.protobuf.message.Message):
+    """The response of CreateTensor."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name of the tensor, `tensors/{digest}`: the SHA-256, in lower-case hexadecimal, of the text "gradwire.v1.Tensor", a zero byte,
+    the number of the dtype as one byte, the number of axes as one byte, each length as 8 bytes little-endian, and the elements
+    as in Tensor.data.
+    """
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___CreateTensorResponse: typing_extensions.TypeAlias = CreateTensorResponse
+
+@typing.final
+class DeleteTensorRequest(google.protobuf.message.Message):
+    """The request of DeleteTensor."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name of the tensor, `tensors/{digest}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___DeleteTensorRequest: typing_extensions.TypeAlias = DeleteTensorRequest
+
+@typing.final
+class DeleteTensorResponse(google.protobuf.message.Message):
+    """The response of DeleteTensor. It has no fields."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___DeleteTensorResponse: typing_extensions.TypeAlias = DeleteTensorResponse
+
+@typing.final
+class EvaluateStreamRequest(google.protobuf.message.Message):
+    """A message from the caller in a stream of EvaluateStream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    EVALUATE_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    TIMEOUT_S_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The request this message is about: any number, chosen by the caller, that no request under way has."""
+    chunk: builtins.bytes
+    """The next bytes of a tensor of the request."""
+    timeout_s: builtins.float
+    """With `evaluate`: the seconds in which the answer is needed. Default (0): as long as the stream has, or the server allows."""
+    request_id: builtins.str
+    """With `evaluate`: names the request in logs and errors, as the metadata `x-request-id` do for a call: at most 64 letters,
+    digits, dots, dashes and underscores. Default (empty): the server chooses one.
+    """
+    @property
+    def evaluate(self) -> Global___EvaluateRequest:
+        """Begins a request."""
+
+    @property
+    def cancel(self) -> Global___Cancel:
+        """Ends the request without an answer, unless its answer is on its way already. An id that is not under way is ignored."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        evaluate: Global___EvaluateRequest | None = ...,
+        chunk: builtins.bytes = ...,
+        cancel: Global___Cancel | None = ...,
+        timeout_s: builtins.float = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "chunk", b"chunk", "evaluate", b"evaluate", "kind", b"kind"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "chunk", b"chunk", "evaluate", b"evaluate", "id", b"id", "kind", b"kind", "request_id", b"request_id", "timeout_s", b"timeout_s"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["evaluate", "chunk", "cancel"] | None: ...
+
+Global___EvaluateStreamRequest: typing_extensions.TypeAlias = EvaluateStreamRequest
+
+@typing.final
+class Cancel(google.protobuf.message.Message):
+    """The end of a request by its caller. It has no fields."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___Cancel: typing_extensions.TypeAlias = Cancel
+
+@typing.final
+class EvaluateStreamResponse(google.protobuf.message.Message):
+    """A message from the server in a stream of EvaluateStream."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    EVALUATE_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """The request this message is about."""
+    chunk: builtins.bytes
+    """The next bytes of a tensor of the answer."""
+    @property
+    def evaluate(self) -> Global___EvaluateResponse:
+        """The answer, the last message of the request unless chunks follow."""
+
+    @property
+    def error(self) -> Global___Status:
+        """The request failed; the last message of the request. As the status of a call, details included."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        evaluate: Global___EvaluateResponse | None = ...,
+        chunk: builtins.bytes = ...,
+        error: Global___Status | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "error", b"error", "evaluate", b"evaluate", "kind", b"kind"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "error", b"error", "evaluate", b"evaluate", "id", b"id", "kind", b"kind"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["evaluate", "chunk", "error"] | None: ...
+
+Global___EvaluateStreamResponse: typing_extensions.TypeAlias = EvaluateStreamResponse
+
+@typing.final
+class Status(google.protobuf.message.Message):
+    """The status of a request that failed: a google.rpc.Status, field by field."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    DETAILS_FIELD_NUMBER: builtins.int
+    code: builtins.int
+    """A code of gRPC, never OK (0)."""
+    message: builtins.str
+    """The text of the error."""
+    @property
+    def details(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[google.protobuf.any_pb2.Any]:
+        """ErrorInfo and the other details."""
+
+    def __init__(
+        self,
+        *,
+        code: builtins.int = ...,
+        message: builtins.str = ...,
+        details: collections.abc.Iterable[google.protobuf.any_pb2.Any] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "details", b"details", "message", b"message"]) -> None: ...
+
+Global___Status: typing_extensions.TypeAlias = Status
 
 @typing.final
 class EvaluateRequest(google.protobuf.message.Message):

@@ -60,10 +60,25 @@ class DifferentiationServiceStub(object):
                 request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteProgramRequest.SerializeToString,
                 response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteProgramResponse.FromString,
                 _registered_method=True)
+        self.CreateTensor = channel.stream_unary(
+                '/gradwire.v1.DifferentiationService/CreateTensor',
+                request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorRequest.SerializeToString,
+                response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorResponse.FromString,
+                _registered_method=True)
+        self.DeleteTensor = channel.unary_unary(
+                '/gradwire.v1.DifferentiationService/DeleteTensor',
+                request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorRequest.SerializeToString,
+                response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorResponse.FromString,
+                _registered_method=True)
         self.Evaluate = channel.unary_unary(
                 '/gradwire.v1.DifferentiationService/Evaluate',
                 request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateResponse.FromString,
+                _registered_method=True)
+        self.EvaluateStream = channel.stream_stream(
+                '/gradwire.v1.DifferentiationService/EvaluateStream',
+                request_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamRequest.SerializeToString,
+                response_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamResponse.FromString,
                 _registered_method=True)
         self.Differentiate = channel.unary_unary(
                 '/gradwire.v1.DifferentiationService/Differentiate',
@@ -136,6 +151,30 @@ class DifferentiationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateTensor(self, request_iterator, context):
+        """Stores a tensor, so that requests can name it: data that many requests use crosses the wire once. The first message brings
+        dtype and shape, and each message the next of its elements, up to the last. Idempotent: the call MAY be retried.
+
+        Tensors, like programs, are content-addressed, held for the identity of the caller, and MAY be forgotten.
+
+        Errors:
+        - INVALID_ARGUMENT (INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH): there are too few or too many bytes for the type, or
+        there can be no such type. Send every element once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTensor(self, request, context):
+        """Forgets a tensor. Evaluations that run already are not disturbed.
+
+        Errors:
+        - NOT_FOUND (NOT_FOUND): this replica does not hold the tensor. There is nothing to do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Evaluate(self, request, context):
         """Evaluates any number of outputs of one program at given inputs: values, gradients, Jacobians and the rest of
         transform.proto. The outputs share what they have in common, so asking for the value and the gradient together costs less
@@ -153,7 +192,33 @@ class DifferentiationServiceServicer(object):
         Choose other argnums.
         - RESOURCE_EXHAUSTED (POISONED_TASK): the request ended two workers, most likely for lack of memory. Make it smaller; do
         not retry.
+        - FAILED_PRECONDITION (TENSOR_MISSING): this replica does not hold tensors that inputs or seeds name; the metadata has
+        the `names` of at most 12 of them, separated by commas. Store them with CreateTensor, or send their data, then repeat the request.
         - INTERNAL (WORKER_LOST): the worker was lost and no other could take over. MAY be retried once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvaluateStream(self, request_iterator, context):
+        """Answers many requests over one stream, a session, which costs about half of a call for each. Requests run side by side and
+        are answered as they finish, each by its id: out of order. One that fails ends with an `error` of its own, and the
+        stream goes on. Results have no bound of size here: what is larger than a message travels in chunks, both ways.
+
+        A tensor in chunks is one whose `data` is empty although its type has elements and it has no `name`. Its bytes follow the
+        message that holds it, in `chunk` messages of the same id: those of the first such tensor from its first byte to its
+        last, then those of the next, in the order in which the message holds them (inputs before seeds; results, and the factors
+        of each, in order). Messages of other ids MAY come in between. A sender SHOULD send a tensor of more than 1 MiB so, in chunks of
+        1 MiB; the server does.
+
+        The server reads no further while as many requests of the stream are under way as the limit `stream_request_count` of
+        GetCapabilities allows, so that flow control holds the caller back. A caller that ends its side of the stream gets the answers
+        that are still to come, and then the end. A server that drains answers what it has read, refuses what comes after with DRAINING, and
+        ends the stream.
+
+        Errors, besides those of Evaluate, which are told in `error`:
+        - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, or a chunk belongs to no tensor. Fix the
+        caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,10 +288,25 @@ def add_DifferentiationServiceServicer_to_server(servicer, server):
                     request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteProgramRequest.FromString,
                     response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteProgramResponse.SerializeToString,
             ),
+            'CreateTensor': grpc.stream_unary_rpc_method_handler(
+                    servicer.CreateTensor,
+                    request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorRequest.FromString,
+                    response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorResponse.SerializeToString,
+            ),
+            'DeleteTensor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTensor,
+                    request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorRequest.FromString,
+                    response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorResponse.SerializeToString,
+            ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
                     request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateRequest.FromString,
                     response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'EvaluateStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EvaluateStream,
+                    request_deserializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamRequest.FromString,
+                    response_serializer=gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamResponse.SerializeToString,
             ),
             'Differentiate': grpc.unary_unary_rpc_method_handler(
                     servicer.Differentiate,
@@ -369,6 +449,60 @@ class DifferentiationService(object):
             _registered_method=True)
 
     @staticmethod
+    def CreateTensor(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/gradwire.v1.DifferentiationService/CreateTensor',
+            gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorRequest.SerializeToString,
+            gradwire_dot_v1_dot_differentiation__service__pb2.CreateTensorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTensor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gradwire.v1.DifferentiationService/DeleteTensor',
+            gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorRequest.SerializeToString,
+            gradwire_dot_v1_dot_differentiation__service__pb2.DeleteTensorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Evaluate(request,
             target,
             options=(),
@@ -385,6 +519,33 @@ class DifferentiationService(object):
             '/gradwire.v1.DifferentiationService/Evaluate',
             gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateRequest.SerializeToString,
             gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/gradwire.v1.DifferentiationService/EvaluateStream',
+            gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamRequest.SerializeToString,
+            gradwire_dot_v1_dot_differentiation__service__pb2.EvaluateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ know, and the server sends no kind of result that was not asked for.
 An error is a gRPC status whose message reads "where: what was needed, what was given; what to do." The status carries
 google.rpc.Status details (in the trailer `grpc-status-details-bin`): ErrorInfo, whose domain is "gradwire.v1", whose reason
 is one of those below, and whose metadata holds the values named in the message; RequestInfo with the id of the request,
-to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING; and RetryInfo with UNAVAILABLE and
+to be quoted in reports; PreconditionFailure of type "MISSING" with PROGRAM_MISSING and TENSOR_MISSING; and RetryInfo with UNAVAILABLE and
 QUOTA_EXCEEDED. A caller SHOULD branch on code and reason, never on the message. NaN and infinity are results, not errors.
 
 Every rpc may end with these, besides its own:
@@ -135,6 +135,38 @@ _DifferentiationServiceDeleteProgramType = typing_extensions.TypeVar(
     ],
 )
 
+_DifferentiationServiceCreateTensorType = typing_extensions.TypeVar(
+    '_DifferentiationServiceCreateTensorType',
+    grpc.StreamUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+    ],
+)
+
+_DifferentiationServiceDeleteTensorType = typing_extensions.TypeVar(
+    '_DifferentiationServiceDeleteTensorType',
+    grpc.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+    ],
+)
+
 _DifferentiationServiceEvaluateType = typing_extensions.TypeVar(
     '_DifferentiationServiceEvaluateType',
     grpc.UnaryUnaryMultiCallable[
@@ -148,6 +180,22 @@ _DifferentiationServiceEvaluateType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         gradwire_proto.v1.differentiation_service_pb2.EvaluateRequest,
         gradwire_proto.v1.differentiation_service_pb2.EvaluateResponse,
+    ],
+)
+
+_DifferentiationServiceEvaluateStreamType = typing_extensions.TypeVar(
+    '_DifferentiationServiceEvaluateStreamType',
+    grpc.StreamStreamMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
     ],
 )
 
@@ -199,7 +247,7 @@ _DifferentiationServiceGetCapabilitiesType = typing_extensions.TypeVar(
     ],
 )
 
-class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreateProgramType, _DifferentiationServiceGetProgramType, _DifferentiationServiceListProgramsType, _DifferentiationServiceDeleteProgramType, _DifferentiationServiceEvaluateType, _DifferentiationServiceDifferentiateType, _DifferentiationServiceExplainType, _DifferentiationServiceGetCapabilitiesType]):
+class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreateProgramType, _DifferentiationServiceGetProgramType, _DifferentiationServiceListProgramsType, _DifferentiationServiceDeleteProgramType, _DifferentiationServiceCreateTensorType, _DifferentiationServiceDeleteTensorType, _DifferentiationServiceEvaluateType, _DifferentiationServiceEvaluateStreamType, _DifferentiationServiceDifferentiateType, _DifferentiationServiceExplainType, _DifferentiationServiceGetCapabilitiesType]):
     """Evaluates and differentiates programs.
 
     Programs are content-addressed: equal programs have equal names, on every replica. A replica keeps programs so that they
@@ -226,9 +274,21 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
             gradwire_proto.v1.differentiation_service_pb2.DeleteProgramRequest,
             gradwire_proto.v1.differentiation_service_pb2.DeleteProgramResponse,
         ],
+        grpc.StreamUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+            gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+            gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+        ],
         grpc.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.EvaluateRequest,
             gradwire_proto.v1.differentiation_service_pb2.EvaluateResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+            gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.DifferentiateRequest,
@@ -262,9 +322,21 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
             gradwire_proto.v1.differentiation_service_pb2.DeleteProgramRequest,
             gradwire_proto.v1.differentiation_service_pb2.DeleteProgramResponse,
         ],
+        grpc.aio.StreamUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+            gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+            gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.EvaluateRequest,
             gradwire_proto.v1.differentiation_service_pb2.EvaluateResponse,
+        ],
+        grpc.aio.StreamStreamMultiCallable[
+            gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+            gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             gradwire_proto.v1.differentiation_service_pb2.DifferentiateRequest,
@@ -313,6 +385,24 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
     - NOT_FOUND (NOT_FOUND): this replica does not hold the program. There is nothing to do.
     """
 
+    CreateTensor: _DifferentiationServiceCreateTensorType
+    """Stores a tensor, so that requests can name it: data that many requests use crosses the wire once. The first message brings
+    dtype and shape, and each message the next of its elements, up to the last. Idempotent: the call MAY be retried.
+
+    Tensors, like programs, are content-addressed, held for the identity of the caller, and MAY be forgotten.
+
+    Errors:
+    - INVALID_ARGUMENT (INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH): there are too few or too many bytes for the type, or
+      there can be no such type. Send every element once.
+    """
+
+    DeleteTensor: _DifferentiationServiceDeleteTensorType
+    """Forgets a tensor. Evaluations that run already are not disturbed.
+
+    Errors:
+    - NOT_FOUND (NOT_FOUND): this replica does not hold the tensor. There is nothing to do.
+    """
+
     Evaluate: _DifferentiationServiceEvaluateType
     """Evaluates any number of outputs of one program at given inputs: values, gradients, Jacobians and the rest of
     transform.proto. The outputs share what they have in common, so asking for the value and the gradient together costs less
@@ -330,7 +420,30 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
       Choose other argnums.
     - RESOURCE_EXHAUSTED (POISONED_TASK): the request ended two workers, most likely for lack of memory. Make it smaller; do
       not retry.
+    - FAILED_PRECONDITION (TENSOR_MISSING): this replica does not hold tensors that inputs or seeds name; the metadata has
+      the `names` of at most 12 of them, separated by commas. Store them with CreateTensor, or send their data, then repeat the request.
     - INTERNAL (WORKER_LOST): the worker was lost and no other could take over. MAY be retried once.
+    """
+
+    EvaluateStream: _DifferentiationServiceEvaluateStreamType
+    """Answers many requests over one stream, a session, which costs about half of a call for each. Requests run side by side and
+    are answered as they finish, each by its id: out of order. One that fails ends with an `error` of its own, and the
+    stream goes on. Results have no bound of size here: what is larger than a message travels in chunks, both ways.
+
+    A tensor in chunks is one whose `data` is empty although its type has elements and it has no `name`. Its bytes follow the
+    message that holds it, in `chunk` messages of the same id: those of the first such tensor from its first byte to its
+    last, then those of the next, in the order in which the message holds them (inputs before seeds; results, and the factors
+    of each, in order). Messages of other ids MAY come in between. A sender SHOULD send a tensor of more than 1 MiB so, in chunks of
+    1 MiB; the server does.
+
+    The server reads no further while as many requests of the stream are under way as the limit `stream_request_count` of
+    GetCapabilities allows, so that flow control holds the caller back. A caller that ends its side of the stream gets the answers
+    that are still to come, and then the end. A server that drains answers what it has read, refuses what comes after with DRAINING, and
+    ends the stream.
+
+    Errors, besides those of Evaluate, which are told in `error`:
+    - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, or a chunk belongs to no tensor. Fix the
+      caller.
     """
 
     Differentiate: _DifferentiationServiceDifferentiateType
@@ -382,9 +495,21 @@ DifferentiationServiceAsyncStub: typing_extensions.TypeAlias = DifferentiationSe
         gradwire_proto.v1.differentiation_service_pb2.DeleteProgramRequest,
         gradwire_proto.v1.differentiation_service_pb2.DeleteProgramResponse,
     ],
+    grpc.aio.StreamUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+        gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse,
+    ],
     grpc.aio.UnaryUnaryMultiCallable[
         gradwire_proto.v1.differentiation_service_pb2.EvaluateRequest,
         gradwire_proto.v1.differentiation_service_pb2.EvaluateResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest,
+        gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         gradwire_proto.v1.differentiation_service_pb2.DifferentiateRequest,
@@ -463,6 +588,34 @@ class DifferentiationServiceServicer(metaclass=abc.ABCMeta):
         """
 
     @abc.abstractmethod
+    def CreateTensor(
+        self,
+        request_iterator: _MaybeAsyncIterator[gradwire_proto.v1.differentiation_service_pb2.CreateTensorRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse, collections.abc.Awaitable[gradwire_proto.v1.differentiation_service_pb2.CreateTensorResponse]]:
+        """Stores a tensor, so that requests can name it: data that many requests use crosses the wire once. The first message brings
+        dtype and shape, and each message the next of its elements, up to the last. Idempotent: the call MAY be retried.
+
+        Tensors, like programs, are content-addressed, held for the identity of the caller, and MAY be forgotten.
+
+        Errors:
+        - INVALID_ARGUMENT (INVALID_ARGUMENT, SHAPE_MISMATCH, DTYPE_MISMATCH): there are too few or too many bytes for the type, or
+          there can be no such type. Send every element once.
+        """
+
+    @abc.abstractmethod
+    def DeleteTensor(
+        self,
+        request: gradwire_proto.v1.differentiation_service_pb2.DeleteTensorRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse, collections.abc.Awaitable[gradwire_proto.v1.differentiation_service_pb2.DeleteTensorResponse]]:
+        """Forgets a tensor. Evaluations that run already are not disturbed.
+
+        Errors:
+        - NOT_FOUND (NOT_FOUND): this replica does not hold the tensor. There is nothing to do.
+        """
+
+    @abc.abstractmethod
     def Evaluate(
         self,
         request: gradwire_proto.v1.differentiation_service_pb2.EvaluateRequest,
@@ -484,7 +637,35 @@ class DifferentiationServiceServicer(metaclass=abc.ABCMeta):
           Choose other argnums.
         - RESOURCE_EXHAUSTED (POISONED_TASK): the request ended two workers, most likely for lack of memory. Make it smaller; do
           not retry.
+        - FAILED_PRECONDITION (TENSOR_MISSING): this replica does not hold tensors that inputs or seeds name; the metadata has
+          the `names` of at most 12 of them, separated by commas. Store them with CreateTensor, or send their data, then repeat the request.
         - INTERNAL (WORKER_LOST): the worker was lost and no other could take over. MAY be retried once.
+        """
+
+    @abc.abstractmethod
+    def EvaluateStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse], collections.abc.AsyncIterator[gradwire_proto.v1.differentiation_service_pb2.EvaluateStreamResponse]]:
+        """Answers many requests over one stream, a session, which costs about half of a call for each. Requests run side by side and
+        are answered as they finish, each by its id: out of order. One that fails ends with an `error` of its own, and the
+        stream goes on. Results have no bound of size here: what is larger than a message travels in chunks, both ways.
+
+        A tensor in chunks is one whose `data` is empty although its type has elements and it has no `name`. Its bytes follow the
+        message that holds it, in `chunk` messages of the same id: those of the first such tensor from its first byte to its
+        last, then those of the next, in the order in which the message holds them (inputs before seeds; results, and the factors
+        of each, in order). Messages of other ids MAY come in between. A sender SHOULD send a tensor of more than 1 MiB so, in chunks of
+        1 MiB; the server does.
+
+        The server reads no further while as many requests of the stream are under way as the limit `stream_request_count` of
+        GetCapabilities allows, so that flow control holds the caller back. A caller that ends its side of the stream gets the answers
+        that are still to come, and then the end. A server that drains answers what it has read, refuses what comes after with DRAINING, and
+        ends the stream.
+
+        Errors, besides those of Evaluate, which are told in `error`:
+        - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, or a chunk belongs to no tensor. Fix the
+          caller.
         """
 
     @abc.abstractmethod

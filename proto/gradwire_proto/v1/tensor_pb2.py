@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gradwire/v1/tensor.proto\x12\x0bgradwire.v1\">\n\nTensorType\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\x03\"H\n\x06Tensor\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"~\n\x12StructuredJacobian\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x11\n\tshape_out\x18\x02 \x03(\x03\x12\x10\n\x08shape_in\x18\x03 \x03(\x03\x12 \n\x05terms\x18\x04 \x03(\x0b\x32\x11.gradwire.v1.Term\"\x92\x01\n\x04Term\x12$\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x13.gradwire.v1.Factor\x12\'\n\x08out_axes\x18\x02 \x03(\x0b\x32\x15.gradwire.v1.TermAxis\x12&\n\x07in_axes\x18\x03 \x03(\x0b\x32\x15.gradwire.v1.TermAxis\x12\x13\n\x0blabel_sizes\x18\x04 \x03(\x03\"[\n\x06\x46\x61\x63tor\x12#\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x0e\n\x06labels\x18\x02 \x03(\x03\x12\x12\n\x05input\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_input\"@\n\x08TermAxis\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12$\n\x05parts\x18\x02 \x03(\x0b\x32\x15.gradwire.v1.AxisPart\"E\n\x08\x41xisPart\x12\x0e\n\x06stride\x18\x01 \x01(\x03\x12\x0f\n\x05label\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05table\x18\x03 \x01(\x03H\x00\x42\x07\n\x05index\"\xc6\x01\n\x0eSparseJacobian\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x11\n\tshape_out\x18\x02 \x03(\x03\x12\x10\n\x08shape_in\x18\x03 \x03(\x03\x12#\n\x06indptr\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12$\n\x07indices\x18\x05 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12!\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x13.gradwire.v1.Tensor*\xa1\x01\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT64\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x14\n\x10\x44TYPE_COMPLEX128\x10\x03\x12\x13\n\x0f\x44TYPE_COMPLEX64\x10\x04\x12\x0f\n\x0b\x44TYPE_INT64\x10\x05\x12\x0f\n\x0b\x44TYPE_INT32\x10\x06\x12\x0e\n\nDTYPE_BOOL\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gradwire/v1/tensor.proto\x12\x0bgradwire.v1\">\n\nTensorType\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\x03\"V\n\x06Tensor\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04name\x18\x04 \x01(\t\"~\n\x12StructuredJacobian\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x11\n\tshape_out\x18\x02 \x03(\x03\x12\x10\n\x08shape_in\x18\x03 \x03(\x03\x12 \n\x05terms\x18\x04 \x03(\x0b\x32\x11.gradwire.v1.Term\"\x92\x01\n\x04Term\x12$\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x13.gradwire.v1.Factor\x12\'\n\x08out_axes\x18\x02 \x03(\x0b\x32\x15.gradwire.v1.TermAxis\x12&\n\x07in_axes\x18\x03 \x03(\x0b\x32\x15.gradwire.v1.TermAxis\x12\x13\n\x0blabel_sizes\x18\x04 \x03(\x03\"[\n\x06\x46\x61\x63tor\x12#\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x0e\n\x06labels\x18\x02 \x03(\x03\x12\x12\n\x05input\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_input\"@\n\x08TermAxis\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12$\n\x05parts\x18\x02 \x03(\x0b\x32\x15.gradwire.v1.AxisPart\"E\n\x08\x41xisPart\x12\x0e\n\x06stride\x18\x01 \x01(\x03\x12\x0f\n\x05label\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05table\x18\x03 \x01(\x03H\x00\x42\x07\n\x05index\"\xc6\x01\n\x0eSparseJacobian\x12!\n\x05\x64type\x18\x01 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x11\n\tshape_out\x18\x02 \x03(\x03\x12\x10\n\x08shape_in\x18\x03 \x03(\x03\x12#\n\x06indptr\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12$\n\x07indices\x18\x05 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12!\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x13.gradwire.v1.Tensor*\xa1\x01\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT64\x10\x01\x12\x11\n\rDTYPE_FLOAT32\x10\x02\x12\x14\n\x10\x44TYPE_COMPLEX128\x10\x03\x12\x13\n\x0f\x44TYPE_COMPLEX64\x10\x04\x12\x0f\n\x0b\x44TYPE_INT64\x10\x05\x12\x0f\n\x0b\x44TYPE_INT32\x10\x06\x12\x0e\n\nDTYPE_BOOL\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradwire_proto.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=888
-  _globals['_DTYPE']._serialized_end=1049
+  _globals['_DTYPE']._serialized_start=902
+  _globals['_DTYPE']._serialized_end=1063
   _globals['_TENSORTYPE']._serialized_start=41
   _globals['_TENSORTYPE']._serialized_end=103
   _globals['_TENSOR']._serialized_start=105
-  _globals['_TENSOR']._serialized_end=177
-  _globals['_STRUCTUREDJACOBIAN']._serialized_start=179
-  _globals['_STRUCTUREDJACOBIAN']._serialized_end=305
-  _globals['_TERM']._serialized_start=308
-  _globals['_TERM']._serialized_end=454
-  _globals['_FACTOR']._serialized_start=456
-  _globals['_FACTOR']._serialized_end=547
-  _globals['_TERMAXIS']._serialized_start=549
-  _globals['_TERMAXIS']._serialized_end=613
-  _globals['_AXISPART']._serialized_start=615
-  _globals['_AXISPART']._serialized_end=684
-  _globals['_SPARSEJACOBIAN']._serialized_start=687
-  _globals['_SPARSEJACOBIAN']._serialized_end=885
+  _globals['_TENSOR']._serialized_end=191
+  _globals['_STRUCTUREDJACOBIAN']._serialized_start=193
+  _globals['_STRUCTUREDJACOBIAN']._serialized_end=319
+  _globals['_TERM']._serialized_start=322
+  _globals['_TERM']._serialized_end=468
+  _globals['_FACTOR']._serialized_start=470
+  _globals['_FACTOR']._serialized_end=561
+  _globals['_TERMAXIS']._serialized_start=563
+  _globals['_TERMAXIS']._serialized_end=627
+  _globals['_AXISPART']._serialized_start=629
+  _globals['_AXISPART']._serialized_end=698
+  _globals['_SPARSEJACOBIAN']._serialized_start=701
+  _globals['_SPARSEJACOBIAN']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

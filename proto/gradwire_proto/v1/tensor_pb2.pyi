@@ -97,18 +97,24 @@ Global___TensorType: typing_extensions.TypeAlias = TensorType
 
 @typing.final
 class Tensor(google.protobuf.message.Message):
-    """A dense array."""
+    """A dense array: its elements, or the name under which the server keeps them."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     DTYPE_FIELD_NUMBER: builtins.int
     SHAPE_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
     dtype: Global___Dtype.ValueType
     """The element type. Required."""
     data: builtins.bytes
     """The elements in row-major order (the last axis varies fastest), each little-endian, with nothing before, between or
-    after them. The length MUST be the product of the shape times the bytes of an element.
+    after them. The length MUST be the product of the shape times the bytes of an element. Empty where `name` is set, and
+    where the elements follow in chunks, as EvaluateStream and CreateTensor say.
+    """
+    name: builtins.str
+    """The name of a stored tensor, `tensors/{digest}`, of this dtype and shape, which CreateTensor returned. Default (empty): the
+    elements are in `data`. Only inputs and seeds of a request MAY be named.
     """
     @property
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -120,8 +126,9 @@ class Tensor(google.protobuf.message.Message):
         dtype: Global___Dtype.ValueType = ...,
         shape: collections.abc.Iterable[builtins.int] | None = ...,
         data: builtins.bytes = ...,
+        name: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "shape", b"shape"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "dtype", b"dtype", "name", b"name", "shape", b"shape"]) -> None: ...
 
 Global___Tensor: typing_extensions.TypeAlias = Tensor
 

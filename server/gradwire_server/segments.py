@@ -1,0 +1,66 @@
+"""Memory that the front end and a worker share: one writes an array's bytes there, the other reads them in place.
+
+A segment has no name: it is a file of memory alone (memfd), passed from process to process as a file descriptor. So nothing is left
+behind however a process ends, nobody else can open it, and the size of /dev/shm does not matter. Nothing else may live here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from types import TracebackType
+from typing import Self
+
+
+class Segment:
+    """Bytes in memory that can be passed to another process.
+
+    Args:
+        descriptor: of the memory; it is closed with the segment.
+        size: its bytes.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.size = size
+        self._map: mmap.mmap | None = None
+
+    @classmethod
+    def create(cls, size: int) -> Self:
+        """Make a segment of zeros; memory is taken as it is written.
+
+        Raises:
+            OSError: the system has no descriptor left, or allows no such size.
+        """
+        descriptor = os.memfd_create("gradwire", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, size)
+
+    @property
+    def buffer(self) -> memoryview:
+        """Its bytes, to be read and written; whoever keeps a view of them keeps the memory."""
+        if not self.size:
+            return memoryview(b"")
+        if self._map is None:
+            self._map = mmap.mmap(self.descriptor, self.size)
+        return memoryview(self._map)
+
+    def close(self) -> None:
+        """Let go of the descriptor; the memory is freed once no process maps it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+        self._map = None  # unmapped with the last view
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.size
