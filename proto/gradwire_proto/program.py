@@ -147,7 +147,7 @@ class _Decoder:
     def __init__(self) -> None:
         self.values: list[Var] = []
         self.types: dict[tuple[int, tuple[int, ...]], TensorType] = {}
-        self.literals: dict[tuple[int, tuple[int, ...], bytes], Literal] = {}
+        self.literals: dict[tuple[int, tuple[int, ...], bytes, str], Literal] = {}
 
     def assign(self, messages: Iterable[tensor_pb2.TensorType], what: str) -> tuple[Var, ...]:
         made = []
@@ -181,7 +181,7 @@ class _Decoder:
         shape = tuple(message.shape)
         if math.prod(shape) > FOLD_ELEMENTS:
             return Literal(decode_tensor(message, where))
-        key = (message.dtype, shape, message.data)
+        key = (message.dtype, shape, message.data, message.name)
         found = self.literals.get(key)
         if found is None:
             found = self.literals[key] = Literal(decode_tensor(message, where))

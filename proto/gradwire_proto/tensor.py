@@ -1,18 +1,28 @@
 """Tensors and their types, between arrays and messages.
 
 Decoding trusts nothing: every length is checked before anything is allocated. An array shares the memory of the bytes of its
-message and is read-only.
+message and is read-only. Where a message names a tensor, or its elements travel apart from it, its reader must pass them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
+import struct
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from gradwire_core.errors import ArgumentError, DtypeError, ShapeError
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 from gradwire_proto.v1 import tensor_pb2 as pb
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+Elements: TypeAlias = bytes | bytearray | memoryview
+"""What elements can be read from."""
 
 AXES_LIMIT = 64
 """The most axes of a tensor: NumPy's limit."""
@@ -22,6 +32,10 @@ _DTYPES: dict[int, Dtype] = {number: item for item, number in _NUMBERS.items()}
 _LITTLE = {number: item.numpy.newbyteorder("<") for item, number in _NUMBERS.items()}
 _FROM_LITTLE = {dtype: number for number, dtype in _LITTLE.items()}
 _BOOL = _NUMBERS[Dtype.BOOL]
+_NAME_PREFIX = "tensors/"
+_DIGEST_DOMAIN = b"gradwire.v1.Tensor\0"
+_SHOWN_LENGTH = 100
+_is_digest = re.compile("[0-9a-f]{64}").fullmatch
 
 
 def encode_dtype(dtype: Dtype) -> pb.Dtype.ValueType:
@@ -78,6 +92,46 @@ def check_shape(shape: Shape, dtype: Dtype, where: str) -> None:
         raise ShapeError(text, where=where, given=shape)
 
 
+def tensor_hash(type: TensorType) -> _Hash:
+    """Return what the digest of a tensor begins with; fed all elements, as in Tensor.data, it gives the digest."""
+    shape = type.shape
+    head = struct.pack(f"<BB{len(shape)}q", _NUMBERS[type.dtype], len(shape), *shape)
+    return hashlib.sha256(_DIGEST_DOMAIN + head)
+
+
+def tensor_name(digest: str) -> str:
+    """Return the name of a tensor on the wire."""
+    return _NAME_PREFIX + digest
+
+
+def check_tensor_name(name: str, where: str = "tensor name") -> str:
+    """Return the digest in the name of a tensor.
+
+    Raises:
+        ArgumentError: the text is no such name.
+    """
+    digest = name.removeprefix(_NAME_PREFIX)
+    if name == digest or not _is_digest(digest):
+        shown = name[:_SHOWN_LENGTH]
+        text = f"{where}: needed {_NAME_PREFIX} and 64 lower-case hexadecimal digits, got {shown!r}; take it from CreateTensor"
+        raise ArgumentError(text, where=where, given=shown)
+    return digest
+
+
+def encode_name(array: Array) -> pb.Tensor:
+    """Return the message that names an array, of any memory order, strides and byte order, as CreateTensor does.
+
+    Raises:
+        DtypeError: gradwire has no such dtype.
+    """
+    dtype = Dtype.of(array.dtype)
+    little = array.astype(_LITTLE[_NUMBERS[dtype]], order="C", copy=False)
+    hash = tensor_hash(TensorType(dtype, array.shape))
+    if little.size:
+        hash.update(memoryview(little.reshape(-1)).cast("B"))
+    return pb.Tensor(dtype=_NUMBERS[dtype], shape=array.shape, name=tensor_name(hash.hexdigest()))
+
+
 def encode_tensor(array: Array) -> pb.Tensor:
     """Return the message of an array of any memory order, strides and byte order.
 
@@ -91,13 +145,18 @@ def encode_tensor(array: Array) -> pb.Tensor:
     return pb.Tensor(dtype=number, shape=array.shape, data=array.tobytes())
 
 
-def decode_tensor(message: pb.Tensor, where: str = "tensor") -> Array:
+def decode_tensor(message: pb.Tensor, where: str = "tensor", elements: Elements | None = None) -> Array:
     """Return the array of a message: read-only, in row-major order, sharing the memory of the bytes.
+
+    Args:
+        message: the message.
+        where: what errors call it.
+        elements: its elements, where they are apart from it: named, or in chunks. None: they are its data, and it has no name.
 
     Raises:
         DtypeError: the dtype is unset or unknown.
         ShapeError: the shape cannot exist.
-        ArgumentError: there are too few or too many bytes, or a bool is neither 0 nor 1.
+        ArgumentError: there are too few or too many bytes, or a bool is neither 0 nor 1; or it has a name where none may stand.
     """
     number = message.dtype
     little = _LITTLE.get(number)
@@ -105,15 +164,31 @@ def decode_tensor(message: pb.Tensor, where: str = "tensor") -> Array:
         decode_dtype(number, where)
         raise AssertionError
     shape = tuple(message.shape)
-    data = message.data
+    if elements is None:
+        elements = message.data
+        if message.name:
+            shown = message.name[:_SHOWN_LENGTH]
+            text = f"{where}: needed elements, got the name {shown!r}; only inputs and seeds may be named"
+            raise ArgumentError(text, where=where, given=shown)
     check_shape(shape, _DTYPES[number], where)
-    needed = math.prod(shape) * little.itemsize
-    if len(data) != needed:
+    needed, given = math.prod(shape) * little.itemsize, len(elements)
+    if given != needed:
         type = TensorType(_DTYPES[number], shape)
-        text = f"{where}: needed {needed} bytes for {type}, got {len(data)}; send every element once, without padding"
-        raise ArgumentError(text, where=where, needed=needed, given=len(data))
-    array: Array = np.ndarray(shape, little, data)
-    if number == _BOOL and needed and array.view(np.uint8).max() > 1:
-        given = int(array.view(np.uint8).max())
-        raise ArgumentError(f"{where}: needed a bool as a byte 0 or 1, got {given}; send 1 for true", where=where, given=given)
+        text = f"{where}: needed {needed} bytes for {type}, got {given}; send every element once, without padding"
+        raise ArgumentError(text, where=where, needed=needed, given=given)
+    array: Array = np.ndarray(shape, little, elements)
+    array.flags.writeable = False
+    if number == _BOOL and needed:
+        check_bools(elements, where)
     return array
+
+
+def check_bools(elements: Elements, where: str) -> None:
+    """Check that some elements of dtype bool, at least one, are 0 or 1.
+
+    Raises:
+        ArgumentError: one is neither.
+    """
+    given = int(np.frombuffer(elements, np.uint8).max())
+    if given > 1:
+        raise ArgumentError(f"{where}: needed a bool as a byte 0 or 1, got {given}; send 1 for true", where=where, given=given)

@@ -157,6 +157,11 @@ MALFORMED = {
         ArgumentError,
         "equation 0 (sin), operand 0: needed 24 bytes for float64[3], got 8",
     ),
+    "a literal that is named": (
+        changed(SINE, operands=literal(dtype=1, shape=[0], name="tensors/x")),
+        ArgumentError,
+        "equation 0 (sin), operand 0: needed elements, got the name 'tensors/x'",
+    ),
     "a literal too large": (
         changed(SINE, operands=literal(dtype=1, shape=[2**40, 2**40])),
         ShapeError,

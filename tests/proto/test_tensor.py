@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import tracemalloc
 
 import numpy as np
@@ -12,7 +14,18 @@ from hypothesis.extra import numpy as hnp
 
 from gradwire_core.errors import ArgumentError, DtypeError, GradwireError, ShapeError
 from gradwire_core.types import Dtype, TensorType
-from gradwire_proto.tensor import AXES_LIMIT, decode_dtype, decode_tensor, decode_type, encode_dtype, encode_tensor, encode_type
+from gradwire_proto.tensor import (
+    AXES_LIMIT,
+    check_bools,
+    check_tensor_name,
+    decode_dtype,
+    decode_tensor,
+    decode_type,
+    encode_dtype,
+    encode_name,
+    encode_tensor,
+    encode_type,
+)
 from gradwire_proto.v1 import tensor_pb2 as pb
 
 DTYPES = st.sampled_from([order + dtype for dtype in ("f8", "f4", "c16", "c8", "i8", "i4", "?") for order in "<>"])
@@ -132,3 +145,37 @@ def test_the_largest_rank_decodes():
 
 def test_a_shape_that_an_array_can_have_only_when_empty():
     assert decode_tensor(pb.Tensor(dtype=1, shape=[2**40, 0])).shape == (2**40, 0)
+
+
+@given(ARRAYS, st.data())
+def test_the_name_of_a_tensor_is_that_of_its_elements_in_any_layout(array, data):
+    view = np.transpose(array, data.draw(st.permutations(range(array.ndim))))[..., ::-1] if array.ndim else array
+    named, sent = encode_name(view), encode_tensor(view)
+    head = struct.pack(f"<BB{view.ndim}q", sent.dtype, view.ndim, *view.shape)
+    digest = hashlib.sha256(b"gradwire.v1.Tensor\0" + head + sent.data).hexdigest()
+    assert named == pb.Tensor(dtype=sent.dtype, shape=sent.shape, name="tensors/" + digest)
+    assert check_tensor_name(named.name) == digest
+
+
+def test_elements_apart_are_read_in_place_and_checked():
+    named, elements = encode_name(np.arange(3.0)), bytearray(np.arange(3.0).tobytes())
+    array = decode_tensor(named, "x", elements)
+    elements[:8] = np.float64(7).tobytes()
+    assert array.tolist() == [7, 1, 2]
+    assert not array.flags.writeable
+    with pytest.raises(ArgumentError, match="x: needed 24 bytes"):
+        decode_tensor(named, "x", elements[:16])
+    with pytest.raises(ArgumentError, match="needed a bool as a byte 0 or 1, got 3"):
+        decode_tensor(encode_name(np.array([True])), "x", b"\3")
+    check_bools(b"\1\0", "x")
+
+
+def test_a_name_is_refused_where_none_may_stand():
+    with pytest.raises(ArgumentError, match="x: needed elements, got the name 'tensors/"):
+        decode_tensor(encode_name(np.ones(0)), "x")
+
+
+@pytest.mark.parametrize("name", ["", "tensors/", "tensors/" + "0" * 63, "tensors/" + "A" * 64, "programs/" + "0" * 64, "0" * 64])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ArgumentError, match=r"tensor name: needed tensors/ and 64 lower-case hexadecimal digits, got"):
+        check_tensor_name(name)
