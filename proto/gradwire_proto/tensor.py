@@ -128,7 +128,7 @@ def encode_name(array: Array) -> pb.Tensor:
     little = array.astype(_LITTLE[_NUMBERS[dtype]], order="C", copy=False)
     hash = tensor_hash(TensorType(dtype, array.shape))
     if little.size:
-        hash.update(memoryview(little.reshape(-1)).cast("B"))
+        hash.update(little.reshape(-1).view(np.uint8).data)
     return pb.Tensor(dtype=_NUMBERS[dtype], shape=array.shape, name=tensor_name(hash.hexdigest()))
 
 
