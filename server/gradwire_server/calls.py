@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 ANONYMOUS = "anonymous"
 """The identity of all callers where nobody is asked for one."""
+
+is_request_id = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
+"""Tells whether a caller may name a request so."""
+
+_random_bits = random.Random().getrandbits  # noqa: S311  # names, which nobody gains from guessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,5 +32,20 @@ class Call:
     identity: str = ANONYMOUS
 
 
+class Stream(Protocol):
+    """Messages both ways. One may be read while another is written, no more."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None when the caller has ended its side."""
+
+    async def write(self, message: bytes) -> None:
+        """Send a message, once there is room for it; not to be cancelled unless the stream ends with it."""
+
+
 Handler: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
 """Answers a serialized request by a serialized response, or raises a GradwireError."""
+
+
+def make_request_id() -> str:
+    """Return a name for a request whose caller gives none."""
+    return f"{_random_bits(64):016x}"

@@ -50,6 +50,7 @@ class ServerConfig:
         "", "address for plaintext health checks and nothing else, HOST:PORT, for probes that know no TLS; empty: none"
     )
     shared_programs: bool = setting(False, "let every identity see and evaluate what others stored; else each sees its own alone")
+    shared_tensors: bool = setting(False, "let every identity use the tensors that others stored; else each sees its own alone")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
     worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
@@ -74,9 +75,15 @@ class ServerConfig:
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
     max_connection_call_count: int = setting(1024, "number of calls of one connection at the same time; more wait with the caller")
+    max_stream_request_count: int = setting(128, "number of requests of one session that are under way; more wait with the caller")
     max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")
     max_identity_calls_per_s: int = setting(0, "number of calls that one identity may begin in a second in one front end; 0: any")
     program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")
+    tensor_store_bytes: int = setting(
+        2**30, "bytes of the tensors kept by name; the least recently used leave first; as many bytes may be on their way"
+    )
+    max_identity_tensor_bytes: int = setting(0, "bytes of the tensors that one identity keeps by name; 0: as many as all may")
+    stall_timeout_s: float = setting(30.0, "seconds that may pass between two parts of a tensor that is sent in several")
     program_cache_bytes: int = setting(16 * 2**20, "bytes, as sent, of the programs that each worker keeps decoded")
     executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
     executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
@@ -110,6 +117,12 @@ class ServerConfig:
         """Bytes of memory that a worker may take: as set, else what the other limits come to."""
         caches = self.executable_cache_bytes + self.program_cache_bytes
         return self.worker_memory_bytes or 2 * self.max_peak_bytes + caches + _HELD_MESSAGES * self.max_message_bytes
+
+    @property
+    def identity_tensor_limit_bytes(self) -> int:
+        """Bytes of tensors that one identity may keep: as set, else as many as all; where they are shared, all are one."""
+        allowed = self.max_identity_tensor_bytes
+        return self.tensor_store_bytes if self.shared_tensors or not allowed else min(allowed, self.tensor_store_bytes)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> ServerConfig:
@@ -199,9 +212,11 @@ _ZERO_ALLOWED = frozenset(
         "grace_s",
         "max_identity_call_count",
         "max_identity_calls_per_s",
+        "max_identity_tensor_bytes",
         "spare_workers",
         "worker_memory_bytes",
         "program_store_bytes",
+        "tensor_store_bytes",
         "program_cache_bytes",
         "executable_cache_bytes",
     }

@@ -55,7 +55,9 @@ class Limits:
     flop_count: int
     predicted_s: int
     program_store_bytes: int
+    tensor_store_bytes: int
     connection_call_count: int
+    stream_request_count: int
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> Limits:
@@ -146,6 +148,11 @@ class Limits:
     def check_stored(self, size: int) -> None:
         """Check the bytes of a program that is to be stored."""
         self._check("program", "bytes in the store", "program_store_bytes", size)
+
+    def check_stored_tensor(self, tensor: pb_tensor.Tensor, size: int) -> None:
+        """Check the axes, elements and bytes of a tensor that is to be stored."""
+        self._check_shapes([tensor])
+        self._check("tensor", "bytes in the store", "tensor_store_bytes", size)
 
     def _check_operands(self, operands: Iterable[pb_program.Operand]) -> int:
         """Check the literals among operands and return their bytes."""

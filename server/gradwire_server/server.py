@@ -18,10 +18,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from gradwire_server.admission import Admission, Gate
 from gradwire_server.capabilities import describe_capabilities
 from gradwire_server.config import ConfigError, ServerConfig, is_loopback, split_address
 from gradwire_server.guard import Guard, certificate_identity, no_identity, token_identity
-from gradwire_server.interceptors import CallInterceptor, Context, Gate
+from gradwire_server.interceptors import CallInterceptor, Context
 from gradwire_server.metrics import Metrics, NoMetrics, PrometheusMetrics
 from gradwire_server.pool import WorkerPool
 from gradwire_server.quotas import Quotas
@@ -81,14 +82,14 @@ class Server:
 
     async def _start(self) -> grpc.aio.Server:
         _warn_of_risks(self._config)
-        interceptor = CallInterceptor(
-            self._gate, self.metrics, self._config.default_timeout_s, Quotas(self._config), self._identify()
-        )
+        admission = Admission(self._gate, Quotas(self._config), self.metrics)
+        interceptor = CallInterceptor(admission, self._config.default_timeout_s, self._identify())
         guards = [] if self._tokens is None else [self._guard(self._tokens, interceptor)]
         server = grpc.aio.server(interceptors=guards, options=_options(self._config))
         capabilities = describe_capabilities(self._config).SerializeToString()
         service = DifferentiationService(self._config, self.pool, self.metrics, capabilities)
         methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in service.handlers().items()}
+        methods |= {rpc: interceptor.wrap_stream(rpc, handler) for rpc, handler in service.stream_handlers().items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)

@@ -18,7 +18,8 @@ from gradwire_core.errors import ArgumentError, InternalError, NotFoundError, Pr
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
-from gradwire_server.calls import Call, Handler
+from gradwire_server.admission import Admission, StreamHandler
+from gradwire_server.calls import Call, Handler, Stream
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.limits import Limits
@@ -26,6 +27,7 @@ from gradwire_server.metrics import Metrics
 from gradwire_server.pool import WorkerPool
 from gradwire_server.requests import check_program_name, find_program_name, parse_request
 from gradwire_server.store import OwnedStore
+from gradwire_server.streams import RPC, Session
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
 
@@ -80,6 +82,10 @@ class DifferentiationService:
             "GetCapabilities": self.get_capabilities,
         }
 
+    def stream_handlers(self) -> dict[str, StreamHandler]:
+        """Return the handler of each rpc that streams, by its name."""
+        return {RPC: self.evaluate_stream}
+
     async def create_program(self, message: bytes, call: Call) -> bytes:
         """Store a program."""
         return await self._run(Kind.CREATE_PROGRAM, message, call)
@@ -87,6 +93,10 @@ class DifferentiationService:
     async def evaluate(self, message: bytes, call: Call) -> bytes:
         """Evaluate outputs of a program."""
         return await self._run(Kind.EVALUATE, message, call)
+
+    async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
+        """Evaluate outputs of programs, many requests over one stream."""
+        await Session(stream, call, admission, self.evaluate, self._limits.stream_request_count).run()
 
     async def differentiate(self, message: bytes, call: Call) -> bytes:
         """Return a derivative program."""

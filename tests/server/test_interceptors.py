@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from gradwire_core.errors import DrainingError
-from gradwire_server.interceptors import Gate
+from gradwire_server.admission import Gate
 
 
 def test_a_gate_without_calls_drains_at_once_and_refuses_from_then_on():

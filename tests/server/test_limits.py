@@ -23,7 +23,9 @@ LIMITS = Limits(
     flop_count=9,
     predicted_s=1,
     program_store_bytes=70,
+    tensor_store_bytes=70,
     connection_call_count=1,
+    stream_request_count=1,
 )
 WIDE = {"shape": [2, 6]}
 DEEP = {"shape": [1, 1, 1]}

@@ -1,0 +1,144 @@
+"""What every request passes through, however it came: the gate, the share of its identity, log line, metrics. No gRPC.
+
+Whatever a handler raises leaves here as a GradwireError: any other exception is a defect, whose trace goes to the log, and whose
+caller gets INTERNAL with the request id to report it by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TypeAlias
+
+from gradwire_core.errors import DrainingError, GradwireError, InternalError
+from gradwire_server.calls import ANONYMOUS, Call, Handler, Stream
+from gradwire_server.metrics import Metrics
+from gradwire_server.quotas import Quotas
+
+PUSHBACK_S = {"OVERLOADED": 0.1, "DRAINING": 0.0, "QUOTA_EXCEEDED": 1.0}
+"""Seconds after which a refused caller may come again, by the reason of the refusal, where the error does not tell."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Gate:
+    """Counts the requests that run, and refuses new ones once the server drains; `with gate:` is one request."""
+
+    def __init__(self) -> None:
+        self._running_count = 0
+        self._is_closed = False
+        self._empty = asyncio.Event()
+        self._listeners: set[Callable[[], None]] = set()
+
+    def __enter__(self) -> None:
+        """Let a request in.
+
+        Raises:
+            DrainingError: the server drains.
+        """
+        if self._is_closed:
+            raise draining()
+        self._running_count += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let a request out."""
+        self._running_count -= 1
+        if self._is_closed and not self._running_count:
+            self._empty.set()
+
+    def close(self) -> None:
+        """Refuse new requests from now on, and tell those who listen."""
+        self._is_closed = True
+        for listener in tuple(self._listeners):
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Have a function called once the gate closes, or at once if it has; return what stops that."""
+        self._listeners.add(listener)
+        if self._is_closed:
+            listener()
+        return lambda: self._listeners.discard(listener)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait for the requests that run, once the gate is closed; tell whether all of them finished in time."""
+        if self._running_count:
+            try:
+                await asyncio.wait_for(self._empty.wait(), timeout_s)
+            except TimeoutError:
+                return False
+        return True
+
+
+class Admission:
+    """Lets requests in, and accounts for them.
+
+    Args:
+        gate: lets them in and counts them.
+        quotas: what each identity may use.
+        metrics: told of every finished request.
+    """
+
+    def __init__(self, gate: Gate, quotas: Quotas, metrics: Metrics) -> None:
+        self.gate = gate
+        self._quotas = quotas
+        self._metrics = metrics
+
+    async def answer(self, rpc: str, handler: Handler, message: bytes, call: Call) -> bytes:
+        """Return the response of a handler to a request.
+
+        Raises:
+            GradwireError: the request is refused or fails.
+        """
+        started = time.perf_counter()
+        code = "CANCELLED"
+        try:
+            with self.gate, self._quotas.using(call.identity):
+                response = await handler(message, call)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
+            failure = _as_gradwire_error(error, rpc, call)
+            code = failure.code
+            raise failure from None
+        else:
+            code = "OK"
+            return response
+        finally:
+            self._count(rpc, code, call, time.perf_counter() - started)
+
+    def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str) -> None:
+        """Account for a request that is refused before it is known who asks."""
+        _log_refusal(error, rpc, request_id, caller)
+        self._metrics.observe_call(rpc, error.code, 0.0)
+
+    def _count(self, rpc: str, code: str, call: Call, seconds: float) -> None:
+        self._metrics.observe_call(rpc, code, seconds)
+        if call.identity != ANONYMOUS:
+            self._metrics.count_identity_call(call.identity, code)
+        _LOGGER.debug(
+            "call rpc=%s code=%s request_id=%s caller=%s seconds=%.6f", rpc, code, call.request_id, call.identity, seconds
+        )
+
+
+StreamHandler: TypeAlias = Callable[[Stream, Call, Admission], Awaitable[None]]
+"""Answers the messages of a stream, each request in it admitted by itself; a GradwireError that it raises ends the stream."""
+
+
+def draining() -> DrainingError:
+    """Return the error of a request that comes too late."""
+    return DrainingError("server: needed one that takes requests, got one that is stopping; retry on a new connection")
+
+
+def _as_gradwire_error(error: Exception, rpc: str, call: Call) -> GradwireError:
+    if isinstance(error, GradwireError):
+        _log_refusal(error, rpc, call.request_id, call.identity)
+        return error
+    _LOGGER.error("failed rpc=%s request_id=%s caller=%s", rpc, call.request_id, call.identity, exc_info=error)
+    return InternalError("server: needed to work, got a defect of its own; report the request id")
+
+
+def _log_refusal(error: GradwireError, rpc: str, request_id: str, caller: str) -> None:
+    level = logging.DEBUG if error.reason in PUSHBACK_S else logging.INFO  # many at a time, and counted
+    text = "refused rpc=%s code=%s reason=%s request_id=%s caller=%s message=%r"
+    _LOGGER.log(level, text, rpc, error.code, error.reason, request_id, caller, error.message)
