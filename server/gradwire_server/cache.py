@@ -24,16 +24,18 @@ class RecentlyUsed(Generic[V]):
         self.total_bytes = 0
         self._items: OrderedDict[str, tuple[V, int]] = OrderedDict()
 
-    def put(self, name: str, value: V, size: int) -> None:
-        """Keep a value of `size` bytes, in place of one of the same name."""
+    def put(self, name: str, value: V, size: int) -> list[str]:
+        """Keep a value of `size` bytes, in place of one of the same name; return the names of those that left for it."""
         self.discard(name)
         if size > self.max_bytes:
-            return
+            return [name]
         self._items[name] = (value, size)
         self.total_bytes += size
+        left = []
         while self.total_bytes > self.max_bytes:
-            _, (_, freed) = self._items.popitem(last=False)
-            self.total_bytes -= freed
+            left.append(next(iter(self._items)))
+            self.discard(left[-1])
+        return left
 
     def get(self, name: str) -> V | None:
         """Return a value and count this as a use; None if there is none of that name."""

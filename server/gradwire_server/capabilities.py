@@ -35,7 +35,9 @@ def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
 
 def _quotas(config: ServerConfig) -> dict[str, int]:
     """Return the limits of an identity by name; those that are not set are left out."""
-    found = {"identity_call_count": config.max_identity_call_count, "identity_calls_per_s": config.max_identity_calls_per_s}
+    found = {
+        name: getattr(config, f"max_{name}") for name in ("identity_call_count", "identity_calls_per_s", "identity_tensor_bytes")
+    }
     return {name: value for name, value in found.items() if value}
 
 

@@ -29,6 +29,9 @@ class Metrics(Protocol):
     def set_stored_programs(self, count: int, size: int) -> None:
         """Tell how many programs are stored, in how many bytes."""
 
+    def set_stored_tensors(self, count: int, size: int) -> None:
+        """Tell how many tensors are stored, in how many bytes."""
+
     def close(self) -> None:
         """Stop serving the metrics."""
 
@@ -52,6 +55,9 @@ class NoMetrics:
         """Do nothing."""
 
     def set_stored_programs(self, count: int, size: int) -> None:
+        """Do nothing."""
+
+    def set_stored_tensors(self, count: int, size: int) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -82,6 +88,8 @@ class PrometheusMetrics:
         self._retries = client.Counter("gradwire_task_retries", "Tasks run again because a worker died.", registry=registry)
         self._programs = client.Gauge("gradwire_stored_programs", "Programs stored.", registry=registry)
         self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
+        self._tensors = client.Gauge("gradwire_stored_tensors", "Tensors stored.", registry=registry)
+        self._tensor_bytes = client.Gauge("gradwire_stored_tensor_bytes", "Bytes of the stored tensors.", registry=registry)
         self._children: dict[tuple[str, str], Any] = {}
         self._identities = client.Counter(
             "gradwire_identity_calls", "Calls finished, of each identity.", ["identity", "code"], registry=registry
@@ -120,6 +128,11 @@ class PrometheusMetrics:
         """Tell how many programs are stored, in how many bytes."""
         self._programs.set(count)
         self._program_bytes.set(size)
+
+    def set_stored_tensors(self, count: int, size: int) -> None:
+        """Tell how many tensors are stored, in how many bytes."""
+        self._tensors.set(count)
+        self._tensor_bytes.set(size)
 
     def close(self) -> None:
         """Stop serving the metrics."""

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from gradwire_server.cache import RecentlyUsed
 
 V = TypeVar("V")
 _EVERYONE = ""
+
+
+class Store(Protocol[V]):
+    """What identities store, wherever it is kept. What was put is there for all who may see it once `put` returns."""
+
+    def get(self, owner: str, name: str) -> V | None:
+        """Return a value and count this as a use; None if its owner put none of that name."""
+
+    def items(self, owner: str) -> RecentlyUsed[V]:
+        """Return what an owner put here, not to be changed."""
+
+    async def put(self, owner: str, name: str, value: V, size: int) -> None:
+        """Keep a value of `size` bytes, in place of one of the same owner and name."""
+
+    async def discard(self, owner: str, name: str) -> bool:
+        """Forget a value of an owner; tell whether there was one."""
 
 
 class OwnedStore(Generic[V]):
@@ -19,25 +35,29 @@ class OwnedStore(Generic[V]):
 
     Args:
         max_bytes: bound of the sum of the sizes of all values; a larger value is not kept at all.
+        max_owner_bytes: the same for each owner; None: as many as all may.
         is_shared: whether all owners are one.
     """
 
-    def __init__(self, max_bytes: int, *, is_shared: bool) -> None:
+    def __init__(self, max_bytes: int, *, is_shared: bool, max_owner_bytes: int | None = None) -> None:
         self._max_bytes = max_bytes
+        self._max_owner_bytes = max_bytes if max_owner_bytes is None else max_owner_bytes
         self._is_shared = is_shared
         self._owners: dict[str, RecentlyUsed[V]] = {}
         self.total_bytes = 0
 
-    def put(self, owner: str, name: str, value: V, size: int) -> None:
-        """Keep a value of `size` bytes, in place of one of the same owner and name."""
+    def put(self, owner: str, name: str, value: V, size: int) -> list[tuple[str, str]]:
+        """Keep a value of `size` bytes, in place of one of the same owner and name; return owner and name of what left for it."""
         owner = self._one(owner)
-        held = self._owners.setdefault(owner, RecentlyUsed(self._max_bytes))
+        held = self._owners.setdefault(owner, RecentlyUsed(self._max_owner_bytes))
         before = held.total_bytes
-        held.put(name, value, size)
+        left = [(owner, item) for item in held.put(name, value, size)]
         self._count(owner, held, before)
         while self.total_bytes > self._max_bytes:
             largest = max(self._owners, key=lambda item: self._owners[item].total_bytes)
-            self.discard(largest, next(iter(self._owners[largest])))
+            left.append((largest, next(iter(self._owners[largest]))))
+            self.discard(*left[-1])
+        return left
 
     def get(self, owner: str, name: str) -> V | None:
         """Return a value and count this as a use; None if its owner put none of that name."""
@@ -74,3 +94,32 @@ class OwnedStore(Generic[V]):
         self.total_bytes += held.total_bytes - before
         if not len(held):
             del self._owners[owner]
+
+
+class LocalStore(Generic[V]):
+    """A store in the memory of this process.
+
+    Args:
+        values: where they are kept.
+        count: told how many values are kept, in how many bytes, whenever that changes.
+    """
+
+    def __init__(self, values: OwnedStore[V], count: Callable[[int, int], None]) -> None:
+        self._values = values
+        self._told = count
+        self.get = values.get
+        self.items = values.items
+
+    async def put(self, owner: str, name: str, value: V, size: int) -> None:
+        """Keep a value of `size` bytes, in place of one of the same owner and name."""
+        self._values.put(owner, name, value, size)
+        self._count()
+
+    async def discard(self, owner: str, name: str) -> bool:
+        """Forget a value of an owner; tell whether there was one."""
+        found = self._values.discard(owner, name)
+        self._count()
+        return found
+
+    def _count(self) -> None:
+        self._told(len(self._values), self._values.total_bytes)
