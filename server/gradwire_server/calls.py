@@ -45,6 +45,12 @@ class Stream(Protocol):
 Handler: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
 """Answers a serialized request by a serialized response, or raises a GradwireError."""
 
+Read: TypeAlias = Callable[[], Awaitable[bytes | None]]
+"""Returns the next message of a stream; None when the caller has ended its side."""
+
+UploadHandler: TypeAlias = Callable[[Read, Call], Awaitable[bytes]]
+"""Answers a request that comes in several messages, as a Handler does."""
+
 
 def make_request_id() -> str:
     """Return a name for a request whose caller gives none."""

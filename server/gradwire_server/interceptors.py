@@ -15,7 +15,7 @@ import grpc
 from gradwire_core.errors import GradwireError
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import PUSHBACK_S, Admission, StreamHandler
-from gradwire_server.calls import Call, Handler, is_request_id, make_request_id
+from gradwire_server.calls import Call, Handler, UploadHandler, is_request_id, make_request_id
 
 REQUEST_ID = "x-request-id"
 """The metadata that names a call: taken from the caller, or made here; always among the trailers."""
@@ -54,6 +54,21 @@ class CallInterceptor:
                 raise
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
+        return made
+
+    def wrap_upload(self, rpc: str, handler: UploadHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return the gRPC handler of an rpc whose request is a stream of messages."""
+
+        async def answer(_requests: Any, context: Context) -> None:
+            call, stream = await self._open(rpc, context), _Stream(context)
+            try:
+                response = await self._admission.answer(rpc, lambda _message, call: handler(stream.read, call), b"", call)
+            except GradwireError as error:
+                await _abort(context, error, call.request_id)
+            else:
+                await stream.write(response)
+
+        made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
 
     def wrap_stream(self, rpc: str, handler: StreamHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
