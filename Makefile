@@ -1,5 +1,5 @@
 # One verb a line. Each makes the environment it needs, once; `make PYTHON=/path/to/python3` chooses another Python.
-.PHONY: help demo test check format proto bench docs clean
+.PHONY: help demo test check format proto bench docs image containers lock clean
 .DEFAULT_GOAL := help
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHON
@@ -22,6 +22,12 @@ bench: .venv/.server ## run the benchmarks
 	@for each in bench/[a-z]*.py; do $(bin)/python $$each || exit 1; done
 docs: .venv/.server ## regenerate the pages of docs/ that are made from the code
 	@$(bin)/python docs/generate.py
+image: ## build the image of the server
+	@deploy/build
+containers: .venv/.server,test,containers ## test image, compose file and chart; starts a container engine where none answers
+	@.ci/tools && .ci/engine $(bin)/python -m pytest -q tests/containers $(ARGS)
+lock: .venv/bin/python ## choose the packages of the images again, with their hashes
+	@$(bin)/python deploy/lock.py
 clean: ## remove environments and caches
 	@rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 
