@@ -20,6 +20,8 @@ class Segment:
         size: its bytes.
     """
 
+    descriptor = -1
+
     def __init__(self, descriptor: int, size: int) -> None:
         self.descriptor = descriptor
         self.size = size
@@ -55,6 +57,11 @@ class Segment:
             os.close(self.descriptor)
             self.descriptor = -1
         self._map = None  # unmapped with the last view
+
+    def __del__(self) -> None:
+        """Let go of the descriptor where nobody did, as of what was on its way to one that no longer waits."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
     def __enter__(self) -> Self:
         return self
