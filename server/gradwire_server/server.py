@@ -27,6 +27,8 @@ from gradwire_server.metrics import Metrics, NoMetrics, PrometheusMetrics
 from gradwire_server.pool import WorkerPool
 from gradwire_server.quotas import Quotas
 from gradwire_server.service import SERVICE, DifferentiationService
+from gradwire_server.stores import local_stores
+from gradwire_server.tensors import TensorService
 from gradwire_server.tls import Certificates
 from gradwire_server.tokens import TokenFile
 
@@ -87,8 +89,13 @@ class Server:
         guards = [] if self._tokens is None else [self._guard(self._tokens, interceptor)]
         server = grpc.aio.server(interceptors=guards, options=_options(self._config))
         capabilities = describe_capabilities(self._config).SerializeToString()
-        service = DifferentiationService(self._config, self.pool, self.metrics, capabilities)
-        methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in service.handlers().items()}
+        stores = local_stores(self._config, self.metrics)
+        service, tensors = (
+            DifferentiationService(self._config, self.pool, stores, capabilities),
+            TensorService(self._config, stores.tensors),
+        )
+        methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in (service.handlers() | tensors.handlers()).items()}
+        methods |= {rpc: interceptor.wrap_upload(rpc, handler) for rpc, handler in tensors.upload_handlers().items()}
         methods |= {rpc: interceptor.wrap_stream(rpc, handler) for rpc, handler in service.stream_handlers().items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

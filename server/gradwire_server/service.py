@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from dataclasses import dataclass
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -23,10 +22,9 @@ from gradwire_server.calls import Call, Handler, Stream
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.limits import Limits
-from gradwire_server.metrics import Metrics
 from gradwire_server.pool import WorkerPool
 from gradwire_server.requests import check_program_name, find_program_name, parse_request
-from gradwire_server.store import OwnedStore
+from gradwire_server.stores import StoredProgram, Stores
 from gradwire_server.streams import RPC, Session
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
@@ -43,30 +41,22 @@ _NAMING = {Kind.EVALUATE: pb.EvaluateRequest, Kind.DIFFERENTIATE: pb.Differentia
 M = TypeVar("M", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredProgram:
-    """A program as it is kept: the serialized GetProgramResponse, and the serialized ProgramSummary."""
-
-    response: bytes
-    summary: bytes
-
-
 class DifferentiationService:
-    """The handlers of all rpcs, over a worker pool and a store of programs.
+    """The handlers of all rpcs but those of tensors alone, over a worker pool and what is stored.
 
     Args:
-        config: the bounds of requests and of the store.
+        config: the bounds of requests.
         pool: runs what is not a matter of bytes.
-        metrics: told of the size of the store.
+        stores: programs, and the tensors that requests name.
         capabilities: the serialized GetCapabilitiesResponse.
     """
 
-    def __init__(self, config: ServerConfig, pool: WorkerPool, metrics: Metrics, capabilities: bytes) -> None:
+    def __init__(self, config: ServerConfig, pool: WorkerPool, stores: Stores, capabilities: bytes) -> None:
         self._limits = Limits.from_config(config)
         self._pool = pool
-        self._metrics = metrics
         self._capabilities = capabilities
-        self._programs: OwnedStore[StoredProgram] = OwnedStore(config.program_store_bytes, is_shared=config.shared_programs)
+        self._programs = stores.programs
+        self._tensors = stores.tensors
         self._max_field_count = config.max_input_count + config.max_output_count + _OTHER_FIELDS
 
     def handlers(self) -> dict[str, Handler]:
@@ -136,9 +126,8 @@ class DifferentiationService:
     async def delete_program(self, message: bytes, call: Call) -> bytes:
         """Forget a stored program."""
         name = _parse_small(pb.DeleteProgramRequest, message).name
-        if not self._programs.discard(call.identity, check_program_name(name)):
+        if not await self._programs.discard(call.identity, check_program_name(name)):
             raise _not_found(name)
-        self._count_programs()
         return pb.DeleteProgramResponse().SerializeToString()
 
     async def get_capabilities(self, message: bytes, _call: Call) -> bytes:
@@ -168,32 +157,25 @@ class DifferentiationService:
             raise decode_status(Status.FromString(answer.parts[0]))
         if answer.kind is not Kind.RESULT:
             raise InternalError(f"worker: needed a result, got {answer.kind.name}; report the request id")
-        return self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
+        return await self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
 
-    def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> bytes:
+    async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> bytes:
         """Return the response of a result, whose program is stored if it came with the request, and else must be still."""
         name, response, *stored = answer.parts
         if stored:
             size = sum(map(len, stored)) + _ENTRY_BYTES
             if must_store:
                 self._limits.check_stored(size)
-            self._store(identity, check_program_name(name.decode()), StoredProgram(*stored), size)
+            await self._programs.put(identity, check_program_name(name.decode()), StoredProgram(*stored), size)
         else:
             self._find(identity, name.decode())
         return response
-
-    def _store(self, identity: str, digest: str, program: StoredProgram, size: int) -> None:
-        self._programs.put(identity, digest, program, size)
-        self._count_programs()
 
     def _find(self, identity: str, name: str) -> StoredProgram:
         found = self._programs.get(identity, check_program_name(name))
         if found is None:
             raise ProgramMissingError(f"program: needed one that this server holds, got {name}; send it, then repeat", name=name)
         return found
-
-    def _count_programs(self) -> None:
-        self._metrics.set_stored_programs(len(self._programs), self._programs.total_bytes)
 
 
 def _parse_small(kind: type[M], message: bytes) -> M:

@@ -11,24 +11,20 @@ import contextlib
 import os
 import resource
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from gradwire_core.errors import ArgumentError, DeadlineError, LimitError, NotFoundError, OverloadedError
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.known import check_known
 from gradwire_proto.tensor import check_bools, check_shape, check_tensor_name, decode_dtype, tensor_hash, tensor_name
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
-from gradwire_server.calls import Call
+from gradwire_server.calls import Call, Handler, Read, UploadHandler
 from gradwire_server.config import ServerConfig
 from gradwire_server.limits import Limits
 from gradwire_server.requests import parse_request
 from gradwire_server.segments import Segment
-from gradwire_server.store import OwnedStore, Store
-
-Read: TypeAlias = Callable[[], Awaitable[bytes | None]]
-"""Returns the next message of a stream; None when the caller has ended it."""
+from gradwire_server.store import Store
 
 _ENTRY_BYTES = 64 * 1024  # what the store counts for a tensor at least
 _SMALL_BYTES = 64 * 1024  # of what is hashed and written on the event loop
@@ -41,12 +37,6 @@ class StoredTensor:
 
     type: TensorType
     segment: Segment
-
-
-def make_tensors(config: ServerConfig) -> OwnedStore[StoredTensor]:
-    """Return what keeps tensors, within the bounds of a configuration."""
-    owner_bytes = config.identity_tensor_limit_bytes
-    return OwnedStore(config.tensor_store_bytes, is_shared=config.shared_tensors, max_owner_bytes=owner_bytes)
 
 
 class TensorStore:
@@ -99,6 +89,14 @@ class TensorService:
         self._store = store
         self._uploads = Uploads(config)
 
+    def handlers(self) -> dict[str, Handler]:
+        """Return the handler of each rpc of one request, by its name."""
+        return {"DeleteTensor": self.delete_tensor}
+
+    def upload_handlers(self) -> dict[str, UploadHandler]:
+        """Return the handler of each rpc whose request is a stream, by its name."""
+        return {"CreateTensor": self.create_tensor}
+
     async def create_tensor(self, read: Read, call: Call) -> bytes:
         """Store the tensor whose type and elements a stream of messages brings.
 
@@ -109,7 +107,6 @@ class TensorService:
         request = await messages.next()
         if request is None or not request.HasField("tensor"):
             raise ArgumentError("CreateTensorRequest: needed a tensor in the first message, got none; send its type first")
-        check_known(request)
         type, data = self._check_type(request), request.tensor.data
         with self._uploads.begin(call.identity, type) as upload:
             while True:
@@ -117,7 +114,6 @@ class TensorService:
                 request = await messages.next()
                 if request is None:
                     break
-                check_known(request)
                 if request.HasField("tensor"):
                     raise ArgumentError("CreateTensorRequest: needed one in the first message alone, got it again; send `data`")
                 data = request.data
@@ -287,6 +283,7 @@ class _Messages:
         """Return the next message; None when the caller has ended the stream.
 
         Raises:
+            ArgumentError: it is none, or holds what this version does not know.
             DeadlineError: it does not come in time.
         """
         try:
@@ -299,7 +296,11 @@ class _Messages:
                 f"tensor: needed {needed} of its elements within {allowed_s:.3g} s, got fewer; send faster or allow more time",
                 timeout_s=f"{allowed_s:.3g}",
             ) from None
-        return None if message is None else parse_request(pb.CreateTensorRequest, message)
+        if message is None:
+            return None
+        request = parse_request(pb.CreateTensorRequest, message)
+        check_known(request)
+        return request
 
 
 async def _in_thread(work: Callable[[bytes], None], data: bytes) -> None:

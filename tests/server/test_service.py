@@ -16,7 +16,7 @@ from gradwire_core.program import Equation, Literal, Program, Var
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import decode_status
-from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.tensor import encode_name, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2, tensor_pb2, transform_pb2
 from gradwire_server.service import SERVICE
@@ -278,3 +278,17 @@ def test_a_request_is_named_by_its_caller_or_by_the_server(stub):
         found = dict(call.trailing_metadata())["x-request-id"]
         assert found == given if given else len(found) == 16
     assert refusal(stub.GetProgram, pb.GetProgramRequest(name=ABSENT)).metadata["request_id"]
+
+
+def test_a_tensor_is_created_named_and_deleted(stub):
+    array = np.arange(300_000.0)
+    data = encode_tensor(array).data
+    pieces = [data[start : start + 2**20] for start in range(0, len(data), 2**20)]
+    messages = [pb.CreateTensorRequest(tensor={"dtype": 1, "shape": array.shape, "data": pieces[0]})]
+    name = stub.CreateTensor(iter(messages + [pb.CreateTensorRequest(data=piece) for piece in pieces[1:]])).name
+    assert name == encode_name(array).name
+    refused = refusal(stub.CreateTensor, iter([pb.CreateTensorRequest(tensor={"dtype": 1, "shape": [2]})]))
+    assert isinstance(refused, errors.ArgumentError)
+    assert "needed 16 bytes for float64[2], got 0" in refused.message
+    stub.DeleteTensor(pb.DeleteTensorRequest(name=name))
+    assert isinstance(refusal(stub.DeleteTensor, pb.DeleteTensorRequest(name=name)), errors.NotFoundError)

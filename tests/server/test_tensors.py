@@ -20,7 +20,8 @@ from gradwire_proto.v1 import tensor_pb2
 from gradwire_server.calls import Call
 from gradwire_server.config import ServerConfig
 from gradwire_server.store import LocalStore
-from gradwire_server.tensors import TensorService, TensorStore, Uploads, make_tensors
+from gradwire_server.stores import make_tensors
+from gradwire_server.tensors import TensorService, TensorStore, Uploads
 from tests.server.requests import until
 
 NAME = "tensors/" + "0" * 64
