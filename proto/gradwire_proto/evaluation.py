@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from gradwire_core.structure.structured import AxisPattern, PartPattern, Pattern
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Array, Dtype, Shape
 from gradwire_proto.sparse import decode_sparse, encode_sparse
-from gradwire_proto.tensor import check_shape, decode_dtype, decode_tensor, encode_dtype, encode_tensor
+from gradwire_proto.tensor import Elements, check_shape, decode_dtype, decode_tensor, encode_dtype, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2, transform_pb2
 
@@ -26,6 +27,8 @@ KINDS = tuple(field.name for field in transform_pb2.Transform.DESCRIPTOR.oneofs_
 _LAYOUTS = {"dense": pb.LAYOUT_DENSE, "structured": pb.LAYOUT_STRUCTURED, "sparse": pb.LAYOUT_SPARSE}
 _LAYOUT_NAMES: dict[int, str] = {pb.LAYOUT_UNSPECIFIED: "dense", **{number: name for name, number in _LAYOUTS.items()}}
 _SHOWN = tuple(map(pb.Layout.Name, _LAYOUTS.values()))
+
+Encode = Callable[[Array], tensor_pb2.Tensor]
 
 
 class Shapes(Protocol):
@@ -89,8 +92,15 @@ def encode_output(output: Output, seeds: Iterable[Array] = ()) -> pb.Output:
     )
 
 
-def decode_output(message: pb.Output, where: str = "output") -> tuple[Output, list[Array]]:
+def decode_output(
+    message: pb.Output, where: str = "output", elements: Iterator[Elements | None] | None = None
+) -> tuple[Output, list[Array]]:
     """Return the output of a message, and its seeds.
+
+    Args:
+        message: the message.
+        where: what errors call it.
+        elements: for each seed its elements, where they are apart from it, or None; as many are taken as there are seeds.
 
     Raises:
         ArgumentError: the layout is unknown, or asked for where the chain does not end in a Jacobian or a Hessian.
@@ -106,22 +116,38 @@ def decode_output(message: pb.Output, where: str = "output") -> tuple[Output, li
         shown = pb.Layout.Name(message.layout)
         text = f"{where}: needed jacobian or hessian as the last transform for {shown}, got {given}; use LAYOUT_DENSE"
         raise ArgumentError(text, where=where, given=given)
-    seeds = [decode_tensor(item, f"{where}, seed {index}") for index, item in enumerate(message.seeds)]
+    apart = itertools.repeat(None) if elements is None else elements
+    seeds = [decode_tensor(item, f"{where}, seed {index}", next(apart)) for index, item in enumerate(message.seeds)]
     return Output(transforms, layout), seeds
 
 
-def encode_result(result: Array | StructuredJacobian | Sparse, shapes: Shapes | None = None) -> pb.Result:
-    """Return the message of a result in any layout; a sparse one needs the shapes that its matrix does not tell."""
+def encode_result(
+    result: Array | StructuredJacobian | Sparse, shapes: Shapes | None = None, encode: Encode = encode_tensor
+) -> pb.Result:
+    """Return the message of a result in any layout.
+
+    Args:
+        result: the result.
+        shapes: what a sparse one is of and in, which its matrix does not tell.
+        encode: makes the message of each array, in the order in which the message holds them.
+    """
     if isinstance(result, StructuredJacobian):
-        return pb.Result(structured=encode_structured(result))
+        return pb.Result(structured=encode_structured(result, encode))
     if isinstance(result, np.ndarray):
-        return pb.Result(dense=encode_tensor(result))
+        return pb.Result(dense=encode(result))
     assert shapes is not None
-    return pb.Result(sparse=encode_sparse(result, shapes.shape_out, shapes.shape_in))
+    return pb.Result(sparse=encode_sparse(result, shapes.shape_out, shapes.shape_in, encode))
 
 
-def decode_result(message: pb.Result, where: str = "result") -> Array | StructuredJacobian | Sparse:
+def decode_result(
+    message: pb.Result, where: str = "result", read: Callable[[tensor_pb2.Tensor, str], Array] = decode_tensor
+) -> Array | StructuredJacobian | Sparse:
     """Return the result of a message.
+
+    Args:
+        message: the message.
+        where: what errors call it.
+        read: gives the arrays of its tensors, which it is asked for in the order in which the message holds them.
 
     Raises:
         ArgumentError: the message is of no kind that this version knows.
@@ -129,17 +155,17 @@ def decode_result(message: pb.Result, where: str = "result") -> Array | Structur
     """
     kind = message.WhichOneof("kind")
     if kind == "dense":
-        return decode_tensor(message.dense, where)
+        return read(message.dense, where)
     if kind == "structured":
-        return decode_structured(message.structured, where)
+        return decode_structured(message.structured, where, read)
     if kind == "sparse":
-        return decode_sparse(message.sparse, where)
+        return decode_sparse(message.sparse, where, read)
     text = f"{where}: needed a dense, structured or sparse result, got none that this version knows; use a newer version"
     raise ArgumentError(text, where=where)
 
 
-def encode_structured(jacobian: StructuredJacobian) -> tensor_pb2.StructuredJacobian:
-    """Return the message of a structured Jacobian."""
+def encode_structured(jacobian: StructuredJacobian, encode: Encode = encode_tensor) -> tensor_pb2.StructuredJacobian:
+    """Return the message of a structured Jacobian; `encode` as for `encode_result`."""
     message = tensor_pb2.StructuredJacobian(
         dtype=encode_dtype(jacobian.dtype), shape_out=jacobian.shape_out, shape_in=jacobian.shape_in
     )
@@ -148,7 +174,7 @@ def encode_structured(jacobian: StructuredJacobian) -> tensor_pb2.StructuredJaco
         tables = pattern.tables
         for index, (labels, factor) in enumerate(zip(pattern.factors, factors, strict=True)):
             array = np.asarray(factor, np.int64 if index in tables else jacobian.dtype.numpy)
-            term.factors.add(tensor=encode_tensor(array), labels=labels, input=pattern.source_of(index))
+            term.factors.add(tensor=encode(array), labels=labels, input=pattern.source_of(index))
         for sides, axes in ((term.out_axes, pattern.out_axes), (term.in_axes, pattern.in_axes)):
             for axis in axes:
                 side = sides.add(offset=axis.offset)
@@ -157,8 +183,12 @@ def encode_structured(jacobian: StructuredJacobian) -> tensor_pb2.StructuredJaco
     return message
 
 
-def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jacobian") -> StructuredJacobian:
-    """Return the structured Jacobian of a message; its factors share the memory of their bytes.
+def decode_structured(
+    message: tensor_pb2.StructuredJacobian,
+    where: str = "jacobian",
+    read: Callable[[tensor_pb2.Tensor, str], Array] = decode_tensor,
+) -> StructuredJacobian:
+    """Return the structured Jacobian of a message; its factors share the memory of their bytes. `read` is that of `decode_result`.
 
     Raises:
         ArgumentError: the labels of a term do not fit the shapes.
@@ -174,7 +204,7 @@ def decode_structured(message: tensor_pb2.StructuredJacobian, where: str = "jaco
         sizes = tuple(term.label_sizes)
         if sizes and min(sizes) < 0:
             raise ArgumentError(f"{place}: needed label_sizes of 0 or more, got {sizes}; correct them", where=place, given=sizes)
-        arrays = tuple(decode_tensor(item.tensor, f"{place}, factor {number}") for number, item in enumerate(term.factors))
+        arrays = tuple(read(item.tensor, f"{place}, factor {number}") for number, item in enumerate(term.factors))
         pattern = Pattern(
             tuple(tuple(item.labels) for item in term.factors),
             _decode_axes(term.out_axes, shape_out, f"{place}, out_axes"),

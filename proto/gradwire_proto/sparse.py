@@ -6,6 +6,7 @@ Decoding trusts nothing: what SciPy does with indices that lead outside of the m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,20 +26,31 @@ if TYPE_CHECKING:
 _INDEX_DTYPES = (Dtype.INT32, Dtype.INT64)
 
 
-def encode_sparse(jacobian: Sparse, shape_out: Shape, shape_in: Shape) -> pb.SparseJacobian:
-    """Return the message of a sparse Jacobian of shape (size of the output, size of the input), its indices sorted."""
+def encode_sparse(
+    jacobian: Sparse, shape_out: Shape, shape_in: Shape, encode: Callable[[Array], pb.Tensor] = encode_tensor
+) -> pb.SparseJacobian:
+    """Return the message of a sparse Jacobian of shape (size of the output, size of the input), its indices sorted.
+
+    Args:
+        jacobian: the matrix.
+        shape_out: the shape of the output.
+        shape_in: the shape of the input.
+        encode: makes the message of each array, in the order in which the message holds them.
+    """
     return pb.SparseJacobian(
         dtype=encode_dtype(Dtype.of(jacobian.dtype)),
         shape_out=shape_out,
         shape_in=shape_in,
-        indptr=encode_tensor(jacobian.indptr),
-        indices=encode_tensor(jacobian.indices),
-        data=encode_tensor(jacobian.data),
+        indptr=encode(jacobian.indptr),
+        indices=encode(jacobian.indices),
+        data=encode(jacobian.data),
     )
 
 
-def decode_sparse(message: pb.SparseJacobian, where: str = "jacobian") -> Sparse:
-    """Return the sparse Jacobian of a message; its arrays share the memory of their bytes.
+def decode_sparse(
+    message: pb.SparseJacobian, where: str = "jacobian", read: Callable[[pb.Tensor, str], Array] = decode_tensor
+) -> Sparse:
+    """Return the sparse Jacobian of a message; its arrays share the memory of their bytes. `read` is that of `decode_result`.
 
     Raises:
         ArgumentError: the indices do not fit the shapes or each other, or are not sorted.
@@ -51,9 +63,9 @@ def decode_sparse(message: pb.SparseJacobian, where: str = "jacobian") -> Sparse
     for shape in (shape_out, shape_in):
         check_shape(shape, dtype, where)
     rows, columns = math.prod(shape_out), math.prod(shape_in)
-    indptr = decode_tensor(message.indptr, f"{where}, indptr")
-    indices = decode_tensor(message.indices, f"{where}, indices")
-    data = decode_tensor(message.data, f"{where}, data")
+    indptr = read(message.indptr, f"{where}, indptr")
+    indices = read(message.indices, f"{where}, indices")
+    data = read(message.data, f"{where}, data")
     index_dtype = Dtype.of(indptr.dtype)
     if index_dtype not in _INDEX_DTYPES:
         text = f"{where}, indptr: needed int32 or int64, got {index_dtype}; convert it"

@@ -145,6 +145,11 @@ def encode_tensor(array: Array) -> pb.Tensor:
     return pb.Tensor(dtype=number, shape=array.shape, data=array.tobytes())
 
 
+def encode_head(array: Array) -> pb.Tensor:
+    """Return the message of an array without its elements, which travel apart from it."""
+    return pb.Tensor(dtype=_NUMBERS[Dtype.of(array.dtype)], shape=array.shape)
+
+
 def decode_tensor(message: pb.Tensor, where: str = "tensor", elements: Elements | None = None) -> Array:
     """Return the array of a message: read-only, in row-major order, sharing the memory of the bytes.
 

@@ -1,33 +1,43 @@
-"""What travels between the front end and a worker: frames over a stream socket, written and read from either side.
-
-    frame ::= kind: uint32, count: uint32, length: uint64 for each part, then the parts; all little-endian
+"""What the front end and a worker say to each other: frames. `channel` says how they travel.
 
 The front end sends CONFIGURE once, then tasks, one at a time; the worker answers every frame by one frame.
 
-    CONFIGURE        settings (JSON)                                  -> READY
-    CREATE_PROGRAM   request id, CreateProgramRequest                 -> RESULT | ERROR
-    EVALUATE         request id, EvaluateRequest [, stored program]   -> RESULT | MISSING | ERROR
-    DIFFERENTIATE    request id, DifferentiateRequest [, the same]    -> RESULT | MISSING | ERROR
-    EXPLAIN          request id, ExplainRequest [, the same]          -> RESULT | MISSING | ERROR
+    CONFIGURE           settings (JSON)                                                  -> READY
+    CREATE_PROGRAM      request id, CreateProgramRequest                                 -> RESULT | ERROR
+    EVALUATE            request id, EvaluateRequest [, stored program, segment, ...]     -> RESULT | MISSING | ERROR
+    EVALUATE_IN_CHUNKS  the same                                                         -> RESULT | MISSING | ERROR
+    DIFFERENTIATE       request id, DifferentiateRequest [, stored program]              -> RESULT | MISSING | ERROR
+    EXPLAIN             request id, ExplainRequest [, stored program]                    -> RESULT | MISSING | ERROR
+    BATCH               outline, parts of EVALUATE tasks that are alike                  -> BATCH: their answers, in order
 
-    READY            no parts
-    RESULT           program name, response [, stored program, summary: when the program came with the request]
-    MISSING          program name: the worker does not hold it; repeat the task with the stored program
-    ERROR            google.rpc.Status
+    READY               no parts
+    RESULT              program name, response [, stored program, summary: when the program came with the request]
+    RESULT, in chunks   program name, response, stored program or nothing, summary or nothing, segment, ...
+    MISSING             program name: the worker does not hold it; repeat the task with the stored program
+    ERROR               google.rpc.Status
 
-A stored program is a serialized GetProgramResponse, a summary a serialized ProgramSummary. Nothing else may live here.
+A stored program is a serialized GetProgramResponse, or nothing where it need not be told; a summary is a serialized
+ProgramSummary. The segments of a task hold the elements of its tensors that are named or came in chunks: inputs first, then
+the seeds of each output, in order. Those of an answer hold the elements of each tensor of more than CHUNKED_BYTES, which the
+response leaves out, in its order. The RESULT of an evaluation tells what it was predicted to take, and what it took. Nothing
+else may live here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import socket
+import itertools
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
-_HEAD = struct.Struct("<II")
-_SMALL_BYTES = 64 * 1024
+from gradwire_server.segments import Segment
+
+CHUNKED_BYTES = 2**20
+"""Elements of more bytes travel apart from the message that holds their tensor, in what is answered in chunks."""
+
+_MEMBER = struct.Struct("<IIddq")
 
 
 class Kind(enum.IntEnum):
@@ -42,67 +52,98 @@ class Kind(enum.IntEnum):
     RESULT = 7
     MISSING = 8
     ERROR = 9
+    EVALUATE_IN_CHUNKS = 10
+    BATCH = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Bytes in several pieces, one behind the other; they arrive as one part."""
+
+    pieces: Sequence[bytes | memoryview]
+
+    def __len__(self) -> int:
+        return sum(piece.nbytes if isinstance(piece, memoryview) else len(piece) for piece in self.pieces)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+Part: TypeAlias = bytes | memoryview | Joined | Segment
+"""What a frame holds. Views are of bytes; all but segments arrive as bytes, or as a view that holds until the next frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an evaluation is predicted to take, known before it runs.
+
+    Attributes:
+        seconds: of one core.
+        peak_bytes: bytes held at a time.
+    """
+
+    seconds: float
+    peak_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message between the front end and a worker."""
+    """One message between the front end and a worker.
+
+    Attributes:
+        kind: what it means.
+        parts: what it holds.
+        prediction: what the evaluation it answers was predicted to take; None where nothing was evaluated.
+        taken_s: the seconds that the worker was at it.
+    """
 
     kind: Kind
-    parts: tuple[bytes, ...] = ()
+    parts: tuple[Part, ...] = ()
+    prediction: Prediction | None = field(default=None, compare=False)
+    taken_s: float = field(default=0.0, compare=False)
 
-    def encode(self) -> list[bytes]:
-        """Return the buffers to be written, in order."""
-        lengths = struct.pack(f"<{len(self.parts)}Q", *map(len, self.parts))
-        return [_HEAD.pack(self.kind, len(self.parts)) + lengths, *self.parts]
+    @property
+    def segments(self) -> Iterator[Segment]:
+        """The parts that are segments."""
+        return (part for part in self.parts if isinstance(part, Segment))
 
-
-async def read_frame(reader: asyncio.StreamReader) -> Frame:
-    """Read one frame on the side of the front end.
-
-    Raises:
-        asyncio.IncompleteReadError: the worker is gone.
-    """
-    kind, count = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-    lengths = struct.unpack(f"<{count}Q", await reader.readexactly(8 * count))
-    return Frame(Kind(kind), tuple([await reader.readexactly(length) for length in lengths]))
+    def close(self) -> None:
+        """Let go of the segments."""
+        for segment in self.segments:
+            segment.close()
 
 
-def receive_frame(connection: socket.socket) -> Frame | None:
-    """Read one frame on the side of the worker; None when the front end is gone."""
-    try:
-        kind, count = _HEAD.unpack(_receive(connection, _HEAD.size))
-        lengths = struct.unpack(f"<{count}Q", _receive(connection, 8 * count))
-        return Frame(Kind(kind), tuple(_receive(connection, length) for length in lengths))
-    except (EOFError, ConnectionError):
-        return None
+def join_frames(frames: Sequence[Frame]) -> Frame:
+    """Return one frame of several."""
+    outline = b"".join(_MEMBER.pack(frame.kind, len(frame.parts), *pack_cost(frame)) for frame in frames)
+    return Frame(Kind.BATCH, (outline, *(part for frame in frames for part in frame.parts)))
 
 
-def send_frame(connection: socket.socket, frame: Frame) -> None:
-    """Write one frame on the side of the worker.
+def split_frame(frame: Frame) -> list[Frame]:
+    """Return the frames that were joined to one.
 
     Raises:
-        OSError: the front end is gone.
+        ValueError, struct.error: it is no such frame.
     """
-    buffers = frame.encode()
-    if sum(map(len, buffers)) <= _SMALL_BYTES:
-        buffers = [b"".join(buffers)]
-    for buffer in buffers:
-        connection.sendall(buffer)
+    if frame.kind is not Kind.BATCH or not frame.parts:
+        raise ValueError(frame.kind)
+    parts = iter(frame.parts)
+    outline = bytes(next(parts))  # type: ignore[arg-type]  # a segment is no outline, and fails
+    found = []
+    for kind, count, *cost in _MEMBER.iter_unpack(outline):
+        members = tuple(itertools.islice(parts, count))
+        if len(members) < count:
+            raise ValueError(count)
+        found.append(Frame(Kind(kind), members, *unpack_cost(*cost)))
+    return found
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    if not size:
-        return b""
-    data = connection.recv(size, socket.MSG_WAITALL)
-    return data if len(data) == size else _receive_rest(connection, data, size)
+def pack_cost(frame: Frame) -> tuple[float, float, int]:
+    """Return what a frame tells of cost as numbers."""
+    found = frame.prediction
+    return (0.0, frame.taken_s, -1) if found is None else (found.seconds, frame.taken_s, found.peak_bytes)
 
 
-def _receive_rest(connection: socket.socket, start: bytes, size: int) -> bytes:
-    parts, missing = [start], size - len(start)
-    while missing:
-        if not parts[-1]:
-            raise EOFError
-        parts.append(connection.recv(missing, socket.MSG_WAITALL))
-        missing -= len(parts[-1])
-    return b"".join(parts)
+def unpack_cost(predicted_s: float, taken_s: float, peak_bytes: int) -> tuple[Prediction | None, float]:
+    """Return what numbers tell of cost."""
+    return (None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes)), taken_s

@@ -156,7 +156,7 @@ class WorkerPool:
     async def _acquire(self) -> WorkerProcess:
         while self._idle:
             worker = self._idle.pop()
-            if not worker.reader.at_eof():
+            if not worker.has_hung_up:
                 return worker
         self._check_room()
         place: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
@@ -218,7 +218,7 @@ class WorkerPool:
         """Wait until a worker ends; tell whether it ended by itself before it answered a single task."""
         code = await worker.process.wait()
         self._dismiss(worker)
-        worker.writer.close()
+        worker.transport.abort()
         _LOGGER.warning("worker ended pid=%d exit_code=%d stopped=%s", worker.pid, code, worker.was_stopped)
         return not (worker.was_stopped or worker.has_answered or worker.was_ended_from_outside)
 

@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass
 from typing import Self
 
+from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig, worker_environ
-from gradwire_server.frames import Frame, Kind, read_frame
+from gradwire_server.frames import Frame, Kind
 
 _EXIT_TIMEOUT_S = 2.0
 _DEATH_TIMEOUT_S = 0.5
@@ -21,7 +22,6 @@ _DEATH_TIMEOUT_S = 0.5
 _OWN_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 )
-_BUFFER_BYTES = 2**20
 _WORKER_MODULE = "gradwire_server.worker"
 
 
@@ -37,13 +37,48 @@ class WorkerDiedError(Exception):
         self.is_by_itself = is_by_itself
 
 
+class _Line(asyncio.Protocol):
+    """The stream to a worker: one answer is waited for at a time."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.error: Exception | None = None
+        self._waiter: asyncio.Future[Frame] | None = None
+
+    def wait(self) -> asyncio.Future[Frame]:
+        """Return what the next frame will be given to."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            self._waiter.set_exception(self.error)
+        return self._waiter
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self.channel.feed(data):
+                if self._waiter is None or self._waiter.done():
+                    frame.close()  # nobody waits for it any more
+                else:
+                    self._waiter.set_result(frame)
+        except (OSError, ValueError, struct.error) as error:
+            self._fail(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.channel.close()
+        self._fail(error or EOFError())
+
+    def _fail(self, error: Exception) -> None:
+        self.error = self.error or error
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(self.error)
+
+
 @dataclass(eq=False)
 class WorkerProcess:
     """One worker process and the connection to it."""
 
     process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    line: _Line
+    transport: asyncio.Transport
     has_answered: bool = False
     was_stopped: bool = False
 
@@ -51,6 +86,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """The id of the process."""
         return self.process.pid
+
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether it can be asked nothing more."""
+        return self.line.error is not None or self.transport.is_closing()
 
     @property
     def was_ended_from_outside(self) -> bool:
@@ -73,19 +113,25 @@ class WorkerProcess:
         Raises:
             OSError: the system refuses another process.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            our_side, their_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.enter_context(their_side)
+            line = _Line(Channel(our_side, takes_turns=True))
+            ours.setblocking(False)
             try:
-                reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_BUFFER_BYTES)
+                transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: line, sock=ours)
             except BaseException:
                 ours.close()
+                line.channel.close()
                 raise
             try:
-                process = await _start_python(theirs.fileno(), config)
+                process = await _start_python((theirs.fileno(), their_side.fileno()), config)
             except BaseException:
-                writer.close()
+                transport.abort()
                 raise
-        return cls(process, reader, writer)
+        return cls(process, line, transport)
 
     async def configure(self, config: ServerConfig) -> None:
         """Tell it the settings and wait until it is ready.
@@ -107,14 +153,15 @@ class WorkerProcess:
             WorkerDiedError: the worker died before its answer was complete.
         """
         try:
-            self.writer.writelines(task.encode())
-            await self.writer.drain()
-            return await read_frame(self.reader)
-        except (OSError, EOFError) as error:
-            raise WorkerDiedError(is_by_itself=await self._ended_by_itself()) from error
+            data = self.line.channel.pack(task)
+            answered = self.line.wait()
+            self.transport.write(data)
+            return await answered
         except (ValueError, struct.error) as error:
             self.kill()
             raise WorkerDiedError(is_by_itself=True) from error
+        except (OSError, EOFError) as error:
+            raise WorkerDiedError(is_by_itself=await self._ended_by_itself()) from error
 
     async def _ended_by_itself(self) -> bool:
         """Tell, once it has hung up, whether it did so by itself."""
@@ -133,13 +180,13 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process at once."""
-        self.writer.close()
+        self.transport.abort()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     async def close(self) -> None:
         """End the process by hanging up, or by force if that does not help."""
-        self.writer.close()
+        self.transport.close()
         try:
             async with asyncio.timeout(_EXIT_TIMEOUT_S):
                 await self.process.wait()
@@ -148,11 +195,11 @@ class WorkerProcess:
             await self.process.wait()
 
 
-async def _start_python(connection: int, config: ServerConfig) -> asyncio.subprocess.Process:
+async def _start_python(connection: tuple[int, int], config: ServerConfig) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", _WORKER_MODULE, str(connection)),
+        *(sys.executable, "-P", "-m", _WORKER_MODULE, *map(str, connection)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         env=worker_environ(config),
-        pass_fds=(connection,),
+        pass_fds=connection,
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import mmap
 import os
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 
 class Segment:
@@ -71,3 +73,15 @@ class Segment:
 
     def __len__(self) -> int:
         return self.size
+
+
+def copy_elements(array: np.ndarray[Any, np.dtype[Any]]) -> Segment:
+    """Return a segment of the elements of an array, as in Tensor.data: row-major and little-endian.
+
+    Raises:
+        OSError: the system has no descriptor left, or allows no such size.
+    """
+    segment = Segment.create(array.nbytes)
+    if array.nbytes:
+        np.ndarray(array.shape, array.dtype.newbyteorder("<"), segment.buffer)[...] = array
+    return segment

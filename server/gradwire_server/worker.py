@@ -1,6 +1,7 @@
 """What runs in a worker process: read a frame, decode, compile, run, encode, write. Imports no gRPC, not even indirectly.
 
-Start: `python -m gradwire_server.worker FD`, where FD is the inherited end of a socket pair; the other end is the pool's.
+Start: `python -m gradwire_server.worker FD FD`, with the inherited ends of two socket pairs, for the stream and for descriptors
+(see `channel`); the other ends are the pool's.
 Whatever a task raises becomes its answer, so a worker outlives every task that does not take the process down.
 """
 
@@ -13,9 +14,11 @@ import logging
 import signal
 import socket
 import sys
+import time
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,23 +28,28 @@ from gradwire_core.explain import explain
 from gradwire_core.program import Program
 from gradwire_core.structure.cost import predict
 from gradwire_core.structure.sparse import SparseSpec
+from gradwire_core.types import Array
 from gradwire_proto import evaluation, explanation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import encode_status
-from gradwire_proto.tensor import decode_tensor, encode_type
+from gradwire_proto.tensor import Elements, decode_tensor, encode_head, encode_tensor, encode_type
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2 as pb_program
+from gradwire_proto.v1 import tensor_pb2 as pb_tensor
 from gradwire_server.cache import RecentlyUsed
+from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig
-from gradwire_server.frames import Frame, Kind, receive_frame, send_frame
+from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind, Prediction
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
 from gradwire_server.memory import MemoryBound, volunteer
 from gradwire_server.requests import M, check_program_name, parse_request, program_name
+from gradwire_server.segments import Segment, copy_elements
 
 _LOGGER = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
+_READ_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,14 @@ class Source:
     digest: str
     program: Program | None
     inline: pb_program.Program | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What an executable takes: the bytes of its results, once encoded, and what else is predicted."""
+
+    result_bytes: int
+    prediction: Prediction
 
 
 class MissingError(Exception):
@@ -67,17 +83,19 @@ class Worker:
 
     def __init__(self, config: ServerConfig, memory: MemoryBound | None = None) -> None:
         self._memory = memory
-        self._admitted: weakref.WeakKeyDictionary[engine.Executable, int] = weakref.WeakKeyDictionary()
+        self._admitted: weakref.WeakKeyDictionary[engine.Executable, Admitted] = weakref.WeakKeyDictionary()
         self._limits = Limits.from_config(config)
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes)
 
     def answer(self, task: Frame) -> Frame:
-        """Return the answer to a task, whatever happens."""
-        request_id, message, *stored = task.parts
+        """Return the answer to a task, whatever happens; the segments of the task are the caller's to close."""
+        began_s = time.perf_counter()
+        request_id, message, *stored = (bytes(part) for part in task.parts if not isinstance(part, Segment))
         failure: GradwireError
         try:
-            return self._run(task.kind, message, stored)
+            found = self._run(task, message, [part for part in stored if part])
+            return replace(found, taken_s=time.perf_counter() - began_s)
         except MissingError as error:
             return Frame(Kind.MISSING, (str(error).encode(),))
         except MemoryError:
@@ -86,9 +104,10 @@ class Worker:
             failure = _as_gradwire_error(error, request_id.decode())
         return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
 
-    def _run(self, kind: Kind, message: bytes, stored: Sequence[bytes]) -> Frame:
-        if kind is Kind.EVALUATE:
-            return self._evaluate(message, stored)
+    def _run(self, task: Frame, message: bytes, stored: Sequence[bytes]) -> Frame:
+        kind = task.kind
+        if kind in (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS):
+            return self._evaluate(message, stored, task.segments, in_chunks=kind is Kind.EVALUATE_IN_CHUNKS)
         if kind is Kind.DIFFERENTIATE:
             return self._differentiate(message, stored)
         if kind is Kind.EXPLAIN:
@@ -119,29 +138,38 @@ class Worker:
         source = self._decode(request.program)
         return _result(source, pb.CreateProgramResponse(name=program_name(source.digest)).SerializeToString())
 
-    def _evaluate(self, message: bytes, stored: Sequence[bytes]) -> Frame:
+    def _evaluate(self, message: bytes, stored: Sequence[bytes], segments: Iterator[Segment], *, in_chunks: bool) -> Frame:
         request = self._parse(pb.EvaluateRequest, message)
         self._limits.check_evaluation(request)
         source = self._find_source(request, stored)
         if not request.outputs:
             raise ArgumentError("EvaluateRequest: needed at least one output, got none; add an empty one for the value")
-        pairs = [evaluation.decode_output(output) for output in request.outputs]
+        apart = _elements_apart(request, segments)
+        inputs = [decode_tensor(tensor, f"input {index}", next(apart)) for index, tensor in enumerate(request.inputs)]
+        pairs = [evaluation.decode_output(output, elements=apart) for output in request.outputs]
         executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
-        result_bytes = self._admit(executable)
-        inputs = [decode_tensor(tensor, f"input {index}") for index, tensor in enumerate(request.inputs)]
-        with self._expecting(executable, result_bytes):
-            results = executable.run(inputs, [seeds for _, seeds in pairs])
-            return _result(source, self._encode_results(source, results, executable.specs))
+        admitted = self._admit(executable, in_chunks=in_chunks)
+        seeds = [found for _, found in pairs]
+        del request, pairs
+        with self._expecting(executable, admitted.result_bytes):
+            results = executable.run(inputs, seeds)
+            del inputs, seeds  # before their results take as much again
+            if in_chunks:
+                return _result(source, *self._encode_in_chunks(source, results, executable.specs), prediction=admitted.prediction)
+            response = self._encode_results(source, results, executable.specs, encode_tensor)
+            return _result(source, self._serialize(response), prediction=admitted.prediction)
 
-    def _admit(self, executable: engine.Executable) -> int:
-        """Check, before anything runs, what an executable is predicted to take; return the bytes of its results."""
+    def _admit(self, executable: engine.Executable, *, in_chunks: bool) -> Admitted:
+        """Check, before anything runs, what an executable is predicted to take, and return it."""
         found = self._admitted.get(executable)
         if found is None:
             self._limits.check_plan(executable.plan)
-            found = _result_bytes(executable)
-            self._limits.check_response(found)
-            self._limits.check_cost(predict(executable.program))
+            cost = predict(executable.program)
+            self._limits.check_cost(cost)
+            found = Admitted(_result_bytes(executable), Prediction(cost.seconds, executable.plan.peak_bytes))
             self._admitted[executable] = found
+        if not in_chunks:
+            self._limits.check_response(found.result_bytes)
         return found
 
     @contextlib.contextmanager
@@ -218,13 +246,40 @@ class Worker:
         return found or self._executables.get(_held(source), outputs, reproducible)
 
     def _encode_results(
-        self, source: Source, results: Sequence[Sequence[engine.Result]], specs: Sequence[Sequence[evaluation.Shapes] | None]
-    ) -> bytes:
+        self,
+        source: Source,
+        results: Sequence[Sequence[engine.Result]],
+        specs: Sequence[Sequence[evaluation.Shapes] | None],
+        encode: evaluation.Encode,
+    ) -> pb.EvaluateResponse:
         response = pb.EvaluateResponse(program_name=program_name(source.digest))
         for output, found in zip(results, specs, strict=True):
             shapes: Iterable[evaluation.Shapes | None] = itertools.repeat(None) if found is None else found
-            response.results.add(results=map(evaluation.encode_result, output, shapes))
-        return self._serialize(response)
+            response.results.add(results=map(evaluation.encode_result, output, shapes, itertools.repeat(encode)))
+        return response
+
+    def _encode_in_chunks(
+        self,
+        source: Source,
+        results: list[list[engine.Result]],
+        specs: Sequence[Sequence[evaluation.Shapes] | None],
+    ) -> tuple[bytes, list[Segment]]:
+        """Return the response without its large elements, and these, each freed once it is copied; `results` is emptied."""
+        large: deque[Array] = deque()
+
+        def encode(array: Array) -> pb_tensor.Tensor:
+            if array.nbytes <= CHUNKED_BYTES:
+                return encode_tensor(array)
+            large.append(array)
+            return encode_head(array)
+
+        response = self._encode_results(source, results, specs, encode)
+        results.clear()
+        message = self._serialize(response)
+        segments: list[Segment] = []
+        while large:
+            segments.append(copy_elements(large.popleft()))
+        return message, segments
 
     def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse | pb.ExplainResponse) -> bytes:
         self._limits.check_response(response.ByteSize())
@@ -238,26 +293,46 @@ def main(argv: Sequence[str]) -> int:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # even in the middle of a task, end with the front end
     np.seterr(all="ignore")  # NaN and inf are results
-    with socket.socket(fileno=int(argv[0])) as connection:
-        serve(connection)
+    stream, descriptors = (socket.socket(fileno=int(number)) for number in argv)
+    with stream, contextlib.closing(Channel(descriptors, takes_turns=True, reads_in_place=True)) as channel:
+        serve(stream, channel)
     return 0
 
 
-def serve(connection: socket.socket) -> None:
-    """Answer the frames of a connection until it ends."""
-    settings = receive_frame(connection)
+def serve(connection: socket.socket, channel: Channel) -> None:
+    """Answer the frames of a connection until it ends.
+
+    Args:
+        connection: the stream.
+        channel: how frames travel over it.
+    """
+    frames = receive_frames(connection, channel)
+    settings = next(frames, None)
     if settings is None:
         return
-    config = ServerConfig.from_json(settings.parts[0])
+    config = ServerConfig.from_json(bytes(settings.parts[0]))  # type: ignore[arg-type]  # settings are no segment
     configure_logging(config.log_level)
     volunteer()
     worker = Worker(config, MemoryBound(config.worker_memory_limit_bytes))
-    send_frame(connection, Frame(Kind.READY))
-    while (task := receive_frame(connection)) is not None:
+    with contextlib.suppress(OSError):  # the front end is gone
+        connection.sendall(channel.pack(Frame(Kind.READY)))
+        for task in frames:
+            answer = worker.answer(task)
+            task.close()
+            connection.sendall(channel.pack(answer))
+            answer.close()
+
+
+def receive_frames(connection: socket.socket, channel: Channel) -> Iterator[Frame]:
+    """Yield the frames that come over a stream, until the other side is gone."""
+    while True:
         try:
-            send_frame(connection, worker.answer(task))
-        except OSError:
+            data = connection.recv(_READ_BYTES)
+        except ConnectionError:
             return
+        if not data:
+            return
+        yield from channel.feed(data)
 
 
 def _as_gradwire_error(error: Exception, request_id: str) -> GradwireError:
@@ -280,12 +355,25 @@ def _result_bytes(executable: engine.Executable) -> int:
     return sum(type.nbytes for type in executable.program.output_types) + sum(places)
 
 
-def _result(source: Source, response: bytes) -> Frame:
+def _result(
+    source: Source, response: bytes, segments: Sequence[Segment] | None = None, prediction: Prediction | None = None
+) -> Frame:
+    """Return the answer of a task; one in chunks has all parts before its segments, be they empty."""
     name = program_name(source.digest)
-    parts: tuple[bytes, ...] = (name.encode(), response)
+    stored: tuple[bytes, ...] = () if segments is None else (b"", b"")
     if source.program is not None and source.inline is not None:
-        parts += _stored(name, source.program, source.inline)
-    return Frame(Kind.RESULT, parts)
+        stored = _stored(name, source.program, source.inline)
+    return Frame(Kind.RESULT, (name.encode(), response, *stored, *(segments or ())), prediction)
+
+
+def _elements_apart(request: pb.EvaluateRequest, segments: Iterator[Segment]) -> Iterator[Elements | None]:
+    """Yield the elements of each tensor of a request, inputs first, where they are in a segment, else None."""
+    for tensor in itertools.chain(request.inputs, *(output.seeds for output in request.outputs)):
+        if tensor.name or not (tensor.data or 0 in tensor.shape):
+            segment = next(segments, None)
+            yield None if segment is None else segment.buffer
+        else:
+            yield None
 
 
 def _stored(name: str, program: Program, message: pb_program.Program) -> tuple[bytes, bytes]:

@@ -1,0 +1,158 @@
+"""Tensors that travel in segments: inputs and seeds read in place, results written, nothing left open."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.rpc.status_pb2 import Status
+
+from gradwire_core import engine, errors
+from gradwire_core.types import Dtype, TensorType
+from gradwire_proto.program import encode_program
+from gradwire_proto.status import decode_status
+from gradwire_proto.tensor import decode_tensor, encode_name, encode_tensor
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server import frames
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind
+from gradwire_server.segments import Segment, copy_elements
+from gradwire_server.worker import Worker
+from tests.server.requests import product
+
+SIZE = 5
+VECTOR = TensorType(Dtype.FLOAT64, (SIZE,))
+X = np.linspace(0.5, 2.0, SIZE)
+CT = np.linspace(-1.0, 1.0, SIZE)
+
+
+@pytest.fixture
+def worker():
+    return Worker(ServerConfig())
+
+
+def open_count() -> int:
+    gc.collect()
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def ask(worker: Worker, request: pb.EvaluateRequest, *segments: Segment, kind: Kind = Kind.EVALUATE) -> Frame:
+    return worker.answer(Frame(kind, (b"id", request.SerializeToString(), b"", *segments)))
+
+
+def vjp_request(inputs, seeds) -> pb.EvaluateRequest:
+    output = pb.Output(transforms=[{"vjp": {}}], seeds=seeds)
+    return pb.EvaluateRequest(program=encode_program(product(VECTOR)), inputs=inputs, outputs=[output, pb.Output()])
+
+
+def read(answer: Frame) -> list[np.ndarray]:
+    """The results of an answer, those in segments as well."""
+    assert answer.kind is Kind.RESULT, decode_status(Status.FromString(answer.parts[0]))
+    segments = answer.segments
+    found = []
+    for output in pb.EvaluateResponse.FromString(answer.parts[1]).results:
+        for result in output.results:
+            tensor = result.dense
+            apart = next(segments).buffer if not tensor.data and 0 not in tensor.shape else None
+            found.append(decode_tensor(tensor, elements=apart).copy())
+    assert next(segments, None) is None
+    return found
+
+
+def head(array: np.ndarray):
+    tensor = encode_tensor(array)
+    tensor.data = b""
+    return tensor
+
+
+@pytest.mark.parametrize("describe", [head, encode_name], ids=["in chunks", "named"])
+def test_inputs_and_seeds_are_read_from_segments(worker, describe):
+    expected = read(ask(worker, vjp_request([encode_tensor(X)], [encode_tensor(CT)])))
+    before = open_count()
+    with copy_elements(X) as x, copy_elements(CT) as ct:
+        both = ask(worker, vjp_request([describe(X)], [describe(CT)]), x, ct)
+        seed = ask(worker, vjp_request([encode_tensor(X)], [describe(CT)]), ct)
+        for answer in (both, seed):
+            for found, wanted in zip(read(answer), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        assert x.descriptor >= 0
+        assert ct.descriptor >= 0
+    del x, ct
+    assert open_count() == before
+
+
+def test_an_input_is_read_in_place_and_cannot_be_written(worker, monkeypatch):
+    seen = []
+    monkeypatch.setattr(engine.Executable, "run", lambda self, inputs, seeds: seen.extend(inputs) or [[inputs[0] * 1.0]])
+    with copy_elements(X) as x:
+        ask(worker, pb.EvaluateRequest(program=encode_program(product(VECTOR)), inputs=[head(X)], outputs=[{}]), x)
+        assert not seen[0].flags.writeable
+        np.frombuffer(x.buffer)[0] = 7.0
+        assert seen[0][0] == 7.0
+
+
+def test_a_segment_of_the_wrong_size_or_none_is_the_request_s_fault(worker):
+    request = pb.EvaluateRequest(program=encode_program(product(VECTOR)), inputs=[head(X)], outputs=[{}])
+    with copy_elements(X[1:]) as short:
+        for segments in ((short,), ()):
+            answer = ask(worker, request, *segments)
+            assert answer.kind is Kind.ERROR
+            found = decode_status(Status.FromString(answer.parts[0]))
+            assert isinstance(found, errors.ArgumentError)
+            assert "needed 40 bytes" in found.message
+
+
+@pytest.mark.parametrize("layout", ["dense", "structured", "sparse"])
+def test_large_results_come_in_segments_in_their_order(monkeypatch, layout):
+    monkeypatch.setattr("gradwire_server.worker.CHUNKED_BYTES", 8 * SIZE - 1)
+    output = pb.Output(transforms=[{"jacobian": {}}], layout=f"LAYOUT_{layout.upper()}")
+    request = pb.EvaluateRequest(program=encode_program(product(VECTOR)), inputs=[encode_tensor(X)], outputs=[output, pb.Output()])
+    whole = pb.EvaluateResponse.FromString(ask(Worker(ServerConfig()), request).parts[1])
+    before = open_count()
+    answer = ask(Worker(ServerConfig()), request, kind=Kind.EVALUATE_IN_CHUNKS)
+    found, segments = pb.EvaluateResponse.FromString(answer.parts[1]), answer.segments
+    left_out = 0
+    for tensor, wanted in zip(tensors(found), tensors(whole), strict=True):
+        if len(wanted.data) >= 8 * SIZE:
+            assert not tensor.data
+            tensor.data = bytes(next(segments).buffer)
+            left_out += 1
+    assert left_out >= 2
+    assert found == whole
+    assert next(segments, None) is None
+    answer.close()
+    del answer, segments
+    assert open_count() == before
+
+
+def tensors(response: pb.EvaluateResponse):
+    for output in response.results:
+        for result in output.results:
+            if result.HasField("dense"):
+                yield result.dense
+            for term in result.structured.terms:
+                yield from (factor.tensor for factor in term.factors)
+            if result.HasField("sparse"):
+                yield from (result.sparse.indptr, result.sparse.indices, result.sparse.data)
+
+
+def test_results_in_chunks_may_be_larger_than_a_message():
+    worker = Worker(ServerConfig(max_message_bytes=10 * frames.CHUNKED_BYTES))
+    x = np.zeros(2 * frames.CHUNKED_BYTES)
+    type = TensorType(Dtype.FLOAT64, x.shape)
+    request = pb.EvaluateRequest(program=encode_program(product(type)), inputs=[head(x)], outputs=[{}])
+    with copy_elements(x) as segment:
+        assert ask(worker, request, segment).kind is Kind.ERROR
+        answer = ask(worker, request, segment, kind=Kind.EVALUATE_IN_CHUNKS)
+        assert [part.size for part in answer.segments] == [x.nbytes]
+        np.testing.assert_array_equal(read(answer)[0], x)
+        answer.close()
+
+
+def test_what_an_evaluation_is_predicted_to_take_comes_with_its_results(worker):
+    answer = ask(worker, vjp_request([encode_tensor(X)], [encode_tensor(CT)]))
+    assert answer.prediction.seconds > 0
+    assert answer.prediction.peak_bytes >= 2 * X.nbytes
+    assert answer.taken_s > 0
