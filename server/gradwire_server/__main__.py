@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.logs import configure_logging
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if address:
             return probe(address)
         configure_logging(config.log_level)
+        keep_freed_memory()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(config))
     except ConfigError as error:
