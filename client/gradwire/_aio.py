@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from gradwire._config import ClientConfig
-from gradwire._remote import AsyncBackend
+from gradwire._mapping import IN_FLIGHT, tasks
+from gradwire._program import Program as TracedProgram
+from gradwire._progress import Progress
+from gradwire._remote_aio import AsyncBackend
 from gradwire._session import Capabilities
 from gradwire._task import Task
-from gradwire._transforms import Functions
+from gradwire._transforms import Function, Functions
 from gradwire_core.program import Program
 
 if TYPE_CHECKING:
@@ -55,6 +58,32 @@ class AsyncClient(Functions):
             UnreachableError: no server answers.
         """
         return await self._backend.drive(self._backend.session.register(program))  # type: ignore[no-any-return]
+
+    def map(
+        self, f: Function | TracedProgram, *arguments: Iterable[Any], in_flight: int = IN_FLIGHT, progress: bool = True
+    ) -> AsyncIterator[Any]:
+        """Return an asynchronous iterator of `f(*args)` for each args of `zip(*arguments)`, in their order.
+
+        Several are computed at a time. The arguments may be endless: so many are taken as are under way. The first call that fails
+        ends it, with its error.
+
+        Args:
+            f: a function of this client, such as `client.grad(loss)`; another one, or a `Program`, is evaluated.
+            arguments: for each argument of `f` its values, all equally many.
+            in_flight: the most calls that are under way at a time.
+            progress: whether a line on stderr shows how far it is, if that is a terminal and it takes longer than a moment.
+
+        Raises:
+            ArgumentError: `in_flight` is no positive integer.
+
+        Example:
+            >>> import numpy as np, gradwire as gw
+            >>> async def slopes(client: gw.AsyncClient, batches):
+            ...     return [slope async for slope in client.map(client.grad(lambda x: np.sum(x**2)), batches)]
+        """
+        given = tasks(f, arguments, in_flight, reproducible=self._is_reproducible)
+        answers = self._backend.drive_each(map(self._backend.session.run, given), in_flight)
+        return Progress(arguments, is_shown=progress).follow_async(answers)
 
     async def close(self) -> None:
         """Close the connection; calls under way are cancelled."""

@@ -6,10 +6,11 @@ A `Performer` is a backend seen from here: it performs tasks, and nothing else i
 from __future__ import annotations
 
 import abc
+import copy
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -159,6 +160,12 @@ class Transformed:
         self._form = form
         self._reproducible = reproducible
         self._flatten = flatten_call if statics is None else statics.flatten
+
+    def performed_by(self, performer: Performer) -> Self:
+        """Return the same function, performed by another."""
+        other = copy.copy(self)
+        other._answer = performer._answer  # noqa: SLF001  # its own class
+        return other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute it: the arguments are those of the function it is made of."""

@@ -26,6 +26,13 @@ class ClientConfig:
         message_max_bytes: the largest message sent or received, in bytes.
         inline_max_bytes: programs of at most this many bytes travel with their first request; larger ones are first asked
             for by name.
+        sessions: whether evaluations travel over one stream that is kept open to each address, which halves what a call costs and
+            lets results and arguments be larger than a message; a server without such streams gets calls of their own anyway.
+        named_min_bytes: arrays of at least this many bytes that come again are stored at the server and then named.
+        kept_bytes: the most bytes of copies kept to see what comes again; 0: every array travels with every call.
+        hedge_after_s: seconds after which an evaluation without an answer is asked once more, of another address if there is
+            one; the first answer counts. By default never.
+        keepalive_s: seconds without a word from the server after which it is asked whether it is there; 0: never.
         reproducible: whether every call asks for answers that repeat to the last bit, whatever else the server does.
         tls: whether the connection is encrypted, to a server whose certificate a public authority signed.
         ca_file: certificates, as PEM, of the authorities that the server's must be signed by instead; implies `tls`.
@@ -47,6 +54,11 @@ class ClientConfig:
     retry_first_s: float = 0.05
     message_max_bytes: int = 64 * 2**20
     inline_max_bytes: int = 64 * 2**10
+    sessions: bool = True
+    named_min_bytes: int = 64 * 2**10
+    kept_bytes: int = 256 * 2**20
+    hedge_after_s: float | None = None
+    keepalive_s: float = 60.0
     reproducible: bool = False
     tls: bool = False
     ca_file: str | os.PathLike[str] = ""
@@ -59,7 +71,7 @@ class ClientConfig:
         """Check every setting."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(field.default, (bool, str)):
+            if isinstance(field.default, (bool, str)) or (value is None and field.default is None):
                 continue
             if not value > 0 and not (field.name in _MAY_BE_ZERO and value == 0):
                 text = f"ClientConfig.{field.name}: needed a positive number, got {value!r}; correct the setting"
@@ -104,12 +116,12 @@ class ClientConfig:
 
 
 _is_token = re.compile("[!-~]+").fullmatch
-_MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes"})
+_MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes", "kept_bytes", "hedge_after_s", "keepalive_s"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
-    kind = type(default)
+    kind = float if default is None else type(default)
     try:
         return _TRUTHS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):

@@ -1,57 +1,112 @@
-"""What a client and its server say to each other, and when it is said again. Nothing here does I/O.
+"""What a client and its servers say to each other, and when it is said again. Nothing here does I/O.
 
-The conversation is written once, as a generator: it yields a `Send` or a `Pause` and is sent what came of it, a response or an
-error. `gradwire._remote` drives it over a channel.
+The conversation is written once, as a generator: it yields a step and is sent what came of it. `gradwire._remote` and `_remote_aio`
+drive it over channels.
 
-    named, unless small and new here --> answered
+    tensors that come again --> stored, unless the replica holds them
+    named, unless small and new there --> answered
          |                                  ^
-         '--> PROGRAM_MISSING --> inline ---'      once a call; unseen by the user
+         |--> PROGRAM_MISSING --> inline ---|      once a call and replica; unseen by the user
+         '--> TENSOR_MISSING --> stored ----'      once, then sent as data
     OVERLOADED, DRAINING --> pause --> again       while the call's time and the client's budget of repetitions last
     no answer at all     --> pause --> again       for `unreachable_s`, then UnreachableError
+    no streams there     --> a call of its own     the replica is older, or something between does not let streams through
+
+Each attempt goes to the replica whose turn it is; where another one does not rest, at once.
 """
 
 from __future__ import annotations
 
+import math
 import random
-import re
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+import numpy as np
 
 from gradwire._config import ClientConfig
+from gradwire._failures import DETAILS_KEY, Ended, Failures
+from gradwire._repeats import Kept, Repeats
+from gradwire._replicas import Replica, Replicas
+from gradwire._streams import CHUNK_BYTES, Reply, is_apart, slices
 from gradwire._task import Task
 from gradwire_core import errors
 from gradwire_core.engine import Output
 from gradwire_core.errors import GradwireError
 from gradwire_core.program import Program
 from gradwire_core.structure.structured import StructuredJacobian
+from gradwire_core.types import Array, Dtype
 from gradwire_proto.evaluation import decode_result, encode_output
 from gradwire_proto.explanation import decode_derivation, encode_format
 from gradwire_proto.program import encode_program
-from gradwire_proto.status import decode_status
-from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.tensor import decode_tensor, encode_dtype, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2, tensor_pb2
 
-KNOWN_LIMIT = 4096  # names of programs that the server is taken to hold
 PAUSE_LIMIT_S = 2.0
+ARRIVING_PAUSE_S = 0.002
 BUDGET_START = 10.0  # repetitions a client may spend at once; each answer earns a tenth of one
 BUDGET_EARNED = 0.1
-DETAILS_KEY = "grpc-status-details-bin"
+DRAINING_REST_S = 1.0  # how long others are asked before a replica that is stopping
+
+
+# -- the steps ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An rpc: its name, the class of its response, and what of it is a stream."""
+
+    name: str
+    response: Any
+    has_stream: bool = False
+
+
+EVALUATE = Method("Evaluate", pb.EvaluateResponse)
+EXPLAIN = Method("Explain", pb.ExplainResponse)
+CREATE_PROGRAM = Method("CreateProgram", pb.CreateProgramResponse)
+CREATE_TENSOR = Method("CreateTensor", pb.CreateTensorResponse, has_stream=True)
+GET_CAPABILITIES = Method("GetCapabilities", pb.GetCapabilitiesResponse)
+METHODS = (EVALUATE, EXPLAIN, CREATE_PROGRAM, CREATE_TENSOR, GET_CAPABILITIES)
+
+EVALUATE_STREAM = Method("EvaluateStream", pb.EvaluateResponse, has_stream=True)
+"""Evaluate over the stream that a client keeps open to a replica; the request is an `Evaluation`, the answer a `Reply`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A request of Evaluate to go over a stream.
+
+    Attributes:
+        request: the message.
+        apart: the bytes of the tensors that are left out of it, in order.
+    """
+
+    request: bytes
+    apart: Sequence[memoryview] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to be sent, and the seconds it may take."""
+    """A request to be sent, and the seconds it may take; it is sent a response, or a failure.
 
+    Attributes:
+        replica: to whom.
+        method: the rpc.
+        request: its message; what yields them, for CREATE_TENSOR; an `Evaluation`, for EVALUATE_STREAM.
+        timeout_s: the seconds.
+        hedge: makes the request to be sent beside this one if no answer is there in time; the first answer counts. None: none.
+    """
+
+    replica: Replica
     method: Method
     request: Any
     timeout_s: float
+    hedge: Callable[[], Send | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +117,21 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
-    """An rpc: its name, and the class of its response."""
+class Resolve:
+    """The addresses of the target are to be looked up; `is_needed` says whether to wait for them, and for one to be reached."""
 
-    name: str
-    response: Any
+    is_needed: bool
 
 
-EVALUATE = Method("Evaluate", pb.EvaluateResponse)
-EXPLAIN = Method("Explain", pb.ExplainResponse)
-CREATE_PROGRAM = Method("CreateProgram", pb.CreateProgramResponse)
-GET_CAPABILITIES = Method("GetCapabilities", pb.GetCapabilitiesResponse)
-METHODS = (EVALUATE, EXPLAIN, CREATE_PROGRAM, GET_CAPABILITIES)
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A replica is to be woken as soon as it can be reached; nobody waits for that."""
 
-Conversation = Generator[Send | Pause, Any, Any]
+    replica: Replica
+
+
+Step = Send | Pause | Resolve | Probe
+Conversation = Generator[Step, Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +159,33 @@ class Capabilities:
     worker_count: int
 
 
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call and how far it got.
+
+    Attributes:
+        deadline_s: when its time is over.
+        program: the program it is about, if it is about one.
+        task: what it evaluates, if it evaluates.
+        named: the inputs that are named, by their numbers.
+        make: makes the request for a replica, and says how it travels.
+        inlined: the replicas that got the program inline.
+        stored: what was stored for it, and where.
+        is_alone: whether it shall share no stream with others.
+    """
+
+    deadline_s: float
+    make: Callable[[_Call, Replica], tuple[Method, Any]]
+    program: Program | None = None
+    task: Task | None = None
+    named: dict[int, Kept] = field(default_factory=dict)
+    inlined: set[Replica] = field(default_factory=set)
+    stored: set[tuple[Replica, str]] = field(default_factory=set)
+    is_alone: bool = False
+
+
 class Session:
-    """What a client knows of its server, and how it talks with it."""
+    """What a client knows of its servers, and how it talks with them."""
 
     def __init__(self, target: Any, config: ClientConfig) -> None:
         if not isinstance(target, str) or not target.strip():
@@ -113,38 +194,44 @@ class Session:
             )
         self.target: str = target
         self.config = config
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self.failures = Failures(target, config)
+        self.replicas = Replicas(target)
+        self._repeats = Repeats(config.named_min_bytes, config.kept_bytes)
         self._budget = BUDGET_START
 
     # -- conversations -----------------------------------------------------------------------------------------------------
 
     def run(self, task: Task) -> Conversation:
         """Evaluate a task; the answer is its rebuilt results."""
-        request = pb.EvaluateRequest(
-            inputs=map(encode_tensor, task.inputs),
-            outputs=map(encode_output, task.outputs, task.seeds),
-            reproducible=task.reproducible,
-        )
-        response = yield from self._ask(EVALUATE, request, task.program)
-        return task.rebuild([list(map(_decode, item.results)) for item in response.results])
+        call = _Call(self._deadline_s(), self._evaluation, task.program, task, self._repeats.find(task))
+        answer = yield from self._ask(call)
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        elements = iter(reply.elements)
+        decode = partial(_decode, elements)
+        return task.rebuild([list(map(decode, item.results)) for item in reply.response.results])
 
     def explain(self, program: Program, outputs: Sequence[Output], format: str, names: Sequence[str] = ()) -> Conversation:
         """Ask how outputs of a program are derived; the answer is the derivation."""
-        request = pb.ExplainRequest(outputs=map(encode_output, outputs), format=encode_format(format), input_names=names)
-        response = yield from self._ask(EXPLAIN, request, program)
+
+        def make(call: _Call, replica: Replica) -> tuple[Method, Any]:
+            request = pb.ExplainRequest(outputs=map(encode_output, outputs), format=encode_format(format), input_names=names)
+            self._tell_program(request, call, replica)
+            return EXPLAIN, request
+
+        response = yield from self._ask(_Call(self._deadline_s(), make, program))
         return decode_derivation(response.derivation, format)
 
     def register(self, program: Program) -> Conversation:
         """Store a program at the server; the answer is its name."""
         request = pb.CreateProgramRequest(program=encode_program(program))
-        response = yield from self._repeat(CREATE_PROGRAM, request, time.monotonic() + self.config.timeout_s)
-        self._remember(response.name)
+        call = _Call(self._deadline_s(), lambda *_: (CREATE_PROGRAM, request), program)
+        response = yield from self._ask(call)
         return response.name
 
     def capabilities(self) -> Conversation:
         """Ask what the server can do."""
-        deadline_s = time.monotonic() + self.config.timeout_s
-        response = yield from self._repeat(GET_CAPABILITIES, pb.GetCapabilitiesRequest(), deadline_s)
+        call = _Call(self._deadline_s(), lambda *_: (GET_CAPABILITIES, pb.GetCapabilitiesRequest()))
+        response = yield from self._ask(call)
         return Capabilities(
             server_version=response.server_version,
             api_version=response.api_version,
@@ -156,21 +243,47 @@ class Session:
             worker_count=response.worker_count,
         )
 
-    def _ask(self, method: Method, request: pb.EvaluateRequest | pb.ExplainRequest, program: Program) -> Conversation:
-        """Send a request about a program, named where the server is taken to hold it; the answer is the response."""
-        request.program_name = name = f"programs/{program.digest}"
-        if name not in self._known:
-            small = self._small(program)
-            if small is not None:
-                request.program.CopyFrom(small)
-        deadline_s = time.monotonic() + self.config.timeout_s
-        try:
-            response = yield from self._repeat(method, request, deadline_s)
-        except errors.ProgramMissingError:
-            request.program.CopyFrom(encode_program(program))
-            response = yield from self._repeat(method, request, deadline_s)
-        self._remember(name)
-        return response
+    def _deadline_s(self) -> float:
+        return time.monotonic() + self.config.timeout_s
+
+    # -- requests ----------------------------------------------------------------------------------------------------------
+
+    def _evaluation(self, call: _Call, replica: Replica) -> tuple[Method, Any]:
+        """Return the request of an evaluation, as it travels to a replica: over its stream, large tensors apart, if it has one."""
+        task = call.task
+        assert task is not None
+        is_streamed = self.config.sessions and replica.has_streams and not call.is_alone
+        writer = _Writer(CHUNK_BYTES if is_streamed else None)
+        request = pb.EvaluateRequest(reproducible=task.reproducible)
+        self._tell_program(request, call, replica)
+        for number, array in enumerate(task.inputs):
+            kept = call.named.get(number)
+            is_held = kept is not None and kept.name in replica.tensors
+            request.inputs.append(kept.message if kept is not None and is_held else writer.write(array))
+        for output, seeds in zip(task.outputs, task.seeds, strict=True):
+            message = encode_output(output)
+            message.seeds.extend(map(writer.write, seeds))
+            request.outputs.append(message)
+        if not is_streamed:
+            return EVALUATE, request
+        encoded = request.SerializeToString()
+        if len(encoded) > self.config.message_max_bytes:  # would end the stream, and what others wait for there
+            raise self.failures.too_large(f"({len(encoded)} vs. {self.config.message_max_bytes})")
+        return EVALUATE_STREAM, Evaluation(encoded, writer.apart)
+
+    def _tell_program(self, request: pb.EvaluateRequest | pb.ExplainRequest, call: _Call, replica: Replica) -> None:
+        """Tell a request its program: by name where the replica is taken to hold it, else inline if it is small or was missing."""
+        assert call.program is not None
+        name = f"programs/{call.program.digest}"
+        message = None
+        if replica in call.inlined:
+            message = encode_program(call.program)
+        elif name not in replica.programs:
+            message = self._small(call.program)
+        if message is None:
+            request.program_name = name
+        else:
+            request.program.CopyFrom(message)
 
     def _small(self, program: Program) -> program_pb2.Program | None:
         """Return the message of a program that is small enough to travel unasked."""
@@ -179,117 +292,204 @@ class Session:
         message = encode_program(program)
         return message if message.ByteSize() <= self.config.inline_max_bytes else None
 
-    def _remember(self, name: str) -> None:
-        self._known[name] = None
-        if len(self._known) > KNOWN_LIMIT:
-            self._known.popitem(last=False)
+    def _hedge(self, call: _Call) -> Send | None:
+        """Return a request to be sent beside one that takes long; None where the budget does not allow it."""
+        if self._budget < 1:
+            return None
+        self._budget -= 1
+        replica = self.replicas.pick()
+        return Send(replica, *call.make(call, replica), call.deadline_s - time.monotonic())
 
     # -- repetition ----------------------------------------------------------------------------------------------------------
 
-    def _repeat(self, method: Method, request: Any, deadline_s: float) -> Conversation:
-        """Send a request until it is answered, or repeating it is of no use."""
+    def _ask(self, call: _Call) -> Conversation:
+        """Send a request until it is answered, or repeating it is of no use; the answer is the response."""
         began_s = time.monotonic()
-        for attempt in range(10_000):
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise self.late()
-            answer = yield Send(method, request, left_s)
-            if not isinstance(answer, grpc.RpcError):
-                self._budget = min(self._budget + BUDGET_EARNED, BUDGET_START)
+        attempts = 0
+        replica = None
+        while True:
+            if time.monotonic() >= call.deadline_s:
+                raise self.failures.late()
+            replica, answer = yield from self._attempt(call, replica)
+            if answer is _AGAIN:
+                continue
+            attempts += 1
+            if not is_failure(answer):
+                self._note(call, replica)
                 return answer
-            error = self.decode_error(answer, attempt + 1, time.monotonic() - began_s)
-            pause_s = self._pause(error, attempt, began_s)
-            if pause_s is None or time.monotonic() + pause_s > deadline_s:
-                raise error from answer
-            yield Pause(pause_s)
-        raise AssertionError
+            error = self.failures.decode(answer, attempts, time.monotonic() - began_s)
+            if self._mends(call, replica, answer, error):
+                attempts -= 1
+                continue
+            pause_s = self._pause(error, attempts, began_s)
+            if pause_s is None or time.monotonic() + pause_s > call.deadline_s:
+                raise error from answer if isinstance(answer, BaseException) else None
+            pause_s = yield from self._turn_away(replica, error, pause_s)
+            replica = None
+            if pause_s:
+                yield Pause(pause_s)
 
-    def _pause(self, error: GradwireError, attempt: int, began_s: float) -> float | None:
+    def _attempt(self, call: _Call, replica: Replica | None) -> Generator[Step, Any, tuple[Replica | None, Any]]:
+        """Do what is next for a call; return the replica that was asked, and what came of it."""
+        if not len(self.replicas) or self.replicas.are_stale:
+            self.replicas.postpone()
+            answer = yield Resolve(is_needed=not len(self.replicas))
+            if not len(self.replicas):
+                return None, answer
+        replica = replica or self.replicas.pick()
+        left_s = call.deadline_s - time.monotonic()
+        answer = yield from self._store(call, replica, left_s)
+        return replica, (yield self._send(call, replica, left_s)) if answer is None else answer
+
+    def _send(self, call: _Call, replica: Replica, left_s: float) -> Send:
+        hedge = partial(self._hedge, call) if call.task is not None and self.config.hedge_after_s is not None else None
+        return Send(replica, *call.make(call, replica), left_s, hedge)
+
+    def _note(self, call: _Call, replica: Replica | None) -> None:
+        """Note an answer."""
+        self._budget = min(self._budget + BUDGET_EARNED, BUDGET_START)
+        if call.program is not None and replica is not None:
+            replica.programs.add(f"programs/{call.program.digest}")
+
+    def _mends(self, call: _Call, replica: Replica | None, answer: Any, error: GradwireError) -> bool:
+        """Whether the request is answered if it is sent there again in another way, which is done by noting why."""
+        if replica is None:
+            return False
+        if isinstance(error, errors.ProgramMissingError) and replica not in call.inlined:
+            replica.programs.discard(f"programs/{call.program.digest}" if call.program is not None else "")
+            call.inlined.add(replica)
+            return True
+        if isinstance(error, errors.TensorMissingError):
+            missing = {kept.name for kept in call.named.values()} & set(error.metadata.get("names", "").split(","))
+            for name in missing:
+                replica.tensors.discard(name)
+            return bool(missing)
+        if call.task is None or call.is_alone or not self.config.sessions or not replica.has_streams or not _is_of_stream(answer):
+            return False
+        # The stream failed, which says nothing of the request: it is asked by itself.
+        replica.has_streams = answer.code() is not grpc.StatusCode.UNIMPLEMENTED
+        call.is_alone = True
+        return True
+
+    def _pause(self, error: GradwireError, attempts: int, began_s: float) -> float | None:
         """Return the seconds to wait before a request is repeated; None where it is not."""
-        pause_s: float = min(self.config.retry_first_s * 2**attempt, PAUSE_LIMIT_S) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+        pause_s: float = min(self.config.retry_first_s * 2 ** (attempts - 1), PAUSE_LIMIT_S) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
         if isinstance(error, errors.UnreachableError):
             left_s = began_s + self.config.unreachable_s - time.monotonic()
             return min(pause_s, left_s) if left_s > 0 else None
         if (
             not isinstance(error, (errors.OverloadedError, errors.DrainingError))
-            or attempt >= self.config.retry_count
+            or attempts > self.config.retry_count
             or self._budget < 1
         ):
             return None
         self._budget -= 1
         return max(pause_s, float(error.metadata.get("retry_after_s", 0.0)))
 
-    # -- errors ----------------------------------------------------------------------------------------------------------------
+    def _turn_away(self, replica: Replica | None, error: GradwireError, pause_s: float) -> Generator[Step, Any, float]:
+        """Let the other replicas be asked, if there are any; return the seconds to wait before that."""
+        if replica is None or len(self.replicas) == 1:
+            return pause_s
+        if isinstance(error, errors.UnreachableError):
+            replica.rest()
+            yield Probe(replica)
+        else:
+            replica.rest(max(pause_s, DRAINING_REST_S if isinstance(error, errors.DrainingError) else 0.0))
+        return pause_s if all(item.is_resting for item in self.replicas) else 0.0
 
-    def decode_error(self, error: Any, attempts: int, elapsed_s: float) -> GradwireError:
-        """Return the error that the server raised, or what a failure of the transport means here."""
-        for key, value in error.trailing_metadata() or ():
-            if key == DETAILS_KEY:
-                return decode_status(Status.FromString(value))
-        code, details = error.code(), error.details() or ""
-        if code in _TRANSPORT:
-            return _TRANSPORT[code](self, details, attempts, elapsed_s)
-        text = f"{self.target}: needed an answer of gradwire, got {code.name} ({details}); look into the server's log"
-        return errors.InternalError(text, target=self.target, code=code.name)
+    # -- tensors -------------------------------------------------------------------------------------------------------------
 
-    def late(self, *_: Any) -> GradwireError:
-        limit_s = self.config.timeout_s
-        text = f"{self.target}: needed an answer within {limit_s:g} s, got none; raise timeout_s or ask for less"
-        return errors.DeadlineError(text, target=self.target, timeout_s=limit_s)
+    def _store(self, call: _Call, replica: Replica, left_s: float) -> Generator[Step, Any, Any]:
+        """Store a tensor of a call that the replica lacks; return None if it lacks none, else a failure, or to go on.
 
-    def unreachable(self, details: str, attempts: int, elapsed_s: float) -> GradwireError:
-        if _is_distrust(details):
-            text = (
-                f"{self.target}: needed a server with a certificate for that name from a trusted authority, got one without "
-                f"({_brief(details)}); check the name, and ca_file"
-            )
-            return errors.UnreachableError(text, target=self.target, attempts=attempts)
-        tries = f"{attempts} {'try' if attempts == 1 else 'tries'} over {elapsed_s:.1f} s"
-        text = (
-            f"{self.target}: needed a gradwire server, got no connection in {tries} ({_brief(details)}); "
-            f"check the address, and that the server runs: gradwire serve --listen {self.target}"
-        )
-        return errors.UnreachableError(text, target=self.target, attempts=attempts)
-
-    def not_gradwire(self, details: str, *_: Any) -> GradwireError:
-        text = f"{self.target}: needed a gradwire server, got an answer of something else ({_brief(details)}); check the address"
-        return errors.UnreachableError(text, target=self.target, attempts=1)
-
-    def too_large(self, details: str, *_: Any) -> GradwireError:
-        sizes = re.search(r"\((\d+) vs\. (\d+)\)", details)  # what gRPC says on either side
-        given, limit = sizes.groups() if sizes else ("a larger one", self.config.message_max_bytes)
-        text = f"{self.target}: needed messages of at most {limit} bytes, got {given}; send or ask for less at once"
-        return errors.LimitError(text, target=self.target, limit=limit, given=given)
-
-    def cancelled(self, *_: Any) -> GradwireError:
-        return errors.CancelledError(f"{self.target}: the call was cancelled before its answer; call again", target=self.target)
-
-    def unauthenticated(self, details: str, *_: Any) -> GradwireError:
-        text = f"{self.target}: needed valid credentials, got none that are ({_brief(details)}); bring a valid token"
-        return errors.UnauthenticatedError(text, target=self.target)
+        A tensor that cannot be stored is sent as data instead. So is one that the replica lacks although it was stored for this
+        call: it may be that each request reaches another machine, or that there is no room.
+        """
+        for number, kept in list(call.named.items()):
+            name = kept.name
+            if name in replica.tensors:
+                continue
+            if name in replica.arriving:
+                yield Pause(ARRIVING_PAUSE_S)
+                return _AGAIN
+            if not replica.has_tensors or (replica, name) in call.stored:
+                del call.named[number]
+                continue
+            replica.arriving.add(name)
+            try:
+                answer = yield Send(replica, CREATE_TENSOR, partial(_tensor_messages, kept), left_s)
+            finally:
+                replica.arriving.discard(name)
+            if not is_failure(answer):
+                replica.tensors.add(name)
+            elif isinstance(answer, grpc.RpcError) and answer.code() is grpc.StatusCode.UNIMPLEMENTED:
+                replica.has_tensors = False
+            elif isinstance(self.failures.decode(answer), _REPEATED):
+                return answer
+            call.stored.add((replica, name))
+            return _AGAIN
+        return None
 
 
-_TRANSPORT: dict[grpc.StatusCode, Callable[[Session, str, int, float], GradwireError]] = {
-    grpc.StatusCode.UNAVAILABLE: Session.unreachable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Session.late,
-    grpc.StatusCode.CANCELLED: Session.cancelled,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Session.too_large,
-    grpc.StatusCode.UNIMPLEMENTED: Session.not_gradwire,
-    grpc.StatusCode.UNAUTHENTICATED: Session.unauthenticated,
-}
+_AGAIN: Any = object()
+_REPEATED = (errors.UnreachableError, errors.OverloadedError, errors.DrainingError)
 
 
-_is_distrust = re.compile("CERTIFICATE_VERIFY_FAILED|Hostname Verification|Peer name .* is not in peer certificate").search
+def is_failure(answer: Any) -> bool:
+    """Whether what came of a request is a failure."""
+    return isinstance(answer, (grpc.RpcError, pb.Status, GradwireError))
 
 
-def _brief(details: str) -> str:
-    """Return the cause at the end of gRPC's account of a failure."""
-    return details.rpartition("last error: ")[2].strip()[:200] or "no reason given"
+def _is_of_stream(answer: Any) -> bool:
+    """Whether a failure is one of a whole stream that a call of its own may escape; not one of the connection, or made here."""
+    if not isinstance(answer, grpc.RpcError) or isinstance(answer, Ended):
+        return False
+    is_told = DETAILS_KEY in dict[Any, Any](answer.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs
+    return not is_told and answer.code() is not grpc.StatusCode.UNAVAILABLE
 
 
-def _decode(result: pb.Result) -> Any:
+# -- messages ----------------------------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes the tensors of a request into its message, up to a number of bytes; what is beyond travels apart from it."""
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.apart: list[memoryview] = []
+        self._left_bytes = math.inf if limit_bytes is None else limit_bytes
+
+    def write(self, array: Array) -> tensor_pb2.Tensor:
+        """Return the message of an array of any memory order, strides and byte order."""
+        if array.nbytes <= self._left_bytes:
+            self._left_bytes -= array.nbytes
+            return encode_tensor(array)
+        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        self.apart.append(little.reshape(-1).view(np.uint8).data)
+        return tensor_pb2.Tensor(dtype=encode_dtype(Dtype.of(array.dtype)), shape=array.shape)
+
+
+def _tensor_messages(kept: Kept) -> Iterator[pb.CreateTensorRequest]:
+    """Yield the messages that bring a tensor to be stored."""
+    first, *rest = slices(memoryview(kept.data))
+    head = kept.message
+    yield pb.CreateTensorRequest(tensor=tensor_pb2.Tensor(dtype=head.dtype, shape=head.shape, data=bytes(first)))
+    for part in rest:
+        yield pb.CreateTensorRequest(data=bytes(part))
+
+
+def _decode(elements: Iterator[Array], result: pb.Result) -> Any:
     """Return a result; an array, dense or sparse, is the caller's own, and can be written."""
-    found = decode_result(result)
+    found = decode_result(result, read=partial(_read, elements))
     if isinstance(found, StructuredJacobian):
         return found
-    return found.astype(found.dtype.newbyteorder("="), copy=True)
+    is_own = isinstance(found, np.ndarray) and found.flags.writeable
+    return found if is_own else found.astype(found.dtype.newbyteorder("="), copy=True)
+
+
+def _read(elements: Iterator[Array], tensor: tensor_pb2.Tensor, where: str) -> Array:
+    """Return the array of a tensor; what came in chunks is put where it stands, and can be written."""
+    if not is_apart(tensor):
+        return decode_tensor(tensor, where)
+    array = decode_tensor(tensor, where, next(elements).data)
+    array.flags.writeable = True
+    return array

@@ -9,7 +9,7 @@ import pytest
 import gradwire as gw
 from gradwire._calls import bind
 from gradwire._nest import flatten_call
-from gradwire._session import EVALUATE, EXPLAIN, Pause, Send, Session
+from gradwire._session import EVALUATE_STREAM, EXPLAIN, Evaluation, Pause, Send, Session
 from gradwire._task import Form, Task, prepare
 from gradwire_core import errors
 from gradwire_proto.evaluation import encode_result
@@ -62,6 +62,17 @@ class Sent(NamedTuple):
     program_name: str
 
 
+def message(step):
+    """Return the request of a step."""
+    request = step.request
+    return pb.EvaluateRequest.FromString(request.request) if isinstance(request, Evaluation) else request
+
+
+def sent(step):
+    request = message(step)
+    return Sent(step.method, request.WhichOneof("program_source"), request.program_name)
+
+
 def talk(conversation, *answers):
     """Drive a conversation with the given answers; return its steps, and its result or the error it ends with."""
     steps, given = [], None
@@ -70,9 +81,7 @@ def talk(conversation, *answers):
         while True:
             step = conversation.send(given)
             is_send = isinstance(step, Send)
-            steps.append(
-                Sent(step.method, step.request.WhichOneof("program_source"), step.request.program_name) if is_send else step
-            )
+            steps.append(sent(step) if is_send else step)
             given = next(answers) if is_send else None
     except StopIteration as stop:
         return steps, stop.value
@@ -88,7 +97,7 @@ def test_a_small_program_goes_inline_once_then_by_name():
     here = session()
     steps, result = talk(here.run(task()), answer(X**2))
     assert sources(steps) == ["program"]
-    assert steps[0].method is EVALUATE
+    assert steps[0].method is EVALUATE_STREAM
     np.testing.assert_array_equal(result, X**2)
     assert result.flags.writeable
     steps, _ = talk(here.run(task()), answer(X**2))
