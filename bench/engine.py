@@ -1,67 +1,342 @@
-"""The engine in process, beside the same formulas written by hand in NumPy: the practical limit."""
+"""The engine in process, beside `jax.jit`, `torch.func`, autograd, CasADi, and the same derivative written by hand in NumPy.
+
+Every workload is computed by all of them in one process, on one thread and one processor. Results are compared to 1e-9 of their
+largest element (1e-5 in float32) before anything is timed. Warm: medians of processor time, taken in turns. Cold: from a new
+program to its first answer (traced, derived, planned, compiled, run), less a warm call, when everything else is loaded and warm.
+
+    python bench/engine.py --only kepler --json figures.json    # one group of workloads; groups: GROUPS, and those of FIGURES
+"""
 
 from __future__ import annotations
 
-from _measure import compare, report  # isort: skip  # sets thread counts before NumPy is imported
+from _measure import ROUND_MS, SLOW_MS, THREADS, first_call, options, time_once, time_warm  # isort: skip  # sets thread counts first
+from _peers import flat_arrays, versions  # isort: skip  # limits the peers' threads before they are imported
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
+from _engine_libraries import LIBRARIES, MISSING, autograd, in_gradwire
+from _engine_workloads import GROUPS, Workload
 
 import gradwire as gw
+from gradwire_core.engine import Output, compile
+from gradwire_core.transforms import Transform
+
+HAND = "NumPy by hand"
+OURS = "gradwire"
+WORKLOAD_MS = 3000.0
+ROUNDS = 9
+COLD_RUNS = 3
+SETTLING_CALLS, SETTLING_S = 150, 3.0
 
 
-def rosenbrock(x):
-    return np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+@dataclass(frozen=True)
+class Result:
+    """One workload.
+
+    Attributes:
+        workload: what is computed.
+        warm_ms: the median of a call, by library.
+        cold_ms: what the first answer to a new program takes beyond a warm call, by library.
+        ratio: gradwire over the fastest library; hand-written NumPy is none.
+        hand_ratio: gradwire over NumPy by hand.
+        cold_ratio: gradwire's cold cost over that of jax.jit; None where that is not measured.
+        gradient_ratio: the gradient over the value, both by gradwire; None where there is no such value.
+        bound: the wanted gradient_ratio.
+    """
+
+    workload: str
+    warm_ms: dict[str, float]
+    cold_ms: dict[str, float]
+    ratio: float | None
+    hand_ratio: float
+    cold_ratio: float | None
+    gradient_ratio: float | None
+    bound: float
+
+    @property
+    def fastest(self) -> str:
+        """The fastest library beside gradwire."""
+        peers = {name: spent for name, spent in self.warm_ms.items() if name not in (OURS, HAND)}
+        return min(peers, key=peers.__getitem__, default="-")
 
 
-def rosenbrock_gradient(x):
-    gradient = np.zeros_like(x)
-    inner = x[1:] - x[:-1] ** 2
-    gradient[1:] = 200.0 * inner
-    gradient[:-1] -= 400.0 * x[:-1] * inner + 2.0 * (1.0 - x[:-1])
-    return gradient
+@dataclass(frozen=True)
+class Figure:
+    """A single figure, and what is wanted of it."""
+
+    what: str
+    value: float
+    at_most: float
+    note: str
 
 
-def logistic_loss(w, features, labels):
-    return np.mean(np.log1p(np.exp(-labels * (features @ w))))
+def agree(name: str, mine: Any, other: Any, rtol: float) -> None:
+    """Check that results hold the same arrays, to a part of their largest element."""
+    for one, two in zip(flat_arrays(mine), flat_arrays(other), strict=True):
+        two = two.reshape(one.shape)  # noqa: PLW2901  # a column of one is a number to others
+        largest = max(1.0, float(np.max(np.abs(one), initial=0.0)))
+        np.testing.assert_allclose(two, one, rtol=rtol, atol=rtol * largest, err_msg=name)
 
 
-def logistic_gradient(w, features, labels):
-    margins = labels * (features @ w)
-    return features.T @ (-labels / (1.0 + np.exp(margins))) / len(labels)
+def in_turns(calls: dict[str, Callable[[], Any]], spent: dict[str, float]) -> dict[str, float]:
+    """Return the median milliseconds of each call, timed in turns; `spent` is about what one took."""
+    counts = {name: max(1, min(2000, int(ROUND_MS / max(spent[name], 1e-3)))) for name in calls}
+    whole = sum(spent[name] * counts[name] for name in calls)
+    rounds = min(ROUNDS, max(2, int(WORKLOAD_MS / max(whole, 1e-3))))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            time_it = time_once if spent[name] > SLOW_MS else time_warm
+            if not (found[name] and spent[name] > WORKLOAD_MS / 2):
+                found[name].append(time_it(call, counts[name]))
+    return {name: statistics.median(times) for name, times in found.items()}
 
 
-def mlp_loss(first, second, inputs, targets):
-    return np.mean((np.tanh(inputs @ first) @ second - targets) ** 2)
+def settle(calls: dict[str, Callable[[], Any]]) -> None:
+    """Call gradwire until nothing is compiled any more: long programs are, chunk by chunk, as they are called."""
+    for name in (OURS, "value"):
+        began = time.perf_counter()
+        for _ in range(SETTLING_CALLS if name in calls else 0):
+            calls[name]()
+            if time.perf_counter() - began > SETTLING_S:
+                break
 
 
-def mlp_gradient(first, second, inputs, targets):
-    hidden = np.tanh(inputs @ first)
-    error = 2.0 * (hidden @ second - targets) / targets.size
-    return inputs.T @ ((error @ second.T) * (1.0 - hidden**2)), hidden.T @ error
+def makers(workload: Workload) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Return, for each library, what makes a call of a new program."""
+
+    def make(name: str) -> Callable[[], Any]:
+        library = LIBRARIES[name]()
+        return library.prepare(workload.derived(library), workload.arrays)
+
+    found = {name: lambda name=name: make(name) for name in (OURS, *workload.peers) if name in LIBRARIES}
+    return found | workload.others
 
 
-def gradient_row(name, ours, by_hand):
-    def agree(mine, hand):
-        for one, other in zip(*[value if isinstance(value, tuple) else (value,) for value in (mine, hand)], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+def measure(workload: Workload) -> Result:
+    """Compare all libraries on one workload."""
+    calls: dict[str, Callable[[], Any]] = {HAND: lambda: workload.by_hand(*workload.arrays)}
+    expected = calls[HAND]()
+    cold: dict[str, float] = {}
+    made = makers(workload)
+    for name, maker in made.items():
+        calls[name] = maker()
+        result, cold[name] = first_call(calls[name])
+        agree(f"{workload.name}: {name}", expected, result, workload.rtol)
+    for _ in range(COLD_RUNS - 1):  # a first call is short here, and noise is not
+        if cold[OURS] < SLOW_MS:
+            cold[OURS] = min(cold[OURS], first_call(made[OURS]())[1])
+    if workload.value is not None:
+        library = in_gradwire()
+        calls["value"] = library.prepare(library.evaluate(workload.value(library)), workload.arrays)
+        calls["value"]()
+    settle(calls)
+    spent = {name: time_once(call, 1) for name, call in calls.items()}
+    spent = {name: time_once(call, 1) if spent[name] < SLOW_MS else spent[name] for name, call in calls.items()}
+    warm = in_turns(calls, spent)
+    value = warm.pop("value", None)
+    beyond = {name: max(cold[name] - warm[name], 0.0) for name in cold}
+    peers = [spent for name, spent in warm.items() if name not in (OURS, HAND)]
+    jax_cold = [beyond[name] for name in beyond if name.startswith("jax")]
+    return Result(
+        workload.name,
+        warm,
+        beyond,
+        warm[OURS] / min(peers) if peers else None,
+        warm[OURS] / warm[HAND],
+        beyond[OURS] / min(jax_cold) if jax_cold else None,
+        None if value is None else warm[OURS] / value,
+        workload.bound,
+    )
 
-    return compare(name, ours, "NumPy by hand", by_hand, agree=agree)
+
+# -- single figures ------------------------------------------------------------------------------------------------------------
 
 
-def rows():
-    rng = np.random.default_rng(0)
-    for count in (10, 1000, 100_000):
-        x, ours = rng.normal(size=count), gw.grad(rosenbrock)
-        yield gradient_row(f"Rosenbrock gradient, n = {count}", lambda x=x, ours=ours: ours(x), lambda x=x: rosenbrock_gradient(x))
-    data = (rng.normal(size=100) / 10, rng.normal(size=(10_000, 100)), np.sign(rng.normal(size=10_000)))
-    logistic = gw.grad(logistic_loss)
-    yield gradient_row("logistic regression gradient, 10,000 x 100", lambda: logistic(*data), lambda: logistic_gradient(*data))
-    weights = (rng.normal(size=(784, 256)) / 28, rng.normal(size=(256, 10)) / 16)
-    batch = (rng.normal(size=(256, 784)), rng.normal(size=(256, 10)))
-    network = gw.grad(mlp_loss, argnums=(0, 1))
-    name = "two-layer network gradient, 256 x 784-256-10"
-    yield gradient_row(name, lambda: network(*weights, *batch), lambda: mlp_gradient(*weights, *batch))
+def short_function(x):
+    return np.sum(np.exp(-(x**2)) * np.sin(x) + np.log(1.0 + x**2) * np.cos(x) + np.sqrt(1.0 + x**2))
+
+
+def short_gradient_by_hand(x):
+    square = x * x
+    twice = 2.0 * x
+    more = 1.0 + square
+    bell = np.exp(-square)
+    sine, cosine = np.sin(x), np.cos(x)
+    inner = cosine / more - sine * bell + 0.5 / np.sqrt(more)
+    return inner * twice + bell * cosine - np.log(more) * sine
+
+
+def latency() -> Iterator[Figure]:
+    """A cached call of the gradient of a short function of 10 numbers, over the NumPy calls by hand."""
+    x = np.linspace(-1.0, 1.0, 10)
+    derived = gw.grad(short_function)
+    executable = compile(gw.trace(short_function, x), [Output((Transform("grad", (0,)),))])
+    calls = {"SDK": lambda: derived(x), "engine": lambda: executable.run([x]), HAND: lambda: short_gradient_by_hand(x)}
+    for name, call in calls.items():
+        agree(name, calls[HAND](), call() if name != "engine" else call()[0][0], 1e-9)
+    found = in_turns(calls, {name: time_warm(call, 100) for name, call in calls.items()})
+    note = f"{len(executable.plan.steps)} steps, {{:.1f}} us; by hand {found[HAND] * 1e3:.1f} us"
+    for name in ("SDK", "engine"):
+        yield Figure(
+            f"latency of a short gradient, n=10: {name} / by hand", found[name] / found[HAND], 3.0, note.format(found[name] * 1e3)
+        )
+
+
+def slope(times: dict[int, float]) -> float:
+    """Return the exponent by which times grow, fitted through all."""
+    return float(np.polyfit(np.log(list(times)), np.log(list(times.values())), 1)[0])
+
+
+def chain_of(length: int) -> Callable[[Any], Any]:
+    def function(x):
+        y = x
+        for _ in range(length // 2):
+            y = np.sin(y) * x
+        return np.sum(y)
+
+    return function
+
+
+def growth() -> Iterator[Figure]:
+    """How costs grow with equations and with elements."""
+    cold, warm, each = {}, {}, 0.0
+    for length in (100, 1000, 10_000, 100_000):
+        x = np.linspace(0.5, 1.0, 3)
+        program, spent = first_call(lambda length=length, x=x: gw.trace(chain_of(length), x))
+        executable, more = first_call(lambda program=program: compile(program, [Output((Transform("grad", (0,)),))]))
+        count = len(executable.plan.steps)
+        executable.run([x])
+        cold[count], warm[count] = (
+            spent + more,
+            statistics.median([time_once(lambda run=executable.run, x=x: run([x]), 1) for _ in range(9)]),
+        )
+        each = cold[count] / count * 1e3
+    note = lambda times: "ms: " + ", ".join(f"{count:,}: {spent:.3g}" for count, spent in times.items())
+    yield Figure("compile time, microseconds an equation of the gradient", each, 100.0, f"at {max(cold):,} equations")
+    yield Figure("compile time by equations: exponent", slope(cold), 1.05, note(cold))
+    yield Figure("warm time by equations: exponent", slope(warm), 1.05, note(warm))
+    library, by_size = in_gradwire(), {}
+    derived = library.grad(lambda x: np.sum(np.sin(x) * np.exp(-0.5 * (x * x))))
+    for power in range(2, 8):
+        x = np.linspace(-1.0, 1.0, 10**power)
+        derived(x)
+        count = max(1, 10 ** (5 - power))
+        by_size[len(x)] = statistics.median([time_warm(lambda x=x: derived(x), count) for _ in range(5)])
+    yield Figure("warm time by elements: exponent", slope(by_size), 1.05, note(by_size))
+
+
+FIGURES = (latency, growth)
+
+
+# -- report --------------------------------------------------------------------------------------------------------------------
+
+
+def mean_of(ratios: list[float]) -> float:
+    """Return the geometric mean."""
+    return statistics.geometric_mean(ratios) if ratios else float("nan")
+
+
+def show(results: list[Result], figures: list[Figure]) -> None:
+    threads = ", ".join(f"{name}={os.environ[name]}" for name in THREADS)
+    names = ", ".join(f"{name} {number}" for name, number in found_versions().items())
+    print(f"engine  ({threads}; pinned to one processor of {os.cpu_count()}; Python {platform.python_version()}; {names})\n")
+    columns = (OURS, HAND, *[name for name in LIBRARIES if name != OURS])
+    heads = (
+        "workload",
+        *[f"{name} ms" for name in columns],
+        "by fastest",
+        "by hand",
+        "cold ms",
+        "jax cold",
+        "cold ratio",
+        "grad/value",
+    )
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for item in results:
+        warm = {name.split(",")[0]: spent for name, spent in item.warm_ms.items()}
+        jax_cold = [spent for name, spent in item.cold_ms.items() if name.startswith("jax")]
+        cells = [item.workload, *[_number(warm.get(name)) for name in columns], f"{_number(item.ratio)} ({item.fastest})"]
+        cells += [_number(item.hand_ratio), _number(item.cold_ms[OURS]), _number(jax_cold[0] if jax_cold else None)]
+        cells += [_number(item.cold_ratio), _number(item.gradient_ratio)]
+        print("| " + " | ".join(cells) + " |")
+    ratios = [item.ratio for item in results if item.ratio is not None]
+    if ratios:
+        print(f"\ngeometric mean over the fastest library: {mean_of(ratios):.3g} (<= 1.0), the worst {max(ratios):.3g} (<= 2.0)")
+        print(f"geometric mean over NumPy by hand: {mean_of([item.hand_ratio for item in results]):.3g}")
+        colds = [item.cold_ratio for item in results if item.cold_ratio is not None]
+        print(f"cold cost over that of jax.jit: the worst {max(colds, default=float('nan')):.3g} (<= 0.1)")
+    if figures:
+        print("\n| figure | value | wanted | note |\n|---|---|---|---|")
+    for figure in figures:
+        verdict = "yes" if figure.value <= figure.at_most else "NO"
+        print(f"| {figure.what} | {figure.value:.3g} | <= {figure.at_most:.3g} {verdict} | {figure.note} |")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def found_versions() -> dict[str, str]:
+    return versions() | ({"autograd": version("autograd")} if autograd is not None else {})
+
+
+def warm_up() -> None:
+    """Run something small in every library, so that what is loaded and set up once is in no cold time."""
+    for name, make in LIBRARIES.items():
+        library = make()
+        names = library.np
+        function = lambda x, names=names: names.sum(names.exp(names.sin(x)) * x)
+        library.prepare(library.grad(function, 0), [np.linspace(0.0, 1.0, 3)])()
+        if name in (OURS, "jax.jit"):
+            library.prepare(library.jacobian(lambda x, names=names: names.sin(x), 0), [np.linspace(0.0, 1.0, 3)])()
+
+
+def run(only: str) -> tuple[list[Result], list[Figure], list[str]]:
+    """Run groups of workloads and of figures; one that fails is reported, and the others still run."""
+    results, figures, failed = [], [], []
+    for workload in (item for group in GROUPS if only in group.__name__ for item in group()):
+        try:
+            results.append(measure(workload))
+        except Exception as error:  # noqa: BLE001  # the other workloads still have something to say
+            failed.append(f"{workload.name}: {type(error).__name__}: {str(error).strip()[:600]}")
+    for single in FIGURES:
+        if only in single.__name__:
+            figures.extend(single())
+    return results, figures, failed
+
+
+def main() -> None:
+    chosen = options("engine")
+    for name in MISSING:
+        print(f"missing peer: {name} is not installed and left out")
+    began = time.perf_counter()
+    warm_up()
+    results, figures, failed = run(chosen.only)
+    show(results, figures)
+    for failure in failed:
+        print(f"FAILED {failure}")
+    print(f"\n{time.perf_counter() - began:.0f} s in all")
+    if chosen.json:
+        content = {
+            "versions": found_versions(),
+            "threads": 1,
+            "results": [asdict(item) for item in results],
+            "figures": [asdict(item) for item in figures],
+        }
+        chosen.json.write_text(json.dumps(content, indent=2) + "\n")
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    report("engine", list(rows()))
+    main()

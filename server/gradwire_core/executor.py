@@ -16,6 +16,8 @@ import numpy as np
 
 from gradwire_core.einsum import compiled
 from gradwire_core.errors import ArgumentError
+from gradwire_core.kernels.floats import Floats
+from gradwire_core.kernels.tape import expand
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Handover, Plan, Step
@@ -24,6 +26,7 @@ from gradwire_core.program import Equation, Params, Program
 from gradwire_core.types import Array, Dtype, TensorType
 
 Kernel = Callable[..., Any]
+Runner = Callable[..., tuple[Array, ...]]
 
 # Up to this many steps a plan is compiled to one function at once; a longer one is cut into chunks.
 STRAIGHT = 1000
@@ -39,7 +42,7 @@ class Executor:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._run = np.errstate(all="ignore")(_compile(plan))
+        self._run: Runner = _find_floats(plan) or np.errstate(all="ignore")(_compile_steps(plan))
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
@@ -200,8 +203,19 @@ def _make(arguments: str, lines: Sequence[str], bound: Mapping[str, Any]) -> Cal
     return made
 
 
-def _compile(plan: Plan) -> Callable[..., tuple[Array, ...]]:
-    """Return a plan as a function of its inputs."""
+def _compile(plan: Plan) -> Runner:
+    """Return a plan as a function of its inputs, for programs that are called by others."""
+    return _find_floats(plan) or _compile_steps(plan)
+
+
+def _find_floats(plan: Plan) -> Runner | None:
+    """Return what computes a program of few numbers without arrays; None for others."""
+    tape = expand(plan.program)
+    return None if tape is None else Floats(tape, functools.partial(_compile_steps, plan))
+
+
+def _compile_steps(plan: Plan) -> Runner:
+    """Return the steps of a plan as a function of its inputs."""
     return _compile_straight(plan) if len(plan.steps) <= STRAIGHT else _Chunks(plan).run
 
 

@@ -1,0 +1,309 @@
+"""Programs of few numbers as tapes: equations taken apart into operations on single numbers, and what only moves numbers is gone.
+
+A value is an array of *registers*, and an equation that moves elements is run on these. An operation on registers that was met
+before is not repeated, and one on constants is computed at once. A tape keeps every bit of a program but the order of its sums.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from gradwire_core.kernels.operations import OPERATIONS, function_of
+from gradwire_core.program import Equation, Literal, Operand, Program
+from gradwire_core.types import Array, Dtype, TensorType
+
+Number: TypeAlias = float | bool
+Registers: TypeAlias = "int | Array"
+
+# Larger arrays are NumPy's.
+MOST_ELEMENTS = 64
+# Predicted seconds: of an operation on numbers, of a number that enters or leaves, and of NumPy's calls.
+OPERATION_SECONDS = 3.5e-8
+EDGE_SECONDS = 4e-8
+CALL_SECONDS = 7e-7
+SCALAR_SECONDS = 7e-8
+
+# Equations that move elements: their kernels are run on registers.
+MOVING = frozenset({"broadcast_to", "concatenate", "diagonal", "embed", "flip", "pad", "reshape", "slice", "transpose"})
+CREATING = frozenset({"eye"})
+OPERATORS = frozenset({"add", "divide", "greater", "less", "multiply", "negative", "subtract"})
+ZERO = 0
+"""The register of 0.0, which is what moving elements fills in."""
+
+
+Row: TypeAlias = tuple[int, str, tuple[int, ...]]
+"""One operation: the register it assigns, its name, and its operands."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """Operations on registers, each of which is assigned once.
+
+    Attributes:
+        inputs: the registers of the elements of each input, in its shape.
+        constants: the registers that hold constants, with these.
+        rows: what is computed, in order.
+        outputs: the registers of the elements of each output, in its shape.
+    """
+
+    inputs: tuple[Array, ...]
+    constants: Mapping[int, Number]
+    rows: tuple[Row, ...]
+    outputs: tuple[Array, ...]
+
+
+def expand(program: Program) -> Tape | None:
+    """Return a program as a tape; None where that is not possible, or NumPy is faster."""
+    if not _is_worthwhile(program):
+        return None
+    try:
+        return _Expansion().run(program)
+    except IndexError:  # of a constant index, which is refused when it runs
+        return None
+
+
+# -- whether ---------------------------------------------------------------------------------------------------------------------
+
+
+def _is_worthwhile(program: Program) -> bool:
+    """Whether all equations can be taken apart, in fewer predicted seconds than NumPy's calls take."""
+    edges = 0
+    for operand in (*program.inputs, *program.outputs):
+        if not _is_small(operand.type):
+            return False
+        edges += operand.type.size
+    ours, theirs = edges * EDGE_SECONDS, 0.0
+    for equation in program.equations:
+        count = _count_operations(equation)
+        if count is None:
+            return False
+        ours += count * OPERATION_SECONDS
+        is_operator = equation.primitive.name in OPERATORS and not equation.results[0].type.shape
+        theirs += SCALAR_SECONDS if is_operator else CALL_SECONDS
+    return ours < theirs
+
+
+def _is_small(type: TensorType) -> bool:
+    return type.dtype in (Dtype.FLOAT64, Dtype.BOOL) and 0 < type.size <= MOST_ELEMENTS
+
+
+def _count_operations(equation: Equation) -> int | None:
+    """Return the number of operations an equation becomes; None where it cannot be taken apart."""
+    name, result = equation.primitive.name, equation.results[0].type
+    if not _is_small(result):
+        return None
+    found = OPERATIONS.get(name)
+    if found is not None:
+        is_known = all(operand.type.dtype is dtype for operand, dtype in zip(equation.operands, found.dtypes, strict=True))
+        return result.size if is_known else None
+    if not all(_is_small(operand.type) for operand in equation.operands):
+        return None
+    if name in MOVING or name in CREATING:
+        return 0
+    others = OTHERS.get(name)
+    return None if others is None else others.predict(equation)
+
+
+# -- taking apart ----------------------------------------------------------------------------------------------------------------
+
+
+class _Expansion:
+    """A tape under construction."""
+
+    def __init__(self) -> None:
+        self.constants: dict[int, Number] = {}
+        self.rows: list[Row] = []
+        self._known: dict[Operand, Registers] = {}
+        self._numbers: dict[tuple[bool, bytes], int] = {}
+        self._seen: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._count = 0
+        self.constant(0.0)
+
+    def run(self, program: Program) -> Tape:
+        """Return the tape of a program."""
+        known = self._known
+        inputs = []
+        for var in program.inputs:
+            registers = np.arange(self._count, self._count + var.type.size).reshape(var.type.shape)
+            self._count += var.type.size
+            inputs.append(registers)
+            known[var] = registers if var.type.shape else int(registers)
+        for equation in program.equations:
+            known[equation.results[0]] = self._take_apart(equation)
+        outputs = tuple([np.asarray(self.read(output)) for output in program.outputs])
+        return Tape(tuple(inputs), self.constants, tuple(self.rows), outputs)
+
+    def read(self, operand: Operand) -> Registers:
+        """Return the registers of a value or a constant."""
+        found = self._known.get(operand)
+        if found is None:
+            assert isinstance(operand, Literal)
+            found = self._known[operand] = self.store(operand.value)
+        return found
+
+    def constant(self, number: Number) -> int:
+        """Return the register of a constant; equal ones share it, to the bit."""
+        key = (isinstance(number, bool), np.float64(number).tobytes())
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = self._count
+            self.constants[found] = number
+            self._count += 1
+        return found
+
+    def store(self, array: Array) -> Registers:
+        """Return the registers of an array of constants."""
+        if not array.shape:
+            return self.constant(array.item())
+        return np.array([self.constant(number) for number in array.ravel().tolist()]).reshape(array.shape)
+
+    def emit(self, operation: str, operands: tuple[int, ...]) -> int:
+        """Return the register of an operation on registers."""
+        key = (operation, operands)
+        found = self._seen.get(key)
+        if found is None:
+            found = self._seen[key] = self._emit_new(operation, operands)
+        return found
+
+    def _emit_new(self, operation: str, operands: tuple[int, ...]) -> int:
+        constants = self.constants
+        for operand in operands:
+            if operand in constants:
+                found = self._reduce(operation, operands)
+                if found is not None:
+                    return found
+                break
+        self._count = (register := self._count) + 1
+        self.rows.append((register, operation, operands))
+        return register
+
+    def _reduce(self, operation: str, operands: tuple[int, ...]) -> int | None:
+        """Return the register of an operation with constants that needs none: on constants alone, or with a neutral one."""
+        numbers: list[Any] = [self.constants.get(operand) for operand in operands]
+        if None not in numbers:
+            return self._fold(operation, numbers)
+        neutral = NEUTRAL.get(operation)
+        if neutral is not None:
+            number, places = neutral
+            for place in places:
+                if numbers[place] == number and math.copysign(1.0, numbers[place]) == math.copysign(1.0, number):
+                    return operands[1 - place]
+        return None
+
+    def _fold(self, operation: str, numbers: Sequence[Any]) -> int | None:
+        with np.errstate(all="ignore"):
+            try:
+                return self.constant(function_of(operation)[0](*numbers))
+            except (ArithmeticError, ValueError):  # NaN or inf, which are left to NumPy
+                return None
+
+    def _take_apart(self, equation: Equation) -> Registers:
+        name = equation.primitive.name
+        operands = [self.read(operand) for operand in equation.operands]
+        if name in OPERATIONS:
+            if not equation.results[0].type.shape:
+                return self.emit(name, tuple(operands))  # type: ignore[arg-type]  # numbers
+            return self._each(name, operands)
+        if name in MOVING:
+            return _plain(equation.primitive.kernel(*map(np.asarray, operands), **equation.params))
+        if name in CREATING:
+            return self.store(equation.primitive.kernel(**equation.params))
+        return _plain(OTHERS[name].expand(self, equation, [np.asarray(operand) for operand in operands]))
+
+    def _each(self, operation: str, operands: Sequence[Registers]) -> Array:
+        """Return the registers of an operation element by element."""
+        arrays = [np.asarray(operand) for operand in operands]
+        found = [self.emit(operation, given) for given in zip(*[array.ravel().tolist() for array in arrays], strict=True)]
+        return np.array(found).reshape(arrays[0].shape)
+
+    def total(self, registers: Sequence[int]) -> int:
+        """Return the register of a sum, as NumPy begins it: with 0.0."""
+        return functools.reduce(lambda one, other: self.emit("add", (one, other)), registers, ZERO)
+
+
+# What leaves the other operand as it is, and where it may stand: x + 0.0 is none, as it makes 0.0 of -0.0.
+NEUTRAL: Mapping[str, tuple[float, tuple[int, ...]]] = {
+    "add": (-0.0, (0, 1)),
+    "divide": (1.0, (1,)),
+    "multiply": (1.0, (0, 1)),
+    "subtract": (0.0, (1,)),
+}
+
+
+def _plain(registers: Array) -> Registers:
+    return registers if registers.shape else int(registers)
+
+
+# -- sums ------------------------------------------------------------------------------------------------------------------------
+
+
+class _Other(NamedTuple):
+    """An equation that becomes several operations: how many, and which."""
+
+    predict: Callable[[Equation], int | None]
+    expand: Callable[[_Expansion, Equation, Sequence[Array]], Array]
+
+
+def _count_sum(equation: Equation) -> int | None:
+    operand = equation.operands[0].type
+    return operand.size if operand.dtype is Dtype.FLOAT64 else None
+
+
+def _expand_sum(expansion: _Expansion, equation: Equation, operands: Sequence[Array]) -> Array:
+    (x,), axes = operands, equation.params["axes"]
+    assert isinstance(axes, tuple)
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    rows = x.transpose([*kept, *axes]).reshape(math.prod(x.shape[axis] for axis in kept), -1)  # type: ignore[list-item]  # integers
+    return np.array([expansion.total(row) for row in rows.tolist()]).reshape([x.shape[axis] for axis in kept])
+
+
+def _labels(equation: Equation) -> tuple[list[str], str, dict[str, int]]:
+    subscripts = equation.params["subscripts"]
+    assert isinstance(subscripts, str)
+    left, _, output = subscripts.partition("->")
+    groups = left.split(",")
+    pairs = [
+        pair
+        for group, operand in zip(groups, equation.operands, strict=True)
+        for pair in zip(group, operand.type.shape, strict=True)
+    ]
+    return groups, output, dict(pairs)
+
+
+def _count_product(equation: Equation) -> int | None:
+    if not 1 <= len(equation.operands) <= 2 or any(operand.type.dtype is not Dtype.FLOAT64 for operand in equation.operands):
+        return None
+    return len(equation.operands) * math.prod(_labels(equation)[2].values())
+
+
+def _expand_product(expansion: _Expansion, equation: Equation, operands: Sequence[Array]) -> Array:
+    groups, output, sizes = _labels(equation)
+    summed = [label for label in sizes if label not in output]
+    order = "".join([*output, *summed])
+    spread = []
+    for array, labels in zip(operands, groups, strict=True):
+        ordered = [label for label in order if label in labels]
+        lengths = [sizes[label] if label in labels else 1 for label in order]
+        moved = array.transpose([labels.index(label) for label in ordered]).reshape(lengths)
+        spread.append(np.broadcast_to(moved, [sizes[label] for label in order]).ravel().tolist())
+    terms = [expansion.emit("multiply", pair) for pair in zip(*spread, strict=True)] if len(spread) == 2 else spread[0]
+    length = math.prod(sizes[label] for label in summed)
+    if summed:
+        terms = [_sum_terms(expansion, terms[start : start + length]) for start in range(0, len(terms), length)]
+    return np.array(terms).reshape([sizes[label] for label in output])
+
+
+def _sum_terms(expansion: _Expansion, terms: Sequence[int]) -> int:
+    return functools.reduce(lambda one, other: expansion.emit("add", (one, other)), terms)
+
+
+OTHERS: Mapping[str, _Other] = {
+    "einsum": _Other(_count_product, _expand_product),
+    "sum": _Other(_count_sum, _expand_sum),
+}
