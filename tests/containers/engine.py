@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
-import gradwire as gw
+from tests.containers import callers
+from tests.containers.callers import Callers
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 120
@@ -137,12 +138,19 @@ class Container:
         return self.state["ExitCode"]
 
     def kill(self):
-        """End it by SIGKILL."""
-        self._handle.kill()
+        """End its first process from outside, as a fault would: the engine may start it again."""
+        os.kill(self.state["Pid"], signal.SIGKILL)
 
-    def start(self):
-        """Start it again."""
-        self._handle.start()
+    def restart(self):
+        """Stop it by SIGTERM and start it again."""
+        self._handle.restart(timeout=PATIENCE_S)
+        self.wait_healthy()
+
+    @property
+    def restart_count(self):
+        """How often the engine has started it again."""
+        self._handle.reload()
+        return self._handle.attrs["RestartCount"]
 
     def logs(self):
         """What it wrote."""
@@ -154,47 +162,69 @@ class Container:
 
 
 class Load:
-    """Callers that go on asking for a gradient until the block ends, and check every answer.
+    """Callers in this process, for as long as a block.
 
     Args:
         target: address of the service.
-        caller_count: number of callers at the same time.
         settings: settings of their clients.
     """
 
-    def __init__(self, target, caller_count=4, **settings):
-        self._target = target
-        self._settings = {"timeout_s": 60.0, "unreachable_s": 60.0, **settings}
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(caller_count)]
-        self.answered_count = 0
-        self.failures = []
+    def __init__(self, target, **settings):
+        self._callers = Callers(target, **settings)
 
     def __enter__(self):
-        for thread in self._threads:
-            thread.start()
+        self._callers.start()
         self.more()
         return self
 
-    def __exit__(self, *_):
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
+    def __exit__(self, kind, *_):
+        self._callers.stop()
+        if kind is None:
+            assert not self._callers.failures, self._callers.failures[:3]
 
-    def more(self, count=200):
+    def more(self, count=100):
         """Wait until that many further calls were answered."""
-        goal = self.answered_count + count
-        wait_until(lambda: self.failures or self.answered_count >= goal, what="answers")
-        assert not self.failures
+        goal = self.count + count
+        wait_until(lambda: self.count >= goal, what="answers")
 
-    def _call(self):
-        x = np.linspace(0.1, 1.0, 50)
-        with gw.connect(self._target, **self._settings) as client:
-            slope = client.grad(lambda x: np.sum(np.sin(x)))
-            while not self._stopping.is_set():
-                try:
-                    assert np.allclose(slope(x), np.cos(x))
-                except Exception as error:  # noqa: BLE001  # whatever it is, it is what the test counts
-                    self.failures.append(error)
-                else:
-                    self.answered_count += 1  # a count that is short by one does no harm
+    @property
+    def count(self):
+        """How many calls were answered; none may have failed."""
+        assert not self._callers.failures, self._callers.failures[:3]
+        return self._callers.answered_count
+
+
+class LoadWithin(Load):
+    """Callers in a container, for as long as a block: they reach what only its network reaches.
+
+    Args:
+        start: starts a container, as `Engine.running` gives it.
+        network: the network.
+        target: address of the service.
+    """
+
+    def __init__(self, start, network, target):
+        script = {str(Path(callers.__file__)): {"bind": "/callers.py", "mode": "ro"}}
+        options = {"entrypoint": ["python3", "/callers.py"], "volumes": script, "network": network, "ports": {}}
+        self._start = lambda: start(target, is_awaited=False, healthcheck={"test": ["NONE"]}, **options)
+        self._container = None
+
+    def __enter__(self):
+        self._container = self._start()
+        self.more()
+        return self
+
+    def __exit__(self, kind, *_):
+        code = self._container.stop()
+        if kind is None:
+            assert code == 0
+            assert self.count > 0
+
+    @property
+    def count(self):
+        """How many calls were answered; none may have failed."""
+        last = next((line for line in reversed(self._container.logs().splitlines()) if line.startswith("[")), "[0, []]")
+        answered_count, failures = json.loads(last)
+        assert not failures, failures[:3]
+        assert self._container.state["Running"] or answered_count, self._container.logs()
+        return answered_count
