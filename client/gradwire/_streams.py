@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.errors import LimitError
 from gradwire_core.types import Array
 from gradwire_proto.tensor import check_shape, decode_dtype
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
@@ -168,7 +169,13 @@ class Stream:
         if kind == "error":
             self._finish(ticket, said.error)
         elif kind == "evaluate":
-            reply = Reply(said.evaluate, _room(said.evaluate))
+            try:
+                reply = Reply(said.evaluate, _room(said.evaluate))
+            except MemoryError as error:
+                text = f"result: needed the memory for it, got none ({error}); ask for less at once"
+                self._outbox.put(_ID + encode_varint(ticket.number) + _CANCEL)
+                self._finish(ticket, LimitError(text, limit="memory"))
+                return
             if reply.elements:
                 ticket._reply = reply  # noqa: SLF001  # the same
             else:

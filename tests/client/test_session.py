@@ -8,8 +8,22 @@ import pytest
 
 import gradwire as gw
 from gradwire._calls import bind
+from gradwire._failures import Ended
+from gradwire._mapping import tasks
 from gradwire._nest import flatten_call
-from gradwire._session import EVALUATE_STREAM, EXPLAIN, Evaluation, Pause, Send, Session
+from gradwire._session import (
+    CREATE_TENSOR,
+    EVALUATE,
+    EVALUATE_STREAM,
+    EXPLAIN,
+    Evaluation,
+    Pause,
+    Probe,
+    Resolve,
+    Send,
+    Session,
+)
+from gradwire._streams import CHUNK_BYTES, Reply
 from gradwire._task import Form, Task, prepare
 from gradwire_core import errors
 from gradwire_proto.evaluation import encode_result
@@ -22,9 +36,9 @@ X = np.array([1.0, 2.0])
 class Failure(grpc.RpcError):
     """A failed call, as gRPC tells it."""
 
-    def __init__(self, code, details="", status=None):
+    def __init__(self, code, details="", status=None, pushback=None):
         super().__init__()
-        self._code, self._details, self._status = code, details, status
+        self._code, self._details, self._status, self._pushback = code, details, status, pushback
 
     def code(self):
         return self._code
@@ -33,7 +47,10 @@ class Failure(grpc.RpcError):
         return self._details
 
     def trailing_metadata(self):
-        return (("other", "1"), ("grpc-status-details-bin", self._status.SerializeToString())) if self._status else None
+        if self._status is None:
+            return None
+        pushback = () if self._pushback is None else (("grpc-retry-pushback-ms", self._pushback),)
+        return (("other", "1"), ("grpc-status-details-bin", self._status.SerializeToString()), *pushback)
 
 
 def failure(error):
@@ -50,8 +67,13 @@ def task(function=np.square):
     return Task(call.trace.program, prepared.outputs, call.leaves, [()], False, prepared.rebuild)
 
 
-def session(**settings):
-    return Session("server:1", gw.ClientConfig(**settings))
+def session(target="server:1", **settings):
+    return Session(target, gw.ClientConfig(**settings))
+
+
+def within_a_stream(error):
+    """Return how a stream tells of an error."""
+    return pb.Status.FromString(encode_status(error, "r1").SerializeToString())
 
 
 class Sent(NamedTuple):
@@ -70,6 +92,8 @@ def message(step):
 
 def sent(step):
     request = message(step)
+    if step.method is CREATE_TENSOR:
+        return Sent(step.method, None, step.replica.address)
     return Sent(step.method, request.WhichOneof("program_source"), request.program_name)
 
 
@@ -238,3 +262,278 @@ def test_a_call_past_its_deadline_ends(monkeypatch):
     clock[0] = 2.5
     with pytest.raises(gw.DeadlineError):
         conversation.send(None)
+
+
+def test_what_streams_tell_is_what_calls_tell():
+    busy = within_a_stream(errors.OverloadedError("server: needed room, got none; retry", retry_after_s=0.3))
+    steps, result = talk(session().run(task()), busy, Reply(answer(X)))
+    assert [type(step) for step in steps] == [Sent, Pause, Sent]
+    assert steps[1].seconds == 0.3
+    np.testing.assert_array_equal(result, X)
+    steps, error = talk(session().run(task()), within_a_stream(errors.ShapeError("here: needed this, got that; do so")))
+    assert type(error) is gw.ShapeError
+    assert error.metadata["request_id"] == "r1"
+
+
+@pytest.mark.parametrize(("pushback", "seconds"), [("700", 0.7), ("-1", None), ("soon", None)])
+def test_a_server_may_push_back(pushback, seconds):
+    status = encode_status(errors.OverloadedError("server: needed room, got none; retry", retry_after_s=0.1))
+    busy = Failure(grpc.StatusCode.UNAVAILABLE, "", status, pushback)
+    steps, result = talk(session().run(task()), busy, answer(X))
+    if seconds is None:
+        assert isinstance(result, gw.OverloadedError)
+    else:
+        assert steps[1].seconds == seconds
+
+
+# -- streams and calls --------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_without_streams_is_asked_by_calls_from_then_on():
+    here = session()
+    steps, result = talk(here.run(task()), Failure(grpc.StatusCode.UNIMPLEMENTED), answer(X))
+    assert [step.method for step in steps] == [EVALUATE_STREAM, EVALUATE]
+    np.testing.assert_array_equal(result, X)
+    steps, _ = talk(here.run(task()), answer(X))
+    assert [step.method for step in steps] == [EVALUATE]
+    steps, _ = talk(session(sessions=False).run(task()), answer(X))
+    assert [step.method for step in steps] == [EVALUATE]
+
+
+@pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "INTERNAL", "CANCELLED", "INVALID_ARGUMENT"])
+def test_a_stream_that_fails_says_nothing_of_its_requests(code):
+    here = session()
+    steps, result = talk(here.run(task()), Failure(getattr(grpc.StatusCode, code), "of another"), answer(X))
+    assert [step.method for step in steps] == [EVALUATE_STREAM, EVALUATE]
+    np.testing.assert_array_equal(result, X)
+    assert [step.method for step in talk(here.run(task()), answer(X))[0]] == [EVALUATE_STREAM]
+
+
+def test_what_ends_here_is_not_asked_again():
+    for code, kind in ((grpc.StatusCode.CANCELLED, gw.CancelledError), (grpc.StatusCode.DEADLINE_EXCEEDED, gw.DeadlineError)):
+        steps, error = talk(session().run(task()), Ended(code))
+        assert len(steps) == 1
+        assert type(error) is kind
+
+
+def test_a_lost_stream_is_opened_again():
+    steps, result = talk(session().run(task()), Ended(grpc.StatusCode.UNAVAILABLE, "reset"), answer(X))
+    assert [type(step) for step in steps] == [Sent, Pause, Sent]
+    np.testing.assert_array_equal(result, X)
+
+
+def large_task(*shapes, seeds=()):
+    arrays = [np.arange(np.prod(shape), dtype=float).reshape(shape) for shape in shapes]
+    one = task()
+    return Task(one.program, one.outputs, arrays, [seeds], False, one.rebuild)
+
+
+def test_large_tensors_travel_apart_and_small_ones_do_not():
+    whole, part = CHUNK_BYTES // 8, CHUNK_BYTES // 16
+    given = large_task((part,), (whole + 1,), (part,), (), (3,), seeds=[np.ones(2)])
+    step = session(kept_bytes=0).run(given).send(None)
+    told = message(step)
+    assert [bool(item.data) for item in told.inputs] == [True, False, True, False, False]
+    assert [bool(item.data) for item in told.outputs[0].seeds] == [False]
+    assert [len(item) for item in step.request.apart] == [8 * (whole + 1), 8, 24, 16]
+    assert bytes(step.request.apart[0]) == given.inputs[1].tobytes()
+    step = session(kept_bytes=0, sessions=False).run(given).send(None)
+    assert all(item.data for item in step.request.inputs)
+
+
+def test_results_in_chunks_are_the_callers_own():
+    response = answer(X)
+    tensor = response.results[0].results[0].dense
+    data = np.frombuffer(tensor.data, np.uint8).copy()
+    tensor.data = b""
+    _, result = talk(session().run(task()), Reply(response, [data]))
+    np.testing.assert_array_equal(result, X)
+    assert result.flags.writeable
+    assert np.shares_memory(result, data)
+
+
+def test_a_message_that_is_too_large_ends_no_stream():
+    steps, error = talk(session(message_max_bytes=50, inline_max_bytes=0).run(large_task((100,))))
+    assert steps == []
+    assert isinstance(error, gw.LimitError)
+    assert error.metadata["limit"] == "50"
+
+
+# -- tensors ----------------------------------------------------------------------------------------------------------------
+
+
+DATA = np.random.default_rng(0).normal(size=(1000, 20))
+
+
+def fit(w, data):
+    return np.sum((data @ w) ** 2)
+
+
+def fit_task(w, data=DATA):
+    return next(tasks(gw.grad(fit), [[w], [data]], 1))
+
+
+MADE = pb.CreateTensorResponse(name="tensors/1")
+W = np.ones(20)
+MISSING = errors.TensorMissingError
+
+
+def is_named(step):
+    return [bool(item.name) for item in message(step).inputs]
+
+
+def steps_of(conversation, *answers):
+    """Drive a conversation; return its steps with which inputs are named, as they were sent."""
+    found, given, answers = [], None, iter(answers)
+    try:
+        while True:
+            step = conversation.send(given)
+            if isinstance(step, Send):
+                found.append("store" if step.method is CREATE_TENSOR else is_named(step))
+                given = next(answers)
+            else:
+                given = None
+    except StopIteration:
+        return found
+
+
+def test_data_cross_the_wire_once():
+    here = session()
+    assert steps_of(here.run(fit_task(W)), MADE, answer(W)) == ["store", [False, True]]
+    for step in range(200):
+        assert steps_of(here.run(fit_task(W + step, DATA.copy())), answer(W)) == [[False, True]]
+
+
+def test_the_bytes_of_a_stored_tensor_come_in_chunks():
+    data = np.arange(CHUNK_BYTES // 4, dtype=">f8").reshape(2, -1)[:, ::-1]
+    step = session().run(fit_task(np.ones(data.shape[1]), data)).send(None)
+    first, *rest = step.request()
+    assert (first.tensor.dtype, list(first.tensor.shape)) == (1, list(data.shape))
+    assert first.tensor.data + b"".join(item.data for item in rest) == data.astype("<f8").tobytes()
+    assert [len(item.data) for item in rest] == [CHUNK_BYTES]
+
+
+def test_a_forgotten_tensor_is_stored_again_and_then_sent():
+    here = session()
+    steps_of(here.run(fit_task(W)), MADE, answer(W))
+    name = fit_name()
+    gone = within_a_stream(MISSING(f"{name}: needed it, got none; store it", names=f"{name},tensors/other"))
+    assert steps_of(here.run(fit_task(W)), gone, MADE, answer(W)) == [[False, True], "store", [False, True]]
+    assert steps_of(here.run(fit_task(W)), gone, MADE, gone, answer(W)) == [[False, True], "store", [False, True], [False, False]]
+
+
+def fit_name():
+    from gradwire_proto.tensor import encode_name
+
+    return encode_name(DATA).name
+
+
+def test_a_server_that_stores_no_tensors_gets_them_with_each_request():
+    here = session()
+    assert steps_of(here.run(fit_task(W)), Failure(grpc.StatusCode.UNIMPLEMENTED), answer(W)) == ["store", [False, False]]
+    assert steps_of(here.run(fit_task(W)), answer(W)) == [[False, False]]
+
+
+def test_a_tensor_for_which_there_is_no_room_is_sent():
+    here = session()
+    full = failure(errors.LimitError("tensor: needed at most 1 bytes, got 2; make it smaller", limit="1"))
+    assert steps_of(here.run(fit_task(W)), full, answer(W)) == ["store", [False, False]]
+
+
+def test_storing_is_repeated_as_other_calls_are():
+    busy = failure(errors.OverloadedError("server: needed room, got none; retry"))
+    assert steps_of(session().run(fit_task(W)), busy, MADE, answer(W)) == ["store", "store", [False, True]]
+
+
+def test_a_tensor_on_its_way_is_waited_for():
+    here = session()
+    first, second = here.run(fit_task(W)), here.run(fit_task(W + 1))
+    assert first.send(None).method is CREATE_TENSOR
+    assert isinstance(second.send(None), Pause)
+    first.send(MADE)
+    assert is_named(second.send(None)) == [False, True]
+    given_up = session()
+    conversation = given_up.run(fit_task(W))
+    conversation.send(None)
+    conversation.close()
+    assert given_up.run(fit_task(W)).send(None).method is CREATE_TENSOR
+
+
+def test_several_results_are_one_request():
+    given = next(tasks(gw.value_and_grad(fit), [[W], [DATA]], 1))
+    step = session(kept_bytes=0).run(given).send(None)
+    assert len(message(step).outputs) == 2
+
+
+# -- replicas ----------------------------------------------------------------------------------------------------------------
+
+
+TWO = "ipv4:127.0.0.1:1,127.0.0.1:2"
+
+
+def test_replicas_are_asked_in_turn_and_each_is_told_what_it_lacks():
+    here = session(TWO)
+    seen = []
+    for _ in range(4):
+        conversation = here.run(task())
+        step = conversation.send(None)
+        seen.append((step.replica.address, message(step).WhichOneof("program_source")))
+        with pytest.raises(StopIteration):
+            conversation.send(answer(X))
+    assert sorted(seen[:2]) == [("ipv4:127.0.0.1:1", "program"), ("ipv4:127.0.0.1:2", "program")]
+    assert sorted(seen[2:]) == [("ipv4:127.0.0.1:1", "program_name"), ("ipv4:127.0.0.1:2", "program_name")]
+
+
+def test_a_lost_replica_is_left_at_once_and_until_it_is_found():
+    here = session(TWO)
+    conversation = here.run(task())
+    first = conversation.send(None)
+    probe = conversation.send(Ended(grpc.StatusCode.UNAVAILABLE, "reset"))
+    assert isinstance(probe, Probe)
+    assert probe.replica is first.replica
+    second = conversation.send(None)
+    assert second.replica is not first.replica
+    for _ in range(3):
+        assert here.run(task()).send(None).replica is second.replica
+    first.replica.wake()
+    assert {here.run(task()).send(None).replica for _ in range(2)} == {first.replica, second.replica}
+
+
+def test_a_draining_replica_is_left_at_once():
+    here = session(TWO)
+    conversation = here.run(task())
+    first = conversation.send(None)
+    second = conversation.send(within_a_stream(errors.DrainingError("server: needed to run, got told to stop; retry")))
+    assert second.replica is not first.replica
+
+
+def test_if_all_are_lost_there_is_a_pause():
+    conversation = session(TWO).run(task())
+    conversation.send(None)
+    assert isinstance(conversation.send(Ended(grpc.StatusCode.UNAVAILABLE)), Probe)
+    conversation.send(None)
+    assert isinstance(conversation.send(Ended(grpc.StatusCode.UNAVAILABLE)), Probe)
+    assert isinstance(conversation.send(None), Pause)
+
+
+def test_a_name_is_looked_up_before_the_first_request():
+    here = session("dns:///replicas:1", unreachable_s=1e-9)
+    conversation = here.run(task())
+    assert conversation.send(None) == Resolve(is_needed=True)
+    here.replicas.resolve(["a:1"])
+    assert conversation.send(None).replica.address == "a:1"
+    here = session("dns:///replicas:1", unreachable_s=1e-9)
+    conversation = here.run(task())
+    conversation.send(None)
+    with pytest.raises(gw.UnreachableError, match="Name or service not known"):
+        conversation.send(Ended(grpc.StatusCode.UNAVAILABLE, "Name or service not known"))
+
+
+def test_a_hedge_asks_another_replica_within_the_budget():
+    here = session(TWO, hedge_after_s=0.1)
+    step = here.run(task()).send(None)
+    other = step.hedge()
+    assert other.replica is not step.replica
+    assert message(other).WhichOneof("program_source") == "program"
+    assert sum(step.hedge() is not None for _ in range(20)) == 9
+    assert session().run(task()).send(None).hedge is None
