@@ -11,15 +11,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from gradwire_core.errors import DrainingError, GradwireError, InternalError
-from gradwire_server.calls import ANONYMOUS, Call, Handler, Stream
+from gradwire_server.calls import ANONYMOUS, Call, Stream
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
 
 PUSHBACK_S = {"OVERLOADED": 0.1, "DRAINING": 0.0, "QUOTA_EXCEEDED": 1.0}
 """Seconds after which a refused caller may come again, by the reason of the refusal, where the error does not tell."""
+
+R = TypeVar("R")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,8 +88,8 @@ class Admission:
         self._quotas = quotas
         self._metrics = metrics
 
-    async def answer(self, rpc: str, handler: Handler, message: bytes, call: Call) -> bytes:
-        """Return the response of a handler to a request.
+    async def answer(self, rpc: str, handler: Callable[[bytes, Call], Awaitable[R]], message: bytes, call: Call) -> R:
+        """Return what a handler answers to a request.
 
         Raises:
             GradwireError: the request is refused or fails.

@@ -76,6 +76,8 @@ class ServerConfig:
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
     max_connection_call_count: int = setting(1024, "number of calls of one connection at the same time; more wait with the caller")
     max_stream_request_count: int = setting(128, "number of requests of one session that are under way; more wait with the caller")
+    max_stream_tensor_bytes: int = setting(2**31, "bytes of tensors in chunks that come in, or wait to go out, of one session")
+    chunked_bytes: int = setting(2**32, "bytes of tensors in chunks that come in, or wait to go out, of all sessions")
     max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")
     max_identity_calls_per_s: int = setting(0, "number of calls that one identity may begin in a second in one front end; 0: any")
     program_store_bytes: int = setting(256 * 2**20, "bytes of the programs kept by name; the least recently used leave first")
@@ -87,6 +89,11 @@ class ServerConfig:
     program_cache_bytes: int = setting(16 * 2**20, "bytes, as sent, of the programs that each worker keeps decoded")
     executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
     executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
+    preload: tuple[str, ...] = setting(
+        (),
+        "files of programs that everyone may name, compiled in every worker before the server serves; each a serialized Program, "
+        "CreateProgramRequest, or EvaluateRequest, whose outputs are compiled too; protobuf, or its JSON in files named .json",
+    )
     reflection: bool = setting(True, "serve gRPC reflection, so that tools can list and call the service")
     metrics_listen: str = setting("", "address for Prometheus metrics, HOST:PORT; empty: none")
     log_level: str = setting("info", f"least severe lines logged on stderr: {', '.join(LOG_LEVELS)}; debug logs every call")
@@ -136,7 +143,8 @@ class ServerConfig:
     @classmethod
     def from_json(cls, text: bytes) -> ServerConfig:
         """Return the settings that `to_json` wrote, defaults for the secrets."""
-        return cls(**json.loads(text))
+        given = json.loads(text)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
     def to_json(self) -> bytes:
         """Return the settings without the secrets, as JSON: what a worker is told."""
@@ -158,7 +166,7 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str] | None = Non
         ConfigError: a flag or variable is unknown or has a value it may not have.
         SystemExit: --help was asked for and given.
     """
-    given = vars(_parser().parse_args(argv))
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(_parser().parse_args(argv)).items()}
     probe = given.pop("probe", "")
     if probe:
         split_address("probe", probe)
@@ -238,7 +246,7 @@ def _check_tls(config: ServerConfig) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, (bool, str)):
+    if isinstance(value, (bool, str, tuple)):
         return
     least = "0 or more" if name in _ZERO_ALLOWED else "more than 0"
     if not (0 <= value < float("inf")) or (value == 0 and name not in _ZERO_ALLOWED):
@@ -265,10 +273,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gradwire serve", description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--probe", metavar="HOST:PORT", help="serve nothing; exit with 0 if the server there serves, else with 1")
     for field in dataclasses.fields(ServerConfig):
-        shown = "none" if field.default == "" else str(field.default)
+        shown = str(field.default) if field.default not in ("", ()) else "none"
         text = f"{field.metadata['doc']} (default: {shown}; {_variable(field.name)})".replace("%", "%%")
         if field.type == "bool":
             parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=text)
+        elif field.type == _LIST:
+            parser.add_argument(_flag(field.name), action="extend", nargs="+", metavar="STR", help=text)
         else:
             parser.add_argument(_flag(field.name), type=_READERS[str(field.type)], metavar=str(field.type).upper(), help=text)
     return parser
@@ -297,5 +307,11 @@ def _read_bool(text: str) -> bool:
     return found
 
 
-_READERS: dict[str, Callable[[str], Any]] = {"bool": _read_bool, "int": int, "float": float, "str": str}
-_KIND_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+def _read_list(text: str) -> tuple[str, ...]:
+    """Return the parts of a text, as of the variable PATH."""
+    return tuple(filter(None, text.split(os.pathsep)))
+
+
+_LIST = "tuple[str, ...]"
+_READERS: dict[str, Callable[[str], Any]] = {"bool": _read_bool, "int": int, "float": float, "str": str, _LIST: _read_list}
+_KIND_NAMES = {"bool": "true or false", "int": "a whole number", "float": "a number"}

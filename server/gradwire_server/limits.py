@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from gradwire_core.errors import LimitError
 from gradwire_core.structure.cost import Cost
+from gradwire_core.types import TensorType
 from gradwire_proto.program import NESTING_LIMIT
 from gradwire_proto.v1 import differentiation_service_pb2 as pb_service
 from gradwire_proto.v1 import program_pb2 as pb_program
@@ -58,6 +59,8 @@ class Limits:
     tensor_store_bytes: int
     connection_call_count: int
     stream_request_count: int
+    stream_tensor_bytes: int
+    chunked_bytes: int
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> Limits:
@@ -149,6 +152,14 @@ class Limits:
         """Check the bytes of a program that is to be stored."""
         self._check("program", "bytes in the store", "program_store_bytes", size)
 
+    def check_apart(self, count: int) -> None:
+        """Check the number of tensors of a request whose elements are not in it."""
+        self._check("inputs", "inputs and seeds by name or in chunks", "input_count", count)
+
+    def check_type(self, type: TensorType) -> None:
+        """Check the axes and elements of a tensor."""
+        self._check_shapes([type])
+
     def check_stored_tensor(self, tensor: pb_tensor.Tensor, size: int) -> None:
         """Check the axes, elements and bytes of a tensor that is to be stored."""
         self._check_shapes([tensor])
@@ -160,7 +171,7 @@ class Limits:
         self._check_shapes(literals)
         return sum(len(literal.data) for literal in literals)
 
-    def _check_shapes(self, tensors: Iterable[pb_tensor.Tensor | pb_tensor.TensorType]) -> None:
+    def _check_shapes(self, tensors: Iterable[pb_tensor.Tensor | pb_tensor.TensorType | TensorType]) -> None:
         for tensor in tensors:
             shape = tensor.shape
             if shape:

@@ -6,26 +6,40 @@ response that GetProgram gives, so a worker that misses a program is sent the sa
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import heapq
 import time
+from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from gradwire_core.errors import ArgumentError, InternalError, NotFoundError, ProgramMissingError
+from gradwire_core.errors import (
+    ArgumentError,
+    InternalError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProgramMissingError,
+    ShapeError,
+    TensorMissingError,
+)
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.admission import Admission, StreamHandler
 from gradwire_server.calls import Call, Handler, Stream
+from gradwire_server.chunks import Held
 from gradwire_server.config import ServerConfig
-from gradwire_server.frames import Frame, Kind
+from gradwire_server.frames import Frame, Kind, Part
 from gradwire_server.limits import Limits
-from gradwire_server.pool import WorkerPool
-from gradwire_server.requests import check_program_name, find_program_name, parse_request
-from gradwire_server.stores import StoredProgram, Stores
-from gradwire_server.streams import RPC, Session
+from gradwire_server.pool import Pool
+from gradwire_server.stores import StoredProgram
+from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
+from gradwire_server.segments import Segment
+from gradwire_server.stores import Stores
+from gradwire_server.streams import RPC, Answer, Arrived, Session
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
 
@@ -36,7 +50,14 @@ _LAST_PAGE = 1000
 _PAGE_BYTES = 2**20
 
 _OTHER_FIELDS = 16  # of a request, besides its inputs and outputs
-_NAMING = {Kind.EVALUATE: pb.EvaluateRequest, Kind.DIFFERENTIATE: pb.DifferentiateRequest, Kind.EXPLAIN: pb.ExplainRequest}
+_TENSORS_AT_ONCE = 1000  # that are looked at before others have their turn
+_SHOWN_NAMES = 12
+_NAMING = {
+    Kind.EVALUATE: pb.EvaluateRequest,
+    Kind.EVALUATE_IN_CHUNKS: pb.EvaluateRequest,
+    Kind.DIFFERENTIATE: pb.DifferentiateRequest,
+    Kind.EXPLAIN: pb.ExplainRequest,
+}
 
 M = TypeVar("M", bound=Message)
 
@@ -51,8 +72,10 @@ class DifferentiationService:
         capabilities: the serialized GetCapabilitiesResponse.
     """
 
-    def __init__(self, config: ServerConfig, pool: WorkerPool, stores: Stores, capabilities: bytes) -> None:
+    def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, capabilities: bytes) -> None:
+        self._config = config
         self._limits = Limits.from_config(config)
+        self._held = Held("chunked_bytes", config.chunked_bytes)
         self._pool = pool
         self._capabilities = capabilities
         self._programs = stores.programs
@@ -78,23 +101,52 @@ class DifferentiationService:
 
     async def create_program(self, message: bytes, call: Call) -> bytes:
         """Store a program."""
-        return await self._run(Kind.CREATE_PROGRAM, message, call)
+        return (await self._run(Kind.CREATE_PROGRAM, message, call)).response
 
     async def evaluate(self, message: bytes, call: Call) -> bytes:
         """Evaluate outputs of a program."""
-        return await self._run(Kind.EVALUATE, message, call)
+        self._limits.check_request(len(message))
+        apart = await self.find_apart(message)
+        for tensor in apart:
+            if not tensor.name:
+                raise _no_elements(tensor)
+        answer = await self._run(Kind.EVALUATE, message, call, self._find_tensors(call.identity, apart))
+        return answer.response
 
     async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
         """Evaluate outputs of programs, many requests over one stream."""
-        await Session(stream, call, admission, self.evaluate, self._limits.stream_request_count).run()
+        await Session(stream, call, admission, self, self._config, self._held).run()
+
+    async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
+        """Evaluate outputs of a program for a session."""
+        self._limits.check_request(len(message))
+        stored = iter(self._find_tensors(call.identity, [tensor for tensor in apart if tensor.name]))
+        began_s = time.monotonic()
+        came = iter(await arrived())
+        segments = [next(stored) if tensor.name else next(came) for tensor in apart]
+        left = dataclasses.replace(call, timeout_s=call.timeout_s - (time.monotonic() - began_s))
+        return await self._run(Kind.EVALUATE_IN_CHUNKS, message, left, segments)
+
+    async def find_apart(self, message: bytes) -> list[Apart]:
+        """Return the tensors of a serialized EvaluateRequest whose elements are not in it, checked against the limits."""
+        found = outline(pb.EvaluateRequest, message, self._max_field_count)
+        apart: list[Apart] = []
+        for count, tensor in enumerate(find_apart(message, found), start=1):
+            if count % _TENSORS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if tensor is not None:
+                self._limits.check_type(tensor.type)
+                apart.append(tensor)
+                self._limits.check_apart(len(apart))
+        return apart
 
     async def differentiate(self, message: bytes, call: Call) -> bytes:
         """Return a derivative program."""
-        return await self._run(Kind.DIFFERENTIATE, message, call)
+        return (await self._run(Kind.DIFFERENTIATE, message, call)).response
 
     async def explain(self, message: bytes, call: Call) -> bytes:
         """Return how outputs of a program are derived and computed."""
-        return await self._run(Kind.EXPLAIN, message, call)
+        return (await self._run(Kind.EXPLAIN, message, call)).response
 
     async def get_program(self, message: bytes, call: Call) -> bytes:
         """Return a stored program."""
@@ -126,8 +178,9 @@ class DifferentiationService:
     async def delete_program(self, message: bytes, call: Call) -> bytes:
         """Forget a stored program."""
         name = _parse_small(pb.DeleteProgramRequest, message).name
-        if not await self._programs.discard(call.identity, check_program_name(name)):
-            raise _not_found(name)
+        digest = check_program_name(name)
+        if not await self._programs.discard(call.identity, digest):
+            raise _not_found(name) if self._programs.get(call.identity, digest) is None else _not_own(name)
         return pb.DeleteProgramResponse().SerializeToString()
 
     async def get_capabilities(self, message: bytes, _call: Call) -> bytes:
@@ -135,7 +188,7 @@ class DifferentiationService:
         _parse_small(pb.GetCapabilitiesRequest, message)
         return self._capabilities
 
-    async def _run(self, kind: Kind, message: bytes, call: Call) -> bytes:
+    async def _run(self, kind: Kind, message: bytes, call: Call, segments: Sequence[Segment] = ()) -> Answer:
         """Have a worker answer a request, sending it the program if it asks for it.
 
         A worker may hold a named program that was deleted here, or that another identity stored: so its caller must have
@@ -147,29 +200,50 @@ class DifferentiationService:
             if named:
                 self._find(call.identity, named)
         deadline = time.monotonic() + call.timeout_s
-        task = Frame(kind, (call.request_id.encode(), message))
-        answer = await self._pool.run(task, call.timeout_s)
+        head = (call.request_id.encode(), message)
+        answer = await self._pool.run(Frame(kind, (*head, b"", *segments) if segments else head), call.timeout_s)
         if answer.kind is Kind.MISSING:
-            stored = self._find(call.identity, answer.parts[0].decode())
-            task = Frame(kind, (*task.parts, stored.response))
-            answer = await self._pool.run(task, deadline - time.monotonic())
+            stored = self._find(call.identity, _bytes(answer.parts[0]).decode())
+            answer = await self._pool.run(Frame(kind, (*head, stored.response, *segments)), deadline - time.monotonic())
         if answer.kind is Kind.ERROR:
-            raise decode_status(Status.FromString(answer.parts[0]))
+            raise decode_status(Status.FromString(_bytes(answer.parts[0])))
         if answer.kind is not Kind.RESULT:
             raise InternalError(f"worker: needed a result, got {answer.kind.name}; report the request id")
         return await self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
 
-    async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> bytes:
-        """Return the response of a result, whose program is stored if it came with the request, and else must be still."""
-        name, response, *stored = answer.parts
-        if stored:
+    async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> Answer:
+        """Return the answer in a result, whose program is stored if it came with the request, and else must be still."""
+        name, response, *stored = (_bytes(part) for part in answer.parts if not isinstance(part, Segment))
+        if any(stored):
             size = sum(map(len, stored)) + _ENTRY_BYTES
             if must_store:
                 self._limits.check_stored(size)
             await self._programs.put(identity, check_program_name(name.decode()), StoredProgram(*stored), size)
         else:
             self._find(identity, name.decode())
-        return response
+        return Answer(response, tuple(answer.segments))
+
+    def _find_tensors(self, identity: str, named: Sequence[Apart]) -> list[Segment]:
+        """Return the elements of tensors that are named.
+
+        Raises:
+            TensorMissingError: the identity sees no tensors of some names.
+            ShapeError: one is of another type.
+        """
+        found = [self._tensors.get(identity, tensor.name) for tensor in named]
+        missing = [tensor.name for tensor, stored in zip(named, found, strict=True) if stored is None]
+        if missing:
+            names = list(dict.fromkeys(missing))[:_SHOWN_NAMES]
+            text = f"tensors: needed {len(missing)} that this server does not hold, got their names; send them, then repeat"
+            raise TensorMissingError(text, names=",".join(names))
+        segments = []
+        for tensor, stored in zip(named, found, strict=True):
+            assert stored is not None
+            if stored.type != tensor.type:
+                text = f"{tensor.where}: needed {stored.type}, as it is stored, got {tensor.type}; correct dtype and shape"
+                raise ShapeError(text, where=tensor.where, needed=stored.type, given=tensor.type)
+            segments.append(stored.segment)
+        return segments
 
     def _find(self, identity: str, name: str) -> StoredProgram:
         found = self._programs.get(identity, check_program_name(name))
@@ -194,5 +268,21 @@ def _page_size(given: int) -> int:
     return min(given or _DEFAULT_PAGE, _LAST_PAGE)
 
 
+def _not_own(name: str) -> PermissionDeniedError:
+    text = f"program: needed one of the caller's own, got {name}, which the server keeps for everyone; ask the operator"
+    return PermissionDeniedError(text, name=name)
+
+
 def _not_found(name: str) -> NotFoundError:
     return NotFoundError(f"program: needed one that this server holds, got {name}; send it with CreateProgram", name=name)
+
+
+def _no_elements(tensor: Apart) -> ArgumentError:
+    needed = tensor.type.nbytes
+    text = f"{tensor.where}: needed {needed} bytes for {tensor.type}, got 0; send every element once, without padding"
+    return ArgumentError(text, where=tensor.where, needed=needed, given=0)
+
+
+def _bytes(part: Part) -> bytes:
+    assert not isinstance(part, Segment)
+    return bytes(part)

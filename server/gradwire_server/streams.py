@@ -1,6 +1,6 @@
 """Sessions: many requests over one stream, side by side, each answered by its id as it finishes. No gRPC.
 
-    reader --parse--> request --admit, evaluate--> outbox --> writer
+    reader --parse--> request --admit, await chunks, evaluate--> outbox --> writer
 
 The reader holds a request back while as many are under way as may be, so that flow control holds the caller back. A request
 is under way until its answer is written: so a caller that does not read is held back too, and the outbox is bounded.
@@ -13,12 +13,17 @@ import functools
 import math
 import struct
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from gradwire_core.errors import ArgumentError, GradwireError
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import Admission, draining
-from gradwire_server.calls import Call, Handler, Stream, is_request_id, make_request_id
+from gradwire_server.calls import Call, Stream, is_request_id, make_request_id
+from gradwire_server.chunks import Arriving, Held, cut
+from gradwire_server.config import ServerConfig
+from gradwire_server.requests import Apart
+from gradwire_server.segments import Segment
 from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, encode_varint, fields
 
 RPC = "EvaluateStream"
@@ -27,8 +32,10 @@ _ID, _EVALUATE, _CHUNK, _CANCEL, _TIMEOUT, _REQUEST_ID = range(1, 7)
 _WRITTEN_AS = {_ID: VARINT, _EVALUATE: LENGTH, _CHUNK: LENGTH, _CANCEL: LENGTH, _TIMEOUT: FIXED64, _REQUEST_ID: LENGTH}
 _ANSWER, _ERROR = 2, 4
 _ID_TAG = bytes((_ID << 3 | VARINT,))
+_DROPPED_COUNT = 1024
 _DOUBLE = struct.Struct("<d")
 _LONGEST_S = 1e7
+_NOTHING = memoryview(b"")
 
 
 class Part(NamedTuple):
@@ -37,7 +44,8 @@ class Part(NamedTuple):
     Attributes:
         id: of the request that it is about.
         kind: the number of the field that says what it does.
-        content: what stands in that field.
+        content: what stands in that field, unless it is a chunk.
+        chunk: the chunk.
         timeout_s: as in the message.
         request_id: as in the message.
         unknown: the number of a field that is not known, or 0.
@@ -46,9 +54,31 @@ class Part(NamedTuple):
     id: int
     kind: int
     content: bytes
+    chunk: memoryview
     timeout_s: float
     request_id: str
     unknown: int
+
+
+class Answer(NamedTuple):
+    """What a request is answered: a serialized EvaluateResponse, and the elements of its tensors that follow it in chunks."""
+
+    response: bytes
+    segments: Sequence[Segment] = ()
+
+
+Arrived: TypeAlias = Callable[[], Awaitable[Sequence[Segment]]]
+"""Returns the tensors of a request that come in chunks, once they are all there."""
+
+
+class Evaluator(Protocol):
+    """What answers the requests of sessions."""
+
+    async def find_apart(self, message: bytes) -> list[Apart]:
+        """Return the tensors of a serialized EvaluateRequest whose elements are not in it, checked against the limits."""
+
+    async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
+        """Answer a serialized EvaluateRequest."""
 
 
 class Session:
@@ -58,19 +88,27 @@ class Session:
         stream: its messages.
         call: what is known of it.
         admission: lets each request in and accounts for it.
-        evaluate: answers a request.
-        request_count: the most requests that are under way at a time.
+        evaluator: answers requests.
+        config: the bounds of a session.
+        held: counts the bytes of tensors in chunks of all sessions.
     """
 
-    def __init__(self, stream: Stream, call: Call, admission: Admission, evaluate: Handler, request_count: int) -> None:
+    def __init__(
+        self, stream: Stream, call: Call, admission: Admission, evaluator: Evaluator, config: ServerConfig, held: Held
+    ) -> None:
         self._stream = stream
         self._call = call
         self._admission = admission
-        self._evaluate = evaluate
-        self._room = asyncio.Semaphore(request_count)
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._evaluator = evaluator
+        self._stall_timeout_s = config.stall_timeout_s
+        self._held = Held("stream_tensor_bytes", config.max_stream_tensor_bytes, held)
+        self._room = asyncio.Semaphore(config.max_stream_request_count)
+        self._under_way = 0
+        self._running: dict[int, asyncio.Task[None]] = {}  # by id, until the last message is about to be written
+        self._arriving: dict[int, Arriving] = {}
+        self._dropped: dict[int, None] = {}  # ids whose chunks come for nothing, as the request has ended
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox: deque[tuple[bytes, asyncio.Future[None]]] = deque()
+        self._outbox: deque[tuple[Iterator[bytes], asyncio.Future[None]]] = deque()
         self._outbox_filled = asyncio.Event()
         self._has_read_all = False
         self._is_draining = False
@@ -115,7 +153,7 @@ class Session:
 
     def _end_if_over(self) -> None:
         """End the session once nothing is under way and nothing more will be."""
-        if self._running or self._ended.done():
+        if self._under_way or self._ended.done():
             return
         if self._has_read_all:
             self._ended.set_result(None)
@@ -126,47 +164,125 @@ class Session:
         while (message := await self._stream.read()) is not None:
             part = parse(message)
             if part.kind == _EVALUATE:
-                if part.id in self._running:
-                    text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
-                    raise ArgumentError(text, given=part.id)
-                await self._room.acquire()
-                self._running[part.id] = task = self._start(self._answer(part))
-                task.add_done_callback(functools.partial(self._forget, part.id))
-            elif part.kind == _CANCEL:
-                cancelled = self._running.get(part.id)
-                if cancelled is not None:
-                    cancelled.cancel()
-                    await asyncio.wait((cancelled,))
-            else:
-                text = (
-                    f"EvaluateStreamRequest: needed a chunk of a tensor that is announced, got one of id {part.id}; send no other"
-                )
-                raise ArgumentError(text, given=part.id)
+                await self._begin(part)
+            elif part.kind == _CHUNK:
+                self._take(part)
+            elif part.id in self._running:
+                task = self._running[part.id]
+                task.cancel()
+                await asyncio.wait((task,))
         self._has_read_all = True
         self._end_if_over()
 
-    def _forget(self, id: int, _task: asyncio.Task[None]) -> None:
+    async def _begin(self, part: Part) -> None:
+        """Begin a request, once there is room for it."""
+        if part.id in self._running:
+            text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
+            raise ArgumentError(text, given=part.id)
+        await self._room.acquire()
+        self._dropped.pop(part.id, None)
+        work = await self._prepare(part)
+        self._under_way += 1
+        self._running[part.id] = task = self._start(self._answer(part, work))
+        task.add_done_callback(functools.partial(self._forget, part.id))
+
+    async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
+        """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""
+        try:
+            apart = await self._evaluator.find_apart(part.content)
+            chunked = [tensor for tensor in apart if not tensor.name]
+            if chunked:
+                self._arriving[part.id] = Arriving(chunked, self._held, self._stall_timeout_s)
+        except GradwireError as error:
+            self._drop(part.id)
+            return functools.partial(_refuse, error)
+        return functools.partial(self._evaluate, part.id, apart)
+
+    def _take(self, part: Part) -> None:
+        """Take a chunk."""
+        arriving = self._arriving.get(part.id)
+        if arriving is not None and not arriving.is_complete:
+            arriving.add(part.chunk)
+        elif part.id not in self._dropped:
+            text = f"EvaluateStreamRequest: needed a chunk of a tensor that is announced, got one of id {part.id}; send no other"
+            raise ArgumentError(text, given=part.id)
+
+    def _drop(self, id: int) -> None:
+        """Have chunks come for nothing: their sender cannot have known yet."""
+        self._dropped[id] = None
+        if len(self._dropped) > _DROPPED_COUNT:
+            del self._dropped[next(iter(self._dropped))]
+
+    def _forget(self, id: int, task: asyncio.Task[None]) -> None:
         """Let a request go that is answered or cancelled."""
-        del self._running[id]
+        if self._running.get(id) is task:
+            del self._running[id]
+        self._under_way -= 1
         self._room.release()
         self._end_if_over()
 
-    async def _answer(self, part: Part) -> None:
+    async def _answer(self, part: Part, work: Callable[[bytes, Call], Awaitable[Answer]]) -> None:
         """Answer one request."""
         request_id = part.request_id or make_request_id()
         try:
             call = _check(part, self._call, request_id)
-            response = await self._admission.answer(RPC, self._evaluate, part.content, call)
+            answer = await self._admission.answer(RPC, work, part.content, call)
         except GradwireError as error:
             status = encode_status(error, request_id)  # the same on the wire as the Status of gradwire.v1
-            await self._write(encode_part(part.id, _ERROR, status.SerializeToString()))
+            await self._write(self._messages(part.id, _ERROR, status.SerializeToString()))
         else:
-            await self._write(encode_part(part.id, _ANSWER, response))
+            await self._send(part.id, answer)
+        finally:
+            self._let_go(part.id)
 
-    async def _write(self, message: bytes) -> None:
-        """Return once a message is on its way."""
+    async def _evaluate(self, id: int, apart: Sequence[Apart], message: bytes, call: Call) -> Answer:
+        end_s = asyncio.get_running_loop().time() + call.timeout_s
+        arriving = self._arriving.get(id)
+
+        async def arrived() -> Sequence[Segment]:
+            segments = () if arriving is None else await arriving.wait(end_s - asyncio.get_running_loop().time())
+            await self._held.wait(end_s - asyncio.get_running_loop().time())
+            return segments
+
+        try:
+            return await self._evaluator.evaluate_in_chunks(message, call, apart, arrived)
+        finally:
+            self._let_go(id)
+
+    def _let_go(self, id: int) -> None:
+        """Let go of the tensors that came for a request, and of those that will."""
+        arriving = self._arriving.pop(id, None)
+        if arriving is not None:
+            if not arriving.is_complete:
+                self._drop(id)
+            arriving.close()
+
+    async def _send(self, id: int, answer: Answer) -> None:
+        size = sum(map(len, answer.segments))
+        self._held.add(size)
+        try:
+            await self._write(self._messages(id, _ANSWER, answer.response, answer.segments))
+        finally:
+            self._held.add(-size)
+
+    def _messages(self, id: int, kind: int, content: bytes, segments: Sequence[Segment] = ()) -> Iterator[bytes]:
+        """Yield the messages that answer a request, letting go of each tensor once it is sent, and of the id before the last."""
+        left = sum(map(len, segments))
+        if not left:
+            self._running.pop(id, None)
+        yield encode_part(id, kind, content)
+        for segment in segments:
+            with segment:
+                for chunk in cut(segment):
+                    left -= len(chunk)
+                    if not left:
+                        self._running.pop(id, None)
+                    yield encode_part(id, _CHUNK, chunk)
+
+    async def _write(self, messages: Iterator[bytes]) -> None:
+        """Return once messages are on their way; those of other requests may come in between."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append((message, written))
+        self._outbox.append((messages, written))
         self._outbox_filled.set()
         await written
 
@@ -174,12 +290,18 @@ class Session:
         while True:
             await self._outbox_filled.wait()
             while self._outbox:
-                message, written = self._outbox.popleft()
-                if not written.cancelled():
+                messages, written = self._outbox.popleft()
+                message = None if written.cancelled() else next(messages, None)
+                if message is not None:
                     await self._stream.write(message)
-                if not written.done():
+                    self._outbox.append((messages, written))
+                elif not written.done():
                     written.set_result(None)
             self._outbox_filled.clear()
+
+
+async def _refuse(error: GradwireError, _message: bytes, _call: Call) -> Answer:
+    raise error
 
 
 def parse(message: bytes) -> Part:
@@ -204,7 +326,7 @@ def parse(message: bytes) -> Part:
 
 def _parse(message: bytes) -> Part:
     id = kind = unknown = 0
-    content, timeout_s, request_id = b"", 0.0, ""
+    content, chunk, timeout_s, request_id = b"", _NOTHING, 0.0, ""
     for number, written_as, value, place in fields(message):
         if _WRITTEN_AS.get(number) != written_as:
             unknown = number
@@ -217,11 +339,15 @@ def _parse(message: bytes) -> Part:
         elif kind:
             raise WireError
         else:
-            kind, content = number, message[value:place]
-    return Part(id, kind, content, timeout_s, request_id, unknown)
+            kind = number
+            if number == _CHUNK:
+                chunk = memoryview(message)[value:place]
+            else:
+                content = message[value:place]
+    return Part(id, kind, content, chunk, timeout_s, request_id, unknown)
 
 
-def encode_part(id: int, kind: int, content: bytes) -> bytes:
+def encode_part(id: int, kind: int, content: bytes | memoryview) -> bytes:
     """Return a message to the caller: about a request, of a kind, with what stands there."""
     return b"".join((_ID_TAG, encode_varint(id), bytes((kind << 3 | LENGTH,)), encode_varint(len(content)), content))
 

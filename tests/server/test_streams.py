@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
+from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from gradwire_core import errors
+from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
+from gradwire_proto.tensor import encode_name, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_proto.v1 import tensor_pb2
 from gradwire_server.admission import Admission, Gate
 from gradwire_server.calls import Call
+from gradwire_server.chunks import CHUNK_BYTES, Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
+from gradwire_server.requests import Apart, find_apart, outline
+from gradwire_server.segments import Segment
 from gradwire_server.service import SERVICE
-from gradwire_server.streams import Session, encode_part, parse
+from gradwire_server.streams import Answer, Arrived, Session, encode_part, parse
 from tests.server.processes import cpu_ticks, is_alive, serving
 from tests.server.requests import PATIENCE_S, X, evaluation, product, quick, slow, until, value, wait_until
 
 FEW = 3
+WRONG = pb.EvaluateRequest(program_name="wrong").SerializeToString()
 
 
 class Pipe:
@@ -64,10 +75,23 @@ class Desk:
 
     def __init__(self) -> None:
         self.calls: dict[str, Call] = {}
-        self.answers: dict[str, asyncio.Future[bytes]] = {}
+        self.answers: dict[str, asyncio.Future[Answer]] = {}
+        self.arrived: list[bytes] = []
+        self.refused = 0
         self.cancelled: list[str] = []
 
-    async def __call__(self, message: bytes, call: Call) -> bytes:
+    async def find_apart(self, message: bytes) -> list[Apart]:
+        if message == WRONG:
+            raise errors.DtypeError("no such type")
+        found = find_apart(message, outline(pb.EvaluateRequest, message, 100))
+        return [tensor for tensor in found if tensor is not None]
+
+    async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
+        try:
+            self.arrived = [bytes(segment.buffer) for segment in await arrived()]
+        except errors.DeadlineError:
+            self.refused += 1
+            raise
         name = pb.EvaluateRequest.FromString(message).program_name
         self.calls[name] = call
         self.answers[name] = asyncio.get_running_loop().create_future()
@@ -77,17 +101,26 @@ class Desk:
             self.cancelled.append(name)
             raise
 
-    def answer(self, name: str) -> None:
-        self.answers[name].set_result(pb.EvaluateResponse(program_name=name).SerializeToString())
+    def answer(self, name: str, *tensors: bytes) -> None:
+        response = pb.EvaluateResponse(program_name=name).SerializeToString()
+        self.answers[name].set_result(Answer(response, [filled(data) for data in tensors]))
 
 
-def session(scenario, config: ServerConfig | None = None, timeout_s: float = 100.0) -> None:
+def filled(data: bytes) -> Segment:
+    segment = Segment.create(len(data))
+    segment.buffer[:] = data
+    return segment
+
+
+def session(scenario, timeout_s: float = 100.0, **settings) -> None:
     """Run a scenario with the other end of a session, the desk behind it, the gate before it, and its task."""
 
     async def run() -> None:
         pipe, desk, gate = Pipe(), Desk(), Gate()
-        admission = Admission(gate, Quotas(config or ServerConfig()), NoMetrics())
-        running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, FEW).run())
+        config = ServerConfig(max_stream_request_count=FEW, **settings)
+        admission = Admission(gate, Quotas(config), NoMetrics())
+        held = Held("chunked_bytes", config.chunked_bytes)
+        running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, config, held).run())
         async with asyncio.timeout(PATIENCE_S):
             await scenario(pipe, desk, gate, running)
             running.cancel()
@@ -271,7 +304,7 @@ def test_the_share_of_an_identity_is_counted_by_request():
         assert isinstance(decode_status(Status.FromString(found.error.SerializeToString())), errors.OverloadedError)
         assert not running.done()
 
-    session(scenario, ServerConfig(max_identity_call_count=1))
+    session(scenario, max_identity_call_count=1)
 
 
 def test_a_stream_that_drains_answers_what_it_read_refuses_the_rest_and_ends():
@@ -316,6 +349,172 @@ def test_the_work_of_a_stream_ends_with_it():
     session(scenario)
 
 
+def announce(pipe: Pipe, id: int, name: str, *lengths: int, **fields) -> None:
+    """Begin a request with tensors in chunks, between others that have their elements, or none."""
+    apart = [tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_FLOAT64, shape=[length]) for length in lengths]
+    others = [encode_tensor(X), tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_FLOAT64, shape=[0, 3])]
+    pipe.send(id=id, evaluate=pb.EvaluateRequest(program_name=name, inputs=[*others, *apart]), **fields)
+
+
+async def failure(pipe: Pipe, id: int) -> errors.GradwireError:
+    found = await pipe.receive()
+    assert found.id == id
+    return decode_status(Status.FromString(found.error.SerializeToString()))
+
+
+def test_tensors_come_in_chunks_one_after_the_other_between_those_of_other_requests():
+    async def scenario(pipe, desk, _gate, running):
+        first, second = np.arange(5.0).tobytes(), np.arange(2.0).tobytes()
+        announce(pipe, 1, "a", 5, 2)
+        announce(pipe, 2, "b", 1)
+        for chunk in (first[:7], b"", first[7:], second):
+            pipe.send(id=1, chunk=chunk)
+            pipe.send(id=2, chunk=chunk[:1])
+        await until(lambda: "a" in desk.calls)
+        assert desk.arrived == [first, second]
+        assert "b" not in desk.calls
+        pipe.send(id=1, chunk=b"x")
+        with pytest.raises(errors.ArgumentError, match="chunk"):
+            await running
+
+    session(scenario)
+
+
+def test_results_go_in_chunks_and_others_get_in_between():
+    async def scenario(pipe, desk, _gate, _running):
+        large, small = random.Random(0).randbytes(2 * CHUNK_BYTES + 3), b"abc"
+        pipe.is_free.clear()
+        pipe.begin(1, "a")
+        pipe.begin(2, "b")
+        await until(lambda: len(desk.calls) == 2)
+        desk.answer("a", large, small)
+        await asyncio.sleep(0)
+        desk.answer("b")
+        await asyncio.sleep(0)
+        pipe.is_free.set()
+        found = [await pipe.receive() for _ in range(6)]
+        assert found.pop(1).id == 2
+        assert found[0].evaluate.program_name == "a"
+        assert [answer.id for answer in found] == [1] * 5
+        assert [len(answer.chunk) for answer in found[1:]] == [CHUNK_BYTES, CHUNK_BYTES, 3, 3]
+        assert b"".join(answer.chunk for answer in found[1:]) == large + small
+
+    session(scenario)
+
+
+def test_too_many_bytes_end_the_request_alone_and_what_follows_comes_for_nothing():
+    async def scenario(pipe, desk, _gate, running):
+        announce(pipe, 1, "a", 1, 1)
+        for _ in range(3):
+            pipe.send(id=1, chunk=bytes(9))
+        error = await failure(pipe, 1)
+        assert "input 2: needed 8 bytes for float64[1], got 9" in error.message
+        pipe.send(id=1, chunk=bytes(8))
+        announce(pipe, 1, "b", 1)
+        pipe.send(id=1, chunk=bytes(8))
+        await until(lambda: "b" in desk.calls)
+        assert not running.done()
+
+    session(scenario)
+
+
+def test_the_chunks_of_a_refused_request_come_for_nothing():
+    async def scenario(pipe, desk, _gate, running):
+        pipe.begin(1, "wrong")
+        pipe.send(id=1, chunk=b"abc")
+        assert isinstance(await failure(pipe, 1), errors.DtypeError)
+        pipe.send(id=1, chunk=b"abc")
+        pipe.begin(2, "a")
+        await until(lambda: "a" in desk.calls)
+        assert not running.done()
+
+    session(scenario)
+
+
+def test_a_request_whose_chunks_do_not_come_is_given_up():
+    async def scenario(pipe, desk, _gate, running):
+        announce(pipe, 1, "a", 1)
+        assert isinstance(await failure(pipe, 1), errors.DeadlineError)
+        pipe.send(id=1, chunk=bytes(8))
+        announce(pipe, 2, "b", 10**6)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            pipe.send(id=2, chunk=b"x")
+        assert (await pipe.receive()).id == 2
+        assert not desk.calls
+        assert not running.done()
+
+    session(scenario, stall_timeout_s=0.01)
+
+
+def test_a_deadline_ends_a_request_whose_chunks_come_slowly():
+    async def scenario(pipe, _desk, _gate, _running):
+        announce(pipe, 1, "a", 1, timeout_s=0.02)
+        assert isinstance(await failure(pipe, 1), errors.DeadlineError)
+
+    session(scenario)
+
+
+def test_bytes_of_chunks_are_bounded_before_memory_is_taken_and_given_back():
+    async def scenario(pipe, desk, _gate, _running):
+        announce(pipe, 1, "a", 10**15)
+        error = await failure(pipe, 1)
+        assert isinstance(error, errors.LimitError)
+        assert error.metadata["limit"] == "stream_tensor_bytes"
+        announce(pipe, 2, "b", 5 * 2**20)
+        announce(pipe, 3, "c", 5 * 2**20)
+        error = await failure(pipe, 3)
+        assert isinstance(error, errors.OverloadedError)
+        assert error.metadata["limit"] == "stream_tensor_bytes"
+        pipe.send(id=2, cancel=pb.Cancel())
+        announce(pipe, 4, "d", 5 * 2**20)
+        for _ in range(40):
+            pipe.send(id=4, chunk=bytes(CHUNK_BYTES))
+        await until(lambda: "d" in desk.calls)
+
+    session(scenario, max_stream_tensor_bytes=64 * 2**20)
+
+
+def test_nothing_is_evaluated_while_a_caller_leaves_too_much_unread():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.is_free.clear()
+        pipe.begin(1, "a")
+        await until(lambda: "a" in desk.calls)
+        desk.answer("a", bytes(11))
+        pipe.begin(2, "b")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert "b" not in desk.calls
+        pipe.is_free.set()
+        await until(lambda: "b" in desk.calls)
+        pipe.is_free.clear()
+        desk.answer("b", bytes(11))
+        pipe.begin(3, "c", timeout_s=0.01)
+        await until(lambda: desk.refused)
+        pipe.is_free.set()
+
+    session(scenario, max_stream_tensor_bytes=10)
+
+
+def test_no_descriptor_outlives_a_session():
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    async def scenario(pipe, desk, _gate, running):
+        announce(pipe, 1, "a", 1, 1)
+        pipe.send(id=1, chunk=bytes(8))
+        pipe.begin(2, "b")
+        await until(lambda: "b" in desk.calls)
+        pipe.is_free.clear()
+        desk.answer("b", b"abc", b"def")
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait((running,))
+
+    session(scenario)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_messages_are_read_as_protobuf_reads_them_or_refused():
     rng = random.Random(7)
     seeds = [
@@ -349,7 +548,7 @@ def test_messages_are_read_as_protobuf_reads_them_or_refused():
             assert np.array_equal(found.timeout_s, read.timeout_s, equal_nan=True)
             assert pb.EvaluateStreamRequest.DESCRIPTOR.fields_by_name[kind].number == found.kind
             if kind == "chunk":
-                assert found.content == content
+                assert bytes(found.chunk) == content
             else:
                 assert type(getattr(read, kind)).FromString(found.content) == getattr(read, kind)
     assert compared > 5000
@@ -403,3 +602,54 @@ def test_over_grpc_garbage_ends_the_stream_with_its_reason(channel):
         list(call(iter([b"\xff\xff"])))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "well-formed" in caught.value.details()
+
+
+def test_over_grpc_large_tensors_go_in_chunks_both_ways(stub):
+    x = np.linspace(0, 1, 400_000)
+    wide = product(TensorType(Dtype.FLOAT64, x.shape))
+    request = evaluation(wide, x)
+    data, request.inputs[0].data = request.inputs[0].data, b""
+    chunks = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
+    sent = [pb.EvaluateStreamRequest(id=1, evaluate=request), *(pb.EvaluateStreamRequest(id=1, chunk=chunk) for chunk in chunks)]
+    head, *rest = stub.EvaluateStream(iter(sent))
+    assert not head.evaluate.results[0].results[0].dense.data
+    assert [answer.WhichOneof("kind") for answer in rest] == ["chunk"] * len(chunks)
+    found = np.frombuffer(b"".join(answer.chunk for answer in rest))
+    np.testing.assert_allclose(found, np.sin(x) * x, rtol=1e-14)
+
+
+def named(x: np.ndarray) -> pb.EvaluateRequest:
+    request = quick()
+    request.inputs[0].CopyFrom(encode_name(x))
+    return request
+
+
+def test_over_grpc_a_tensor_is_named_in_a_call_and_in_a_session(stub):
+    x = 3 * X
+    for found in (refused(stub, named(x)), refused_in_session(stub, named(x))):
+        assert isinstance(found, errors.TensorMissingError)
+        assert found.metadata["names"] == encode_name(x).name
+    stub.CreateTensor(iter([pb.CreateTensorRequest(tensor=encode_tensor(x))]))
+    (answer,) = stub.EvaluateStream(requests(named(x)))
+    for response in (stub.Evaluate(named(x)), answer.evaluate):
+        np.testing.assert_allclose(value(response), np.sin(x) * x, rtol=1e-15)
+    both = named(x)
+    both.inputs[0].data = x.tobytes()
+    assert "needed a name or elements" in refused(stub, both).message
+    other = named(x)
+    other.inputs[0].shape[0] = 4
+    assert isinstance(refused(stub, other), errors.ShapeError)
+    nothing = quick()
+    nothing.inputs[0].data = b""
+    assert "needed 24 bytes" in refused(stub, nothing).message
+
+
+def refused(stub, request) -> errors.GradwireError:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Evaluate(request)
+    return decode_status(rpc_status.from_call(caught.value))
+
+
+def refused_in_session(stub, request) -> errors.GradwireError:
+    (answer,) = stub.EvaluateStream(requests(request))
+    return decode_status(Status.FromString(answer.error.SerializeToString()))
