@@ -8,11 +8,14 @@ from scipy import sparse
 import gradwire as gw
 from gradwire_core.engine import Output, compile
 from gradwire_core.errors import ArgumentError, LimitError
+from gradwire_core.ops import find_primitive
+from gradwire_core.program import Equation, Literal, Program, Var
 from gradwire_core.structure.sparsity import MOST_ENTRIES, find_sparsity, residuals_of
 from gradwire_core.structure.strategy import forcing
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian, sparse_hessian, sparse_jacobian
 from gradwire_core.transforms.linearize import linearize
+from gradwire_core.types import Dtype, TensorType
 from tests.core.strategies import examples, programs, scalar_programs
 
 WAYS = ("structured forward", "structured reverse", "coloured forward", "coloured reverse")
@@ -209,3 +212,19 @@ def test_a_jacobian_without_elements():
     derived, (spec,) = sparse_jacobian(gw.trace(lambda x: np.concatenate([x, x]), np.zeros(0)))
     (entries,) = interpret(derived, [np.zeros(0)])
     assert spec.fill([entries]).shape == (0, 0)
+
+
+def test_a_program_without_outputs_has_a_jacobian_without_entries():
+    program = gw.trace(np.sin, np.ones(3))
+    nothing = Program(program.inputs, program.equations, ())
+    assert compile(nothing, [Output((Transform("jacobian"),), "sparse")]).run([np.ones(3)]) == [[]]
+
+
+def test_a_constant_index_out_of_range_is_refused_when_it_runs():
+    x = Var(TensorType(Dtype.FLOAT64, (3,)))
+    take = Equation(
+        find_primitive("take"), (x, Literal(np.array([0, 3]))), {"axis": 0, "batch": 0}, (Var(TensorType(Dtype.FLOAT64, (2,))),)
+    )
+    executable = compile(Program((x,), (take,), take.results), [Output(), Output((Transform("jacobian"),), "sparse")])
+    with pytest.raises(ArgumentError, match="take: needed indices within their axis"):
+        executable.run([np.ones(3)])

@@ -321,3 +321,37 @@ def test_inverses_are_inverse():
 def test_a_function_that_scipy_does_not_dispatch_is_refused_by_name(function):
     with pytest.raises(TracingError, match=r"scipy.special.(\w+) converts: call gradwire.special.\1"):
         trace(function, [np.ones(1)])
+
+
+# -- what would take for ever ----------------------------------------------------------------------------------------------------
+
+
+ENDLESS = """
+import numpy as np
+from gradwire_core.ops import bessel, special
+
+np.seterr(all="ignore")
+x = np.array([0.5, 2e5, 1e12, -1e12, 1e300, np.nan])
+for order in (2, 10**6, 10**9, 2**62):
+    n = np.full(x.shape, order)
+    bessel.spherical_jn(n, x), bessel.ive_derivative(n, 0 * n, x), bessel.kve_derivative(n, 0 * n, x), special.ierfcx(n, x)
+for v in (0.3, 2e9, np.nan):
+    order = np.full(x.shape, v)
+    bessel.yv(order, x), bessel.ive_derivative(order, order, x), special.ierfcx(order, x)
+    for b in (0.5, 1e6):
+        bessel.hyp1f1(order, order, x), bessel.hyp1f1(order, np.full(x.shape, b), x)
+"""
+
+
+def test_no_order_and_no_argument_makes_a_function_endless():
+    subprocess.run([sys.executable, "-c", ENDLESS], check=True, timeout=60)
+
+
+def test_beyond_the_orders_it_takes_a_function_is_nan():
+    n, x = np.array([0, 2, 201, 2**62]), np.full(4, 1.5)
+    for found in (bessel.ive_derivative(n, 0 * n, x), bessel.kve_derivative(n, 0 * n, x), special.ierfcx(n, x)):
+        np.testing.assert_array_equal(np.isnan(found), [False, False, True, True])
+    np.testing.assert_array_equal(np.isnan(bessel.spherical_jn(np.array([3, 10**9]), x[:2])), [False, True])
+    assert bessel.hyp1f1(np.array(0.3), np.array(0.3), np.array(-1e12)) == 0
+    assert bessel.hyp1f1(np.array(0.3), np.array(1.5), np.array(1e12)) == inf
+    np.testing.assert_allclose(bessel.hyp1f1(np.array(-2.0), np.array(3.0), np.array(1e12)), 1e24 / 12, rtol=1e-9)

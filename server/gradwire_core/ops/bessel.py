@@ -20,6 +20,12 @@ from gradwire_core.types import Array
 
 ABOVE_0 = (0.3, 3.0)
 TERMS = 30
+MOST_COUNT = 200  # of a derivative; its time grows with the square
+MOST_ORDER = 10**6  # beyond it, a recurrence would take seconds
+
+# Arguments of the hypergeometric function: beyond the first it is infinite unless a polynomial; with parameters beyond the
+# second, and for such arguments beyond the third, its series would take seconds.
+HUGE, MOST_PARAMETER, SMALL_PARAMETER = 1e5, 1e5, 1e3
 
 # -- ordinary and modified ---------------------------------------------------------------------------------------------------
 
@@ -40,11 +46,22 @@ j1: SpecialFunction = special(
     doc="Bessel function of the first kind, of order 1.",
     domain=ABOVE_0,
 )
+
+
+def _yv(v: Array, x: Array) -> Array:
+    import scipy.special
+
+    order = np.asarray(v, x.dtype)
+    known = ~((np.abs(order) > MOST_ORDER) & (np.abs(x) > MOST_ORDER))
+    return np.asarray(np.where(known, scipy.special.yv(np.where(known, order, 0), x), np.nan), x.dtype)
+
+
 yv: SpecialFunction = special(
     "yv",
     refused("yv", "the order"),
     Tangent(lambda t, y, v, x: t * (0.5 * (yv(v - 1, x) - yv(v + 1, x)))),
-    doc="Bessel function of the second kind; no derivative in the order.",
+    doc="Bessel function of the second kind; no derivative in the order; nan where order and x are beyond a million.",
+    kernel=_yv,
     orders=1,
     domain=ABOVE_0,
 )
@@ -97,12 +114,18 @@ FOREIGN["scipy.special.kn"] = kv
 # -- scaled ------------------------------------------------------------------------------------------------------------------
 
 
+def _counted(n: Array) -> Array:
+    """Return how often to differentiate; NaN for what is not a number of times up to MOST_COUNT."""
+    count = np.asarray(n, np.float64)
+    return np.where((count >= 0) & (count <= MOST_COUNT), count, np.nan)
+
+
 def _asymptotic(n: Array, v: Array, x: Array, sign: float) -> Array:
     """Return the n-th derivative of x^-1/2 sum_k sign^k a_k(v) x^-k, over x^-1/2."""
     total, term, last = np.zeros(x.shape), np.ones(x.shape), np.full(x.shape, np.inf)
     for k in range(TERMS):
         falling = np.ones(x.shape)
-        for i in range(int(np.max(n, initial=0))):
+        for i in range(int(np.fmax.reduce(n, axis=None, initial=0))):
             falling = np.where(i < n, falling * -(k + 0.5 + i) / x, falling)
         part = term * falling
         smaller = np.abs(part) <= last
@@ -116,10 +139,10 @@ def _ive_derivative(n: Array, v: Array, x: Array) -> Array:
     """Compute from its definition where |x| is small, else from the asymptotic series."""
     import scipy.special
 
-    count, order, wide = (np.asarray(item, np.float64) for item in (n, v, x))
+    count, order, wide = _counted(n), np.asarray(v, np.float64), np.asarray(x, np.float64)
     size = np.abs(wide)
     plain = np.zeros(wide.shape)
-    for k in range(int(np.max(count, initial=0)) + 1):
+    for k in range(int(np.fmax.reduce(count, axis=None, initial=0)) + 1):
         derivative = np.zeros(wide.shape)
         for j in range(k + 1):
             derivative = derivative + math.comb(k, j) * scipy.special.ive(order - k + 2 * j, size) / 2**k
@@ -129,7 +152,7 @@ def _ive_derivative(n: Array, v: Array, x: Array) -> Array:
     series = _asymptotic(count, order, large, -1.0) / np.sqrt(2 * np.pi * large)
     parity = np.where(order % 2 == 0, 1.0, np.where(order % 2 == 1, -1.0, np.nan)) * (1 - 2 * (count % 2))
     at_zero = np.where((wide == 0) & (parity < 0), 0, 1.0)
-    result = np.where(far, series, plain) * np.where(wide < 0, parity, at_zero)
+    result = np.where(np.isnan(count), np.nan, np.where(far, series, plain)) * np.where(wide < 0, parity, at_zero)
     return np.asarray(result.astype(x.dtype))
 
 
@@ -137,9 +160,9 @@ def _kve_derivative(n: Array, v: Array, x: Array) -> Array:
     """Compute from its definition where x is small, else from the asymptotic series."""
     import scipy.special
 
-    count, order, wide = (np.asarray(item, np.float64) for item in (n, v, x))
+    count, order, wide = _counted(n), np.asarray(v, np.float64), np.asarray(x, np.float64)
     plain = np.zeros(wide.shape)
-    for k in range(int(np.max(count, initial=0)) + 1):
+    for k in range(int(np.fmax.reduce(count, axis=None, initial=0)) + 1):
         derivative = np.zeros(wide.shape)
         for j in range(k + 1):
             derivative = derivative + math.comb(k, j) * scipy.special.kve(order - k + 2 * j, wide) / (-2.0) ** k
@@ -147,7 +170,7 @@ def _kve_derivative(n: Array, v: Array, x: Array) -> Array:
     far = wide > 25 + order * order / 2
     large = np.where(far, wide, 1)
     series = _asymptotic(count, order, large, 1.0) * np.sqrt(np.pi / (2 * large))
-    return np.asarray(np.where(far, series, plain).astype(x.dtype))
+    return np.asarray(np.where(np.isnan(count), np.nan, np.where(far, series, plain)).astype(x.dtype))
 
 
 def _scaled_derivative(name: str, kernel: Callable[..., Array], text: str) -> Any:
@@ -156,7 +179,7 @@ def _scaled_derivative(name: str, kernel: Callable[..., Array], text: str) -> An
         refused(f"{name}_derivative", "the count"),
         refused(f"{name}_derivative", "the order"),
         Tangent(lambda t, y, n, v, x: t * op(n + 1, v, x)),
-        doc=f"The n-th derivative of {text}; no derivative in the order.",
+        doc=f"The n-th derivative of {text}; no derivative in the order; nan for n beyond {MOST_COUNT}.",
         kernel=kernel,
         orders=2,
         order_domain=(0.0, 3.0),
@@ -198,7 +221,8 @@ def _spherical_jn(n: Array, x: Array) -> Array:
     """Compute by the power series where x is small beside the order, else as SciPy does."""
     import scipy.special
 
-    order, wide = np.asarray(n, np.int64), np.asarray(x, np.float64)
+    given, wide = np.asarray(n, np.int64), np.asarray(x, np.float64)
+    order = np.minimum(given, MOST_ORDER)
     near = np.abs(wide) < 1 + 0.5 * order
     small = np.where(near, wide, 0)
     term = small**order / scipy.special.factorial2(2 * order + 1)
@@ -206,7 +230,8 @@ def _spherical_jn(n: Array, x: Array) -> Array:
     for k in range(1, 22):
         total = total + term
         term = term * -(small * small) / (2 * k * (2 * order + 2 * k + 1))
-    return np.asarray(np.where(near, total, scipy.special.spherical_jn(order, wide)).astype(x.dtype))
+    result = np.where(near, total, scipy.special.spherical_jn(order, wide))
+    return np.asarray(np.where(given > MOST_ORDER, np.nan, result).astype(x.dtype))
 
 
 def _spherical_tangent(t: Any, y: Any, n: Any, x: Any) -> Any:
@@ -218,7 +243,7 @@ spherical_jn: SpecialFunction = special(
     "spherical_jn",
     refused("spherical_jn", "the order"),
     Tangent(_spherical_tangent),
-    doc="Spherical Bessel function of the first kind, of integer order; no derivative in the order.",
+    doc="Spherical Bessel function of the first kind, of integer order; no derivative in the order; nan for one beyond a million.",
     kernel=_spherical_jn,
     orders=1,
     domain=ABOVE_0,
@@ -263,12 +288,29 @@ hyp2f1: SpecialFunction = special(
     domain=(-0.8, 0.6),
     flops=500,
 )
+
+
+def _hyp1f1(a: Array, b: Array, z: Array) -> Array:
+    import scipy.special
+
+    a, b = (np.asarray(item, z.dtype) for item in (a, b))
+    most = np.where(np.abs(z) > HUGE, SMALL_PARAMETER, MOST_PARAMETER)
+    known = (np.abs(a) <= most) & (np.abs(b) <= most)
+    is_polynomial = (a <= 0) & (a == np.floor(a))
+    bounded = np.where((z > HUGE) & ~is_polynomial, HUGE, z)
+    is_exponential = (a == b) & ~is_polynomial
+    asked = known & ~is_exponential
+    found = scipy.special.hyp1f1(np.where(asked, a, 1), np.where(asked, b, 1), np.where(asked, bounded, 0))
+    return np.asarray(np.where(is_exponential, np.exp(z), np.where(known, found, np.nan)), z.dtype)
+
+
 hyp1f1: SpecialFunction = special(
     "hyp1f1",
     refused("hyp1f1", "a"),
     refused("hyp1f1", "b"),
     Tangent(lambda t, y, a, b, z: t * (_ratio(z, [a], b) * hyp1f1(a + 1, b + 1, z))),
-    doc="Confluent hypergeometric function of parameters a, b; no derivative in them.",
+    doc="Confluent hypergeometric function of parameters a, b; no derivative in them; nan where they are beyond 100,000.",
+    kernel=_hyp1f1,
     orders=2,
     order_domain=(1.0, 4.0),
     domain=(-2.0, 2.0),

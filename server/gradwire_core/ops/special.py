@@ -32,6 +32,8 @@ from gradwire_core.ops.elementwise import (
 from gradwire_core.ops.transcendental import LN10, cbrt, exp2
 from gradwire_core.types import Array
 
+MOST_COUNT = 200  # of integrals of erfc
+
 ROOT_2 = math.sqrt(2)
 ROOT_PI = math.sqrt(math.pi)
 ROOT_2_PI = math.sqrt(2 * math.pi)
@@ -44,7 +46,8 @@ def _ierfcx(n: Array, x: Array) -> Array:
     import scipy.special
 
     wide = np.asarray(x, np.float64)
-    count = int(np.max(n, initial=0))
+    n = np.where((n >= 0) & (n <= MOST_COUNT), n, np.nan)
+    count = int(np.fmax.reduce(n, axis=None, initial=0))
     up = [np.full_like(wide, 2 / np.sqrt(np.pi)), scipy.special.erfcx(wide)]
     ratio = 1 / (np.abs(wide) + np.sqrt(np.square(wide) + 2 * (count + 80)))
     ratios = []
@@ -69,7 +72,7 @@ ierfcx: SpecialFunction = special(
     "ierfcx",
     refused("ierfcx", "n"),
     Tangent(lambda t, y, n, x: t * ((-2 * (n + 1)).astype(x.dtype) * ierfcx(n + 1, x))),
-    doc="e^(x^2) times the n-fold integral of erfc from x to inf.",
+    doc=f"e^(x^2) times the n-fold integral of erfc from x to inf; nan for n beyond {MOST_COUNT}.",
     kernel=_ierfcx,
     orders=1,
     flops=1000,

@@ -126,7 +126,7 @@ def find_sparsity(
     total = sum(var.type.size for var in inputs)
     start = dict(zip(inputs, _identities([var.type.size for var in inputs]), strict=True))
     known = _walk(equations, start, total, residuals, densest)
-    blocks = []
+    blocks = [csr_array((0, total), dtype=bool)]  # for a program without outputs
     for output, size in zip(outputs, sizes, strict=True):
         found = csr_array((size, total), dtype=bool) if output is None else known[output]
         if found is None:
@@ -276,7 +276,11 @@ def _moved(equation: Equation, position: int, matrix: Any, residuals: Residuals)
             arrays.append(operand.value)
         else:
             arrays.append(np.broadcast_to(np.zeros((), np.int64), types[place].shape))
-    return _gathered(matrix, equation.primitive.kernel(*arrays, **equation.params))
+    try:
+        moved = equation.primitive.kernel(*arrays, **equation.params)
+    except IndexError:  # refused when the program runs
+        return None
+    return _gathered(matrix, moved)
 
 
 def _params(equation: Equation) -> Any:
