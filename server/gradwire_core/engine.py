@@ -10,6 +10,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import math
 import sys
 import threading
 from collections import OrderedDict
@@ -297,9 +298,8 @@ class Executable:
 
 
 def _is_finite(array: Array) -> bool:
-    """Return whether all elements are finite: their sum tells, unless it overflows."""
-    with np.errstate(all="ignore"):
-        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+    """Return whether all elements are finite: the sum of their squares tells, unless it overflows."""
+    return math.isfinite(np.vdot(array, array).real) or bool(np.isfinite(array).all())
 
 
 _UNCHANGED = contextlib.nullcontext()
