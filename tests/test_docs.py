@@ -28,7 +28,12 @@ ADDRESS = "127.0.0.1:50051"  # in the pages; here a free port takes its place
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 PATIENCE_S = 120
-SOURCES = [ROOT / "client" / "gradwire", ROOT / "proto" / "gradwire_proto", *(ROOT / "server").glob("gradwire_*")]
+SOURCES = [
+    ROOT / "client" / "gradwire",
+    ROOT / "client" / "gradwire_load",
+    ROOT / "proto" / "gradwire_proto",
+    *(ROOT / "server").glob("gradwire_*"),
+]
 WITH_EXAMPLES = sorted(
     path
     for folder in SOURCES

@@ -13,6 +13,7 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "gradwire": ROOT / "client",
+    "gradwire_load": ROOT / "client",
     "gradwire_server": ROOT / "server",
     "gradwire_core": ROOT / "server",
     "gradwire_proto": ROOT / "proto",
@@ -50,6 +51,7 @@ def imported_by(statement):
         ("import gradwire_core.engine", {"grpc", "google"}),
         ("import gradwire_proto.program, gradwire_proto.tensor", {"grpc"}),
         ("import gradwire_proto.evaluation, gradwire_proto.status", {"grpc"}),
+        ("import gradwire_load.__main__", {"grpc", "hdrh", "prometheus_client", "numpy"}),
         ("import gradwire_server.worker", {"grpc", "uvloop", "prometheus_client"}),
     ],
 )
@@ -71,11 +73,14 @@ def test_version_and_commands():
     assert command.value == "gradwire.__main__:main"
     (serve,) = entry_points(group="gradwire.commands", name="serve")
     assert serve.value == "gradwire_server.__main__:main"
+    (load,) = entry_points(group="gradwire.commands", name="load")
+    assert load.value == "gradwire_load.__main__:main"
     assert callable(command.load())
     assert callable(serve.load())
+    assert callable(load.load())
 
 
-def test_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
+def test_wheel_holds_the_packages_and_nothing_else(tmp_path):
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -84,7 +89,7 @@ def test_wheel_holds_the_four_packages_and_nothing_else(tmp_path):
         path.relative_to(folder).as_posix()
         for package, folder in PACKAGES.items()
         for path in (folder / package).rglob("*")
-        if path.suffix in {".py", ".pyi"} or path.name == "py.typed"
+        if path.suffix in {".py", ".pyi", ".toml", ".css", ".js"} or path.name == "py.typed"
     }
     assert sources <= held
     assert {name.split("/")[0] for name in held} == set(PACKAGES)
@@ -116,8 +121,10 @@ def test_tested_releases_are_allowed_ones():
 
     lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
     tested = {pin.name.replace("_", "-").lower(): pin for line in lines if not line.startswith("#") for pin in [Requirement(line)]}
-    declared = [Requirement(line) for line in project()["dependencies"] + project()["optional-dependencies"]["server"]]
-    assert set(tested) == {needed.name.replace("_", "-").lower() for needed in declared}
+    extras = project()["optional-dependencies"]
+    extras["needed"] = project()["dependencies"]
+    declared = [Requirement(line) for name in ("needed", "server", "load", "jit") for line in extras[name]]
+    assert set(tested) >= {needed.name.replace("_", "-").lower() for needed in declared}
     for needed in declared:
         (pin,) = tested[needed.name.replace("_", "-").lower()].specifier
         assert needed.specifier.contains(pin.version), needed
