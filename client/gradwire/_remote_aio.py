@@ -201,7 +201,8 @@ class AsyncBackend:
             while left and all(is_failure(item.result()) for item in done):
                 fresh, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
                 done |= fresh
-            return next((item.result() for item in done if not is_failure(item.result())), first.result())
+            answers = [item.result() for item in done]
+            return next((answer for answer in answers if not is_failure(answer)), answers[0])
         finally:
             for task in asked:
                 task.cancel()
