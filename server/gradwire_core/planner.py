@@ -33,12 +33,12 @@ from gradwire_core.types import Array, Shape, TensorType
 # Results in memory of their own, of kernels that are not ufuncs; what a primitive absent from both does is not relied on.
 OWNERS = frozenset({
     "adjugate", "all", "any", "concatenate", "convert", "det", "embed", "eye", "inv", "logistic", "max", "min", "pad", "prod",
-    "scatter_add", "slogdet", "solve", "sum", "take", "where",
+    "scatter_add", "sech_squared", "slogdet", "solve", "sum", "take", "where",
 })  # fmt: skip
 # Elementwise kernels that broadcast as ufuncs do.
 BROADCASTING = frozenset({"where"})
 # Arrays of the size of the result that a kernel holds beside it at most.
-SCRATCH = {"logistic": 2.0, "inv": 2.0, "solve": 1.0, "adjugate": 5.0}
+SCRATCH = {"logistic": 2.0, "sech_squared": 2.0, "inv": 2.0, "solve": 1.0, "adjugate": 5.0}
 
 
 class Handover(enum.Enum):

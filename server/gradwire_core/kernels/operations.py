@@ -55,6 +55,11 @@ def _logistic(x: float) -> float:
     return (1.0 if x >= 0.0 else small) / (1.0 + small)
 
 
+def _sech_squared(x: float) -> float:
+    small = math.exp(-2.0 * abs(x))
+    return 4.0 * small / ((1.0 + small) * (1.0 + small))
+
+
 def _of_numpy(kernel: Callable[..., Any]) -> Callable[..., float]:
     return lambda *operands: float(kernel(*operands))
 
@@ -124,6 +129,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "minimum": _call("minimum", _minimum, 2),
     "sign": _call("sign", _sign),
     "logistic": _call("logistic", _logistic),
+    "sech_squared": _call("sech_squared", _sech_squared),
     "sqrt": _call("sqrt", math.sqrt, is_certain=True),
     "hypot": _call("hypot", math.hypot, 2),
     "arctan2": _call("arctan2", math.atan2, 2),

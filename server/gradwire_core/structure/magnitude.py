@@ -272,8 +272,12 @@ def _from_one(made: _Made, place: int, is_sum: bool) -> _Difference | None:
     root = None if is_sum else made.squared(place)
     producer = None if root is None else made.builder.producer(root.operand)
     if producer is not None and producer.primitive.name == "tanh":
-        return (lambda x: log_expit(2 * x) + log_expit(-2 * x) + 2 * LN2), None, Value(made.builder, producer.operands[0])
+        return _log_sech_squared, None, Value(made.builder, producer.operands[0])
     return None
+
+
+def _log_sech_squared(x: Any) -> Any:
+    return log_expit(2 * x) + log_expit(-2 * x) + 2 * LN2
 
 
 def _log_expm1(x: Any) -> Any:
@@ -353,6 +357,7 @@ LOG_RULES: Mapping[str, _Rule] = {
     "power": _log_power,
     "prod": _log_prod,
     "reciprocal": lambda made: _over(made, lambda x: -x),
+    "sech_squared": _direct(_log_sech_squared),
     "sinh": _direct(_log_sinh),
     "sqrt": _log_root,
     "square": lambda made: _over(made, lambda x: 2 * x),
@@ -466,7 +471,7 @@ def _always(bound: int) -> _Rule:
 
 BOUND_RULES: Mapping[str, _Rule] = {
     **dict.fromkeys((*MOVES, "cbrt", "convert", "expm1", "log1p"), _bound(lambda bound: bound, 0)),
-    **dict.fromkeys(("cosh", "exp", "exp10", "exp2", "logistic", "ndtr"), _always(POSITIVE)),
+    **dict.fromkeys(("cosh", "exp", "exp10", "exp2", "logistic", "ndtr", "sech_squared"), _always(POSITIVE)),
     **dict.fromkeys(("absolute", "sqrt", "square"), _bound(lambda bound: max(bound, NONNEGATIVE))),
     **dict.fromkeys(("einsum", "max", "min", "prod", "sum"), _bound_reduced),
     "add": _bound_add,
