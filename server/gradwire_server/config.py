@@ -58,7 +58,22 @@ class ServerConfig:
     worker_memory_bytes: int = setting(
         0, "bytes of memory that a worker may take, on Linux; 0: twice max_peak_bytes, its caches, and the messages it holds"
     )
+    inline_budget_s: float = setting(
+        1e-4, "predicted seconds of the requests that the front end evaluates itself once they come often; 0: none"
+    )
+    inline_cache_bytes: int = setting(64 * 2**20, "bytes of the compiled programs that the front end keeps for that")
     queue_count: int = setting(256, "number of requests that may wait for a worker; one more is refused as OVERLOADED")
+    max_queue_s: float = setting(
+        0.5,
+        "predicted seconds of work that may wait for each worker, or as much as the request itself takes; more is refused as "
+        "OVERLOADED. About the seconds of a typical request keeps latencies under overload within three times those without",
+    )
+    max_pool_bytes: int = setting(
+        0, "predicted bytes of all evaluations that wait and run; more is refused as OVERLOADED; 0: workers times max_peak_bytes"
+    )
+    max_batch_count: int = setting(
+        32, "number of requests, alike in all but their numbers, that are evaluated together when they wait; 1: each by itself"
+    )
     task_attempt_count: int = setting(2, "number of workers a request may end before it fails as POISONED_TASK")
     default_timeout_s: float = setting(300.0, "seconds a call may take that brings no deadline of its own")
     grace_s: float = setting(30.0, "seconds that running calls are given to finish when the server stops")
@@ -124,6 +139,11 @@ class ServerConfig:
         """Bytes of memory that a worker may take: as set, else what the other limits come to."""
         caches = self.executable_cache_bytes + self.program_cache_bytes
         return self.worker_memory_bytes or 2 * self.max_peak_bytes + caches + _HELD_MESSAGES * self.max_message_bytes
+
+    @property
+    def pool_limit_bytes(self) -> int:
+        """Bytes that all evaluations together may take: as set, else what each worker may."""
+        return self.max_pool_bytes or self.workers * self.max_peak_bytes
 
     @property
     def identity_tensor_limit_bytes(self) -> int:
@@ -216,11 +236,14 @@ _ALLOCATOR_VARIABLES = {
 _HELD_MESSAGES = 6  # a request and its parts, a response and its parts
 _ZERO_ALLOWED = frozenset(
     {
+        "inline_budget_s",
         "queue_count",
         "grace_s",
         "max_identity_call_count",
         "max_identity_calls_per_s",
         "max_identity_tensor_bytes",
+        "max_pool_bytes",
+        "max_queue_s",
         "spare_workers",
         "worker_memory_bytes",
         "program_store_bytes",

@@ -1,11 +1,15 @@
-"""The worker processes: dispatch, deadline, cancel, replace the dead.
+"""The worker processes: admission, dispatch, deadline, cancel, replace the dead.
 
-A task runs in the coroutine that asked for it: it takes an idle worker, or waits for one in a bounded queue, writes one
-frame and reads one. So everything that can end a call ends its task: a deadline or a cancelled call takes a waiting task
-out of the queue at once, and kills the worker of a running one, for no Python code in it could be trusted to stop. A
-worker that dies is replaced, at once where a spare one is ready, and its task runs again on another, since evaluation is
-pure; a task that has ended `task_attempt_count` workers fails alone. Only deaths that a task can be the cause of count: by
-a fault, by exiting, by the kernel for lack of memory. A worker that is killed from outside, or suspended, is no task's doing.
+A task is admitted by what it is predicted to take: the seconds of work that waits before it, and the bytes of all that waits and
+runs. It then waits for a worker (`waiting` says in which order), is sent to it, and is answered. Tasks of one key that wait are
+sent together, and evaluated as one where that is faster; nobody waits for others to come.
+
+Everything that can end a call ends its task: a deadline or a cancelled call takes a waiting task out at once, and kills the
+worker of a running one, for no Python code in it could be trusted to stop; of tasks that run together, the last to be given up
+does that. A worker that dies is replaced, at once where a spare one is ready, and its task runs again on another, since
+evaluation is pure; a task that has ended `task_attempt_count` workers fails alone. Tasks that ran together run again one by one,
+so that none is blamed for another. Only deaths that a task can be the cause of count: by a fault, by exiting, by the kernel for
+lack of memory. A worker that is killed from outside, or suspended, is no task's doing.
 
     starting --READY--> spare --> idle <--> busy
         |                 |        |         |
@@ -15,22 +19,47 @@ a fault, by exiting, by the kernel for lack of memory. A worker that is killed f
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
-from collections import deque
+import struct
+from dataclasses import dataclass, field
 
-from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
+from gradwire_core.errors import DeadlineError, GradwireError, OverloadedError, PoisonedTaskError, WorkerLostError
 from gradwire_server.config import ConfigError, ServerConfig
-from gradwire_server.frames import Frame
+from gradwire_server.costs import Costs
+from gradwire_server.frames import Frame, Kind, Prediction, join_frames, split_frame
 from gradwire_server.memory import count_kernel_kills
 from gradwire_server.metrics import Metrics
 from gradwire_server.process import WorkerDiedError, WorkerProcess
+from gradwire_server.waiting import Waiting, WaitingTasks
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 2.0
 _WATCH_INTERVAL_S = 0.25
 _LOSS_COUNT = 16
+_SHORT_MEMORY_S = 1.0
+_LEAST_RETRY_S = 0.02
+_BATCH_BYTES = 2**22
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """Tasks that a worker is at."""
+
+    worker: WorkerProcess
+    items: list[Waiting]
+    began_s: float
+    is_long: bool = field(init=False)
+    expected_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_long = any(item.is_long for item in self.items)
+        self.expected_s = sum(item.expected.seconds for item in self.items)
+
+    def left_s(self, now_s: float) -> float:
+        """Return the seconds that it is expected to last yet: one that is late, as long again as it is late."""
+        return abs(self.began_s + self.expected_s - now_s)
 
 
 class WorkerPool:
@@ -54,7 +83,13 @@ class WorkerPool:
         self._watcher: asyncio.Task[None] | None = None
         self._kernel_kills = (count_kernel_kills(),) * 2
         self._idle: list[WorkerProcess] = []
-        self._queue: deque[asyncio.Future[WorkerProcess]] = deque()
+        self._waiting = WaitingTasks()
+        self._runs: dict[WorkerProcess, _Run] = {}
+        self._recoveries: set[asyncio.Task[None]] = set()
+        self._costs = Costs()
+        self._admitted_bytes = 0
+        self._last_short_s = float("-inf")
+        self._next_look: asyncio.TimerHandle | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -71,7 +106,7 @@ class WorkerPool:
     @property
     def queue_length(self) -> int:
         """The number of tasks that wait for a worker."""
-        return len(self._queue)
+        return len(self._waiting)
 
     async def start(self) -> None:
         """Start all workers and wait until each is ready.
@@ -93,105 +128,199 @@ class WorkerPool:
     async def close(self) -> None:
         """End all workers; tasks that still wait fail with WorkerLostError."""
         self._closed = True
-        busy = [*self._keepers, self._watcher] if self._watcher is not None else self._keepers
+        if self._next_look is not None:
+            self._next_look.cancel()
+        busy = [*self._keepers, *self._recoveries, *((self._watcher,) if self._watcher is not None else ())]
         for task in busy:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._processes))
         for workers in (self._workers, self._spares, self._processes, self._idle):
             workers.clear()
-        while self._queue:
-            _settle(self._queue.popleft(), None)
+        for item in (*self._waiting.clear(), *(item for run in self._runs.values() for item in run.items)):
+            _fail(item, _lost())
+        self._runs.clear()
 
-    async def run(self, task: Frame, timeout_s: float) -> Frame:
+    async def run(self, task: Frame, timeout_s: float, *, key: bytes | None = None, cost: Prediction | None = None) -> Frame:
         """Run a task on some worker and return the answer.
 
         Args:
-            task: the frame to send; see `frames` for its answers.
+            task: the frame to send; see `frames` for its answers. Its segments stay the caller's.
             timeout_s: seconds after which waiting or running ends.
+            key: what tasks that can be evaluated together have in common; None for one that must be evaluated alone.
+            cost: what it is predicted to take, if that is known.
 
         Raises:
-            OverloadedError: too many tasks wait already.
+            OverloadedError: too much waits already.
             DeadlineError: `timeout_s` passed.
             PoisonedTaskError: the task has ended as many workers as it may.
             WorkerLostError: the pool was closed, or worker after worker was lost to something else.
         """
+        if timeout_s <= 0:
+            raise _late(timeout_s)
+        item = self._admit_task(task, key, cost)
+        size = item.expected.peak_bytes
+        self._admitted_bytes += size
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._run_again(task)
+                self._dispatch()
+                return await item.answer
         except TimeoutError:
-            raise DeadlineError(
-                f"evaluation: needed an answer within {timeout_s:.3g} s, got none; allow more time or ask for less",
-                timeout_s=f"{timeout_s:.3g}",
-            ) from None
+            raise _late(timeout_s) from None
+        finally:
+            self._admitted_bytes -= size
+            if item.answer.cancelled():
+                self._give_up(item)
 
-    async def _run_again(self, task: Frame) -> Frame:
-        """Run a task until it is answered, or has ended as many workers as it may."""
-        ended = lost = 0
-        while True:
-            try:
-                return await self._run_once(task)
-            except WorkerDiedError as death:
-                is_ended = death.is_by_itself or self._kernel_kills[0] != count_kernel_kills()
-            self._metrics.count_task_retry()
-            ended, lost = ended + is_ended, lost + (not is_ended)
-            if ended >= self._config.task_attempt_count:
-                text = f"evaluation: needed a worker that survives it, got {ended} that died; make the request smaller"
-                raise PoisonedTaskError(text, worker_count=ended)
-            if lost >= _LOSS_COUNT:
-                text = f"evaluation: needed a worker that lasts, got {lost} that were killed from outside; repeat the request later"
-                raise WorkerLostError(text, worker_count=lost)
-
-    async def _run_once(self, task: Frame) -> Frame:
-        worker = await self._acquire()
-        try:
-            answer = await worker.exchange(task)
-        except asyncio.CancelledError:
-            worker.stop()
-            raise
-        worker.has_answered = True
-        self._release(worker)
-        return answer
-
-    async def _acquire(self) -> WorkerProcess:
-        while self._idle:
-            worker = self._idle.pop()
-            if not worker.has_hung_up:
-                return worker
-        self._check_room()
-        place: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
-        self._queue.append(place)
-        self._metrics.set_queue_length(len(self._queue))
-        try:
-            return await place
-        except asyncio.CancelledError:
-            self._leave_queue(place)
-            raise
-
-    def _check_room(self) -> None:
+    def _admit_task(self, task: Frame, key: bytes | None, cost: Prediction | None) -> Waiting:
+        """Have a task wait, if there is room."""
         if self._closed:
             raise _lost()
-        if len(self._queue) >= self._config.queue_count:
-            raise OverloadedError(
-                f"queue: needed a free place, got {len(self._queue)} tasks waiting; retry after a moment", waiting=len(self._queue)
-            )
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        item = Waiting(task, key, self._costs.expect(key, cost), now_s, loop.create_future())
+        item.is_alone = task.kind is not Kind.EVALUATE or any(task.segments)  # which are not to be copied side by side
+        if not self._idle:
+            self._check_room(item)
+        self._check_bytes(item.expected.peak_bytes)
+        if not item.is_long:
+            self._last_short_s = now_s
+        self._waiting.put(item)
+        return item
 
-    def _leave_queue(self, place: asyncio.Future[WorkerProcess]) -> None:
-        if place.done() and not place.cancelled() and place.exception() is None:
-            self._release(place.result())
-        else:
-            with contextlib.suppress(ValueError):
-                self._queue.remove(place)
-        self._metrics.set_queue_length(len(self._queue))
+    def _check_room(self, item: Waiting) -> None:
+        """Check the predicted seconds of work that waits before a task, and the number of tasks that wait."""
+        count = len(self._waiting)
+        queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
+        allowed_s = max(self._config.max_queue_s, item.expected.seconds)
+        retry_s = max(
+            queued_s - allowed_s + min((run.left_s(item.arrived_s) for run in self._runs.values()), default=0.0), _LEAST_RETRY_S
+        )
+        if queued_s > allowed_s:
+            text = f"queue: needed at most {allowed_s:.3g} s of work waiting for each worker, got {queued_s:.3g} s; retry later"
+            raise OverloadedError(
+                text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", retry_after_s=f"{retry_s:.3g}"
+            )
+        if count >= self._config.queue_count:
+            text = f"queue: needed a free place, got {count} tasks waiting; retry after a moment"
+            raise OverloadedError(text, waiting=count, retry_after_s=f"{retry_s:.3g}")
+
+    def _check_bytes(self, peak_bytes: int) -> None:
+        """Check the bytes of all that waits and runs; one task alone may take what its own limit allows."""
+        total, allowed = self._admitted_bytes + peak_bytes, self._config.pool_limit_bytes
+        if self._admitted_bytes and total > allowed:
+            text = f"pool: needed at most {allowed} predicted bytes in all, got {total}; retry after a moment"
+            raise OverloadedError(text, allowed=allowed, given=total)
+
+    def _dispatch(self) -> None:
+        """Send what waits to workers that are idle."""
+        while self._idle and len(self._waiting):
+            item = self._waiting.pop(may_be_long=self._may_start_long())
+            if item is None:
+                self._look_again()
+                break
+            worker = self._idle.pop()
+            if worker.has_hung_up:
+                self._waiting.put(item)  # and this one is seen to by its keeper
+                continue
+            self._send(worker, [item, *self._find_alike(item)])
+        self._metrics.set_queue_length(len(self._waiting))
+
+    def _find_alike(self, item: Waiting) -> list[Waiting]:
+        """Return the tasks that are to be evaluated with one."""
+        return self._waiting.pop_alike(item, self._config.max_batch_count - 1, _BATCH_BYTES - item.expected.peak_bytes)
+
+    def _may_start_long(self) -> bool:
+        """Tell whether a long task may have a worker: the last of several is kept for short ones while such come."""
+        long_count = sum(run.is_long for run in self._runs.values())
+        is_last = 0 < long_count >= len(self._workers) - 1
+        return not is_last or asyncio.get_running_loop().time() - self._last_short_s > _SHORT_MEMORY_S
+
+    def _look_again(self) -> None:
+        """Dispatch once more when no short task has come for long enough."""
+        if self._next_look is None:
+            loop = asyncio.get_running_loop()
+            self._next_look = loop.call_at(self._last_short_s + 1.05 * _SHORT_MEMORY_S, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._dispatch()
+
+    def _send(self, worker: WorkerProcess, items: list[Waiting]) -> None:
+        run = self._runs[worker] = _Run(worker, items, asyncio.get_running_loop().time())
+        task = items[0].task if len(items) == 1 else join_frames([item.task for item in items])
+        worker.ask(task, functools.partial(self._hear, run))
+
+    def _hear(self, run: _Run, found: Frame | Exception) -> None:
+        """Take what a worker answered."""
+        if self._closed:
+            return
+        if isinstance(found, Frame):
+            try:
+                answers = [found] if len(run.items) == 1 else split_frame(found)
+                if len(answers) != len(run.items):
+                    raise ValueError(len(answers))  # noqa: TRY301  # as what cannot be split
+            except (ValueError, struct.error) as error:
+                found = error
+        if isinstance(found, Exception):
+            recovery = asyncio.ensure_future(self._recover(run, found))
+            self._recoveries.add(recovery)
+            recovery.add_done_callback(self._recoveries.discard)
+            return
+        self._runs.pop(run.worker, None)
+        self._learn(run, answers)
+        for item, answer in zip(run.items, answers, strict=True):
+            if item.answer.done():
+                answer.close()
+            else:
+                item.answer.set_result(answer)
+        run.worker.has_answered = True
+        self._release(run.worker)
+
+    def _learn(self, run: _Run, answers: list[Frame]) -> None:
+        for item, answer in zip(run.items, answers, strict=True):
+            if answer.kind is Kind.RESULT:
+                self._costs.learn(item.key, answer.prediction, answer.taken_s)
+
+    async def _recover(self, run: _Run, error: Exception) -> None:
+        """Have the tasks of a worker that died run again."""
+        death = await run.worker.explain_death(error)
+        self._runs.pop(run.worker, None)
+        items = [item for item in run.items if not item.answer.done()]
+        for item in items:
+            self._metrics.count_task_retry()
+            if len(run.items) > 1:
+                item.is_alone = True
+            else:
+                self._blame(item, death)
+            if not item.answer.done():
+                self._waiting.put(item)
+        self._dispatch()
+
+    def _blame(self, item: Waiting, death: WorkerDiedError) -> None:
+        """Count the end of a worker for or against the only task that it was at; too many are the end of the task."""
+        is_ended = death.is_by_itself or self._kernel_kills[0] != count_kernel_kills()
+        item.ended_count, item.lost_count = item.ended_count + is_ended, item.lost_count + (not is_ended)
+        if item.ended_count >= self._config.task_attempt_count:
+            text = f"evaluation: needed a worker that survives it, got {item.ended_count} that died; make the request smaller"
+            _fail(item, PoisonedTaskError(text, worker_count=item.ended_count))
+        elif item.lost_count >= _LOSS_COUNT:
+            count = item.lost_count
+            text = f"evaluation: needed a worker that lasts, got {count} that were killed from outside; repeat the request later"
+            _fail(item, WorkerLostError(text, worker_count=count))
+
+    def _give_up(self, item: Waiting) -> None:
+        """Stop a task that nobody waits for any more."""
+        self._waiting.discard(item)
+        self._metrics.set_queue_length(len(self._waiting))
+        for run in self._runs.values():
+            if item in run.items and all(other.answer.done() for other in run.items):
+                run.worker.stop()
 
     def _release(self, worker: WorkerProcess) -> None:
-        """Give a ready worker to the first task that waits, else call it idle; the last to become idle has the warmest caches."""
-        while self._queue:
-            place = self._queue.popleft()
-            self._metrics.set_queue_length(len(self._queue))
-            if _settle(place, worker):
-                return
+        """Call a worker idle, and dispatch; the last to become idle has the warmest caches."""
         self._idle.append(worker)
+        self._dispatch()
 
     async def _keep(self, worker: WorkerProcess | None) -> None:
         """Keep one place of the pool filled: wait for the end of its worker, then start another."""
@@ -261,15 +390,14 @@ class WorkerPool:
             seen = found
 
 
-def _settle(place: asyncio.Future[WorkerProcess], worker: WorkerProcess | None) -> bool:
-    """Give a place in the queue its worker, or an error for None; tell whether it still wanted one."""
-    if place.done():
-        return False
-    if worker is None:
-        place.set_exception(_lost())
-    else:
-        place.set_result(worker)
-    return True
+def _fail(item: Waiting, error: GradwireError) -> None:
+    if not item.answer.done():
+        item.answer.set_exception(error)
+
+
+def _late(timeout_s: float) -> DeadlineError:
+    text = f"evaluation: needed an answer within {timeout_s:.3g} s, got none; allow more time or ask for less"
+    return DeadlineError(text, timeout_s=f"{timeout_s:.3g}")
 
 
 def _lost() -> WorkerLostError:

@@ -9,8 +9,9 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig, worker_environ
@@ -37,28 +38,28 @@ class WorkerDiedError(Exception):
         self.is_by_itself = is_by_itself
 
 
+Listener: TypeAlias = Callable[[Frame | Exception], None]
+
+
 class _Line(asyncio.Protocol):
     """The stream to a worker: one answer is waited for at a time."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.error: Exception | None = None
-        self._waiter: asyncio.Future[Frame] | None = None
+        self._listener: Listener | None = None
 
-    def wait(self) -> asyncio.Future[Frame]:
-        """Return what the next frame will be given to."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        if self.error is not None:
-            self._waiter.set_exception(self.error)
-        return self._waiter
+    def listen(self, listener: Listener) -> None:
+        """Have the next frame, or why there will be none, given to a function."""
+        if self.error is None:
+            self._listener = listener
+        else:
+            listener(self.error)
 
     def data_received(self, data: bytes) -> None:
         try:
             for frame in self.channel.feed(data):
-                if self._waiter is None or self._waiter.done():
-                    frame.close()  # nobody waits for it any more
-                else:
-                    self._waiter.set_result(frame)
+                self._tell(frame)
         except (OSError, ValueError, struct.error) as error:
             self._fail(error)
 
@@ -67,9 +68,14 @@ class _Line(asyncio.Protocol):
         self._fail(error or EOFError())
 
     def _fail(self, error: Exception) -> None:
-        self.error = self.error or error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(self.error)
+        if self.error is None:
+            self.error = error
+            self._tell(error)
+
+    def _tell(self, found: Frame | Exception) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(found)
 
 
 @dataclass(eq=False)
@@ -146,22 +152,38 @@ class WorkerProcess:
             await self.process.wait()
             raise
 
+    def ask(self, task: Frame, listener: Listener) -> None:
+        """Send a frame, and have its answer given to a function, or the error that there will be none for; see `explain_death`.
+
+        It may be given at once.
+        """
+        try:
+            data = self.line.channel.pack(task)
+        except OSError as error:
+            listener(error)
+            return
+        self.line.listen(listener)
+        self.transport.write(data)
+
     async def exchange(self, task: Frame) -> Frame:
         """Send a frame and return the answer.
 
         Raises:
             WorkerDiedError: the worker died before its answer was complete.
         """
-        try:
-            data = self.line.channel.pack(task)
-            answered = self.line.wait()
-            self.transport.write(data)
-            return await answered
-        except (ValueError, struct.error) as error:
+        answered: asyncio.Future[Frame | Exception] = asyncio.get_running_loop().create_future()
+        self.ask(task, lambda found: None if answered.done() else answered.set_result(found))
+        found = await answered
+        if isinstance(found, Exception):
+            raise await self.explain_death(found) from found
+        return found
+
+    async def explain_death(self, error: Exception) -> WorkerDiedError:
+        """Return why a worker did not answer; it has ended, or will at once."""
+        if isinstance(error, (ValueError, struct.error)):
             self.kill()
-            raise WorkerDiedError(is_by_itself=True) from error
-        except (OSError, EOFError) as error:
-            raise WorkerDiedError(is_by_itself=await self._ended_by_itself()) from error
+            return WorkerDiedError(is_by_itself=True)
+        return WorkerDiedError(is_by_itself=await self._ended_by_itself())
 
     async def _ended_by_itself(self) -> bool:
         """Tell, once it has hung up, whether it did so by itself."""

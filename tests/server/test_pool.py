@@ -18,7 +18,7 @@ from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskErr
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server import pool as pool_module
 from gradwire_server.config import ConfigError, ServerConfig
-from gradwire_server.frames import Frame, Kind
+from gradwire_server.frames import Frame, Kind, Prediction
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.pool import WorkerPool
 from tests.server.processes import is_alive
@@ -274,3 +274,44 @@ def test_workers_that_do_not_start_are_an_error_of_the_configuration():
 
     with pytest.raises(ConfigError, match="needed 1 to start, got 0"):
         asyncio.run(run())
+
+
+@with_pool(workers=1, max_queue_s=0.2)
+async def test_more_predicted_work_than_may_wait_is_refused(pool):
+    running = asyncio.create_task(pool.run(SHORT, PATIENCE_S))
+    await until(lambda: busy(pool))
+    waiting = [asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.15, 1))) for _ in range(2)]
+    await until(lambda: pool.queue_length == 2)
+    with pytest.raises(OverloadedError, match=r"needed at most 0\.2 s of work waiting for each worker, got 0\.3 s") as refused:
+        await pool.run(QUICK, PATIENCE_S, cost=Prediction(0.15, 1))
+    assert float(refused.value.metadata["retry_after_s"]) >= 0.1
+    ahead = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.0, 1)))  # which need not wait for the others
+    as_long = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.5, 1)))
+    assert {answer.kind for answer in await asyncio.gather(running, *waiting, ahead, as_long)} == {Kind.RESULT}
+
+
+@with_pool(workers=1, max_pool_bytes=1000)
+async def test_more_predicted_bytes_than_may_be_taken_are_refused(pool):
+    running = asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=Prediction(0.0, 5000)))
+    await until(lambda: busy(pool))
+    with pytest.raises(OverloadedError, match="needed at most 1000 predicted bytes in all, got 5001"):
+        await pool.run(QUICK, PATIENCE_S, cost=Prediction(0.0, 1))
+    await running
+    await assert_works(pool)
+
+
+@with_pool(workers=2)
+async def test_one_of_several_workers_is_kept_for_short_tasks_while_such_come(pool):
+    await assert_works(pool)
+    tasks = [asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=Prediction(10.0, 1))) for _ in range(2)]
+    await until(lambda: pool.queue_length == 1)
+    assert len(busy(pool)) == 1
+    await assert_works(pool)
+    assert {answer.kind for answer in await asyncio.gather(*tasks)} == {Kind.RESULT}
+
+
+@with_pool(workers=2)
+async def test_long_tasks_alone_have_all_workers(pool):
+    tasks = [asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=Prediction(10.0, 1))) for _ in range(2)]
+    await until(lambda: len(busy(pool)) == 2)
+    await asyncio.gather(*tasks)
