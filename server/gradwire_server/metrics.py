@@ -32,9 +32,6 @@ class Metrics(Protocol):
     def set_stored_tensors(self, count: int, size: int) -> None:
         """Tell how many tensors are stored, in how many bytes."""
 
-    def close(self) -> None:
-        """Stop serving the metrics."""
-
 
 class NoMetrics:
     """Metrics that nobody reads."""
@@ -60,26 +57,21 @@ class NoMetrics:
     def set_stored_tensors(self, count: int, size: int) -> None:
         """Do nothing."""
 
-    def close(self) -> None:
-        """Do nothing."""
-
 
 class PrometheusMetrics:
-    """Metrics that Prometheus reads over HTTP, on a port of their own.
-
-    Args:
-        host: address to serve on.
-        port: port to serve on; 0 takes a free one, which `port` then tells.
+    """Metrics as Prometheus reads them.
 
     Raises:
         ImportError: prometheus-client is not installed.
-        OSError: the address cannot be served on.
+
+    Attributes:
+        registry: where they are collected from.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self) -> None:
         import prometheus_client as client
 
-        registry = client.CollectorRegistry()
+        self.registry = registry = client.CollectorRegistry()
         self._seconds = client.Histogram(
             "gradwire_call_seconds", "Seconds from the arrival of a call to its answer.", ["rpc", "code"], registry=registry
         )
@@ -95,8 +87,6 @@ class PrometheusMetrics:
             "gradwire_identity_calls", "Calls finished, of each identity.", ["identity", "code"], registry=registry
         )
         self._identity_children: dict[tuple[str, str], Any] = {}
-        self._server, _ = client.start_http_server(port, host, registry)
-        self.port: int = self._server.server_port
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
         """Count a finished call."""
@@ -134,7 +124,26 @@ class PrometheusMetrics:
         self._tensors.set(count)
         self._tensor_bytes.set(size)
 
+
+class MetricsPage:
+    """Serves metrics over HTTP, in a thread, on a port of its own.
+
+    Args:
+        registry: what is served: a registry of prometheus-client, or what collects as one.
+        host: address to serve on.
+        port: port to serve on; 0 takes a free one, which `port` then tells.
+
+    Raises:
+        OSError: the address cannot be served on.
+    """
+
+    def __init__(self, registry: Any, host: str, port: int) -> None:
+        import prometheus_client as client
+
+        self._server, self._thread = client.start_http_server(port, host, registry)
+        self.port: int = self._server.server_port
+
     def close(self) -> None:
-        """Stop serving the metrics."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()

@@ -34,12 +34,12 @@ from gradwire_server.chunks import Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Part
 from gradwire_server.limits import Limits
-from gradwire_server.pool import WorkerPool
-from gradwire_server.stores import StoredProgram
+from gradwire_server.programs import StoredProgram
 from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
 from gradwire_server.segments import Segment
 from gradwire_server.stores import Stores
 from gradwire_server.streams import RPC, Answer, Arrived, Session
+from gradwire_server.tasks import Pool
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
 
@@ -72,7 +72,7 @@ class DifferentiationService:
         capabilities: the serialized GetCapabilitiesResponse.
     """
 
-    def __init__(self, config: ServerConfig, pool: WorkerPool, stores: Stores, capabilities: bytes) -> None:
+    def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, capabilities: bytes) -> None:
         self._config = config
         self._limits = Limits.from_config(config)
         self._held = Held("chunked_bytes", config.chunked_bytes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from gradwire_server.cache import RecentlyUsed
@@ -15,10 +15,10 @@ class Store(Protocol[V]):
     """What identities store, wherever it is kept. What was put is there for all who may see it once `put` returns."""
 
     def get(self, owner: str, name: str) -> V | None:
-        """Return a value and count this as a use; None if its owner put none of that name."""
+        """Return a value and count this as a use; None if its owner put none of that name, nor is it common."""
 
-    def items(self, owner: str) -> RecentlyUsed[V]:
-        """Return what an owner put here, not to be changed."""
+    def items(self, owner: str) -> dict[str, V]:
+        """Return all that an owner sees."""
 
     async def put(self, owner: str, name: str, value: V, size: int) -> None:
         """Keep a value of `size` bytes, in place of one of the same owner and name."""
@@ -35,14 +35,18 @@ class OwnedStore(Generic[V]):
 
     Args:
         max_bytes: bound of the sum of the sizes of all values; a larger value is not kept at all.
-        max_owner_bytes: the same for each owner; None: as many as all may.
         is_shared: whether all owners are one.
+        max_owner_bytes: the same for each owner; None: as many as all may.
+        common: what every owner sees besides; it is not counted, and stays.
     """
 
-    def __init__(self, max_bytes: int, *, is_shared: bool, max_owner_bytes: int | None = None) -> None:
+    def __init__(
+        self, max_bytes: int, *, is_shared: bool, max_owner_bytes: int | None = None, common: Mapping[str, V] | None = None
+    ) -> None:
         self._max_bytes = max_bytes
         self._max_owner_bytes = max_bytes if max_owner_bytes is None else max_owner_bytes
         self._is_shared = is_shared
+        self._common = common or {}
         self._owners: dict[str, RecentlyUsed[V]] = {}
         self.total_bytes = 0
 
@@ -60,9 +64,10 @@ class OwnedStore(Generic[V]):
         return left
 
     def get(self, owner: str, name: str) -> V | None:
-        """Return a value and count this as a use; None if its owner put none of that name."""
+        """Return a value and count this as a use; None if its owner put none of that name, nor is it common."""
         held = self._owners.get(self._one(owner))
-        return None if held is None else held.get(name)
+        found = None if held is None else held.get(name)
+        return self._common.get(name) if found is None else found
 
     def discard(self, owner: str, name: str) -> bool:
         """Forget a value of an owner; tell whether there was one."""
@@ -75,9 +80,10 @@ class OwnedStore(Generic[V]):
         self._count(owner, held, before)
         return found
 
-    def items(self, owner: str) -> RecentlyUsed[V]:
-        """Return what an owner put here, not to be changed."""
-        return self._owners.get(self._one(owner)) or RecentlyUsed(0)
+    def items(self, owner: str) -> dict[str, V]:
+        """Return all that an owner sees."""
+        held = self._owners.get(self._one(owner)) or RecentlyUsed(0)
+        return {**self._common, **{name: held[name] for name in held}}
 
     def __len__(self) -> int:
         return sum(map(len, self._owners.values()))

@@ -4,7 +4,7 @@ import pytest
 
 from gradwire_server import metrics
 from gradwire_server.config import ConfigError
-from gradwire_server.server import make_metrics
+from gradwire_server.exposition import make_metrics, serving_metrics
 
 
 def test_without_an_address_nothing_is_counted_or_needed(monkeypatch):
@@ -25,9 +25,6 @@ def test_metrics_need_their_package(monkeypatch):
 
 
 def test_an_address_in_use_is_refused():
-    served = make_metrics("127.0.0.1:0")
-    try:
-        with pytest.raises(ConfigError, match="Address already in use"):
-            make_metrics(f"127.0.0.1:{served.port}")
-    finally:
-        served.close()
+    registry = make_metrics("127.0.0.1:0").registry
+    with serving_metrics("127.0.0.1:0", registry) as page, pytest.raises(ConfigError, match="Address already in use"):
+        serving_metrics(f"127.0.0.1:{page.port}", registry).__enter__()
