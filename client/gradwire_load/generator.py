@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gradwire_load.arrivals import Arrivals
 from gradwire_load.clock import Clock
-from gradwire_load.session import Encoded
+from gradwire_load.encoding import Encoded
 from gradwire_load.transport import CallError, Transport
 
 OK = "OK"

@@ -75,7 +75,7 @@ class Histogram:
         total = self.count
         if not total:
             return [0.0] * len(percents)
-        ranks = np.maximum(np.floor(np.array(percents) / 100.0 * total + 0.5), 1)
+        ranks = np.maximum(np.ceil(np.round(np.array(percents) / 100.0 * total, 9)), 1)  # 99.9 % of 1000 are 999, not a little more
         places = np.searchsorted(np.cumsum(self._counts), ranks)
         return [min(int(_HIGHEST[place]), self._most_us) / 1e6 for place in places]
 

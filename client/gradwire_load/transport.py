@@ -16,7 +16,8 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from gradwire._config import ClientConfig
 from gradwire._credentials import call_metadata, open_channel
-from gradwire_load.session import Assembly, Encoded
+from gradwire._streams import Reply, Stream
+from gradwire_load.encoding import Encoded, reply_bytes
 
 SERVICE = "/gradwire.v1.DifferentiationService/"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -71,6 +72,7 @@ def channel_options(config: ClientConfig, number: int = 0) -> list[tuple[str, An
         ("grpc.max_send_message_length", config.message_max_bytes),
         ("grpc.max_receive_message_length", config.message_max_bytes),
         ("grpc.enable_retries", 0),
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.use_local_subchannel_pool", 1),
         ("gradwire.connection", number),
     ]
@@ -80,13 +82,13 @@ class Connections:
     """The connections of a process, taken in turns."""
 
     def __init__(self, route: Route) -> None:
-        kind: type[Unary | Stream] = Unary if route.mode == "unary" else Stream
+        kind: type[Unary | Session] = Unary if route.mode == "unary" else Session
         metadata = call_metadata(route.target, route.config)
         self._channels = [
             open_channel(grpc.aio, route.target, route.config, channel_options(route.config, number))
             for number in range(route.connections)
         ]
-        self._transports: list[Unary | Stream] = [kind(channel, metadata) for channel in self._channels]
+        self._transports: list[Unary | Session] = [kind(channel, metadata) for channel in self._channels]
         self._turns = itertools.cycle(self._transports)
 
     async def ask(self, request: Encoded, timeout_s: float) -> bytes:
@@ -133,16 +135,13 @@ class Unary:
         """Do nothing: calls end with their channel."""
 
 
-class Stream:
-    """A session of EvaluateStream, opened by the first request and again after it broke."""
+class Session:
+    """A session of EvaluateStream, opened by the first request and again after it ended."""
 
     def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]]) -> None:
         self._open: Any = channel.stream_stream(f"{SERVICE}EvaluateStream")
         self._metadata = metadata
-        self._ids = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
-        self._partial: dict[int, Assembly] = {}
-        self._outbox: asyncio.Queue[bytes] = asyncio.Queue()
+        self._stream: Stream | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def ask(self, request: Encoded, timeout_s: float) -> bytes:
@@ -151,59 +150,28 @@ class Stream:
         Raises:
             CallError: there is none.
         """
-        if self._reader is None or self._reader.done():
-            self._outbox = asyncio.Queue()
-            self._reader = asyncio.get_running_loop().create_task(self._read(self._open(self._outgoing(), metadata=self._metadata)))
-        number = next(self._ids)
-        for message in request.stream_messages(number, timeout_s):
-            self._outbox.put_nowait(message)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = answer
+        stream = self._stream
+        if stream is None or stream.error is not None:
+            stream = self._begin()
+        is_there = asyncio.Event()
+        ticket = stream.begin(request.short, tuple(map(memoryview, request.apart)), timeout_s, is_there.set)
         try:
-            return await asyncio.wait_for(answer, timeout_s + _GRACE_S)
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                await is_there.wait()
         except TimeoutError:
             raise CallError("DEADLINE_EXCEEDED", "the session did not answer in time") from None
         finally:
-            self._waiting.pop(number, None)
-            self._partial.pop(number, None)
+            stream.cancel(ticket)
+        if isinstance(ticket.answer, Reply):
+            return reply_bytes(ticket.answer)
+        raise ticket.answer if isinstance(ticket.answer, CallError) else _of_status(ticket.answer.SerializeToString())
 
-    async def _outgoing(self) -> AsyncIterator[bytes]:
-        outbox = self._outbox
-        while True:
-            yield await outbox.get()
-
-    async def _read(self, call: Any) -> None:
-        """Hand answers to those who wait for them, until the session ends."""
-        error = CallError("UNAVAILABLE", "the session ended")
-        try:
-            while True:
-                message = await call.read()
-                if message is grpc.aio.EOF:
-                    break
-                self._take(message)
-            await _raise_status(call)
-        except grpc.aio.AioRpcError as failure:
-            error = _of_rpc(failure)
-        finally:
-            call.cancel()
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
-
-    def _take(self, message: bytes) -> None:
-        """Take a message of the server."""
-        part = Assembly.parse(message)
-        answer = self._waiting.get(part.id)
-        if answer is None or answer.done():
-            return
-        if part.error is not None:
-            answer.set_exception(_of_status(part.error))
-            return
-        whole = self._partial.setdefault(part.id, part)
-        if whole is not part:
-            whole.add(part)
-        if whole.is_complete:
-            answer.set_result(whole.answer())
+    def _begin(self) -> Stream:
+        is_ready = asyncio.Event()
+        stream = self._stream = Stream(is_ready.set)
+        call = self._open(_messages(stream, is_ready), metadata=self._metadata)
+        self._reader = asyncio.get_running_loop().create_task(_read(call, stream))
+        return stream
 
     async def close(self) -> None:
         """End the session."""
@@ -212,13 +180,34 @@ class Stream:
             await asyncio.gather(self._reader, return_exceptions=True)
 
 
+async def _messages(stream: Stream, is_ready: asyncio.Event) -> AsyncIterator[bytes]:
+    """Yield what is to be written, until the session ends."""
+    while stream.error is None:
+        is_ready.clear()
+        while (message := stream.pull(block=False)) is not None:
+            yield message
+        await is_ready.wait()
+
+
+async def _read(call: Any, stream: Stream) -> None:
+    """Hand what comes to those who wait, until the session ends."""
+    error: Exception = CallError("UNAVAILABLE", "the server ended the session")
+    try:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            stream.receive(message)
+        code = await call.code()
+        if code is not grpc.StatusCode.OK:
+            error = CallError(code.name, await call.details() or "")
+    except grpc.aio.AioRpcError as failure:
+        error = _of_rpc(failure)
+    except ValueError as failure:
+        error = CallError("INTERNAL", f"an answer that is none: {failure}")
+    finally:
+        stream.end(error)
+        call.cancel()
+
+
 _GRACE_S = 1.0  # past its deadline, in which the server tells that it passed
-
-
-async def _raise_status(call: Any) -> None:
-    code = await call.code()
-    if code is not grpc.StatusCode.OK:
-        raise CallError(code.name, await call.details() or "")
 
 
 def _of_rpc(error: grpc.aio.AioRpcError) -> CallError:

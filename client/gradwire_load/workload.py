@@ -15,9 +15,9 @@ from gradwire_core.program import Program
 from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Array
+from gradwire_load.encoding import Encoded
 from gradwire_load.programs import find_named
 from gradwire_load.scenario import Input, Operation, Scenario
-from gradwire_load.session import Encoded
 from gradwire_proto.evaluation import decode_result, encode_output
 from gradwire_proto.program import encode_program
 from gradwire_proto.tensor import encode_tensor
