@@ -10,6 +10,7 @@ import scipy.special
 numba = pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
 
 from gradwire_core.native import functions  # noqa: E402
+from gradwire_core.ops import PRIMITIVES  # noqa: E402
 
 ULPS = 2.0
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 5e-324, -5e-324, 1e-308, -1e-308])
@@ -38,6 +39,7 @@ CASES = {
     "log1p": (mpmath.log1p, np.log1p, np.concatenate([spread(RNG, -0.9999, 1e300), [2.0**53, 2.0**52 - 1]])),
     "tanh": (mpmath.tanh, np.tanh, np.concatenate([spread(RNG, -30.0, 30.0), RNG.uniform(0.1, 0.6, 1000)])),
     "logistic": (lambda x: 1 / (1 + mpmath.exp(-x)), scipy.special.expit, spread(RNG, -700.0, 100.0)),
+    "sech_squared": (lambda x: mpmath.sech(x) ** 2, PRIMITIVES["sech_squared"].kernel, spread(RNG, -350.0, 350.0)),
     "sin": (mpmath.sin, np.sin, angles(RNG)),
     "cos": (mpmath.cos, np.cos, angles(RNG)),
     "erf": (mpmath.erf, scipy.special.erf, np.concatenate([spread(RNG, -7.0, 7.0), RNG.uniform(0.9, 1.1, 300)])),

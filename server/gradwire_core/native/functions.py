@@ -76,7 +76,7 @@ _ERFC_LOW = (
 
 
 def _inlined(function: Any) -> Any:
-    return njit(function, inline="always", **OPTIONS)
+    return njit(function, forceinline=True, **OPTIONS)
 
 
 @_inlined
@@ -117,9 +117,9 @@ def exp(x: Any) -> Any:
     """Return e^x; the power of two is multiplied in two steps, so that results may be subnormal."""
     bounded = x if x < 710.0 else 710.0
     bounded = bounded if bounded > -746.0 else -746.0
-    n, r, _ = _reduce_exponent(bounded)
+    n, r, rest = _reduce_exponent(bounded)
     half = n >> 1
-    y = (1.0 + (r + r * r * _horner(_EXP, r))) * _power_of_two(half) * _power_of_two(n - half)
+    y = (1.0 + (r + (r * r * _horner(_EXP, r) + rest))) * _power_of_two(half) * _power_of_two(n - half)
     return y if x == x else x
 
 
@@ -189,6 +189,15 @@ def logistic(x: Any) -> Any:
     """Return 1 / (1 + e^-x); neither overflows nor cancels, as the exponential is that of -|x|."""
     e = exp(-abs(x))
     y = (1.0 if x >= 0.0 else e) / (1.0 + e)
+    return y if x == x else x
+
+
+@_inlined
+def sech_squared(x: Any) -> Any:
+    """Return 1 / cosh(x)^2 = 4 e / (1 + e)^2, where e = exp(-2 |x|), corrected by what rounding took from 1 + e."""
+    e = exp(-2.0 * abs(x))
+    d = 1.0 + e
+    y = 4.0 * e / (d * d + 2.0 * (e - (d - 1.0)))
     return y if x == x else x
 
 

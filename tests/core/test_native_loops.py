@@ -1,0 +1,99 @@
+"""Compiled loops beside NumPy's kernels: broadcasting, sums over any axes, masks, NaN and inf, angles too large."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
+
+import gradwire as gw
+from gradwire_core.interpreter import interpret
+from gradwire_core.native.loops import BLOCK, Loops, shape_of
+
+RNG = np.random.default_rng(3)
+
+
+def cluster(function, *arrays):
+    return gw.trace(function, *arrays)
+
+
+def agree(function, *arrays, rtol=1e-13):
+    program = cluster(function, *arrays)
+    given = Loops(program)(*arrays)
+    with np.errstate(all="ignore"):
+        needed = interpret(program, arrays)
+    assert given is not None
+    for one, other in zip(given, needed, strict=True):
+        assert (one.shape, one.dtype, one.flags.c_contiguous) == (other.shape, other.dtype, True)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-300)
+
+
+def every_function(x, y):
+    smooth = np.tanh(x) * np.exp(-y * y) + np.sin(x) * np.log1p(x * x) - np.cos(y) / (2.0 + np.abs(x))
+    pieces = np.where(x > y, np.maximum(x, 0.5), np.sqrt(np.abs(y))) + np.sign(x) * np.expm1(y) + np.square(np.minimum(x, y))
+    return smooth, pieces, (x < y) & ~(y >= 0.25)
+
+
+def test_every_template_and_bool_results():
+    x, y = RNG.normal(size=(2, 3 * BLOCK + 17))
+    agree(every_function, x, y)
+
+
+@pytest.mark.parametrize("axes", [None, 0, 1, 2, (0, 1), (0, 2), (1, 2)])
+def test_sums_over_any_axes_of_operands_that_are_broadcast(axes):
+    x, row, column = RNG.normal(size=(5, 7, 11)), RNG.normal(size=11), RNG.normal(size=(7, 1))
+    agree(lambda x, row, column: np.sum(np.exp(-x * row) + column * x, axis=axes), x, row, column)
+
+
+def test_values_and_sums_of_one_pass():
+    x = RNG.normal(size=(4, BLOCK + 3))
+    agree(lambda x: (np.sum(np.tanh(x) * 3.0), np.tanh(x) * 3.0, np.sum(np.tanh(x) * 3.0, axis=1)), x)
+
+
+def test_the_errors_of_long_sums_do_not_grow():
+    x = np.full(300 * BLOCK, 0.1)
+    (found,) = Loops(cluster(lambda x: np.sum(x * x), x))(x)
+    assert abs(found - 300 * BLOCK * (0.1 * 0.1)) <= 16 * np.spacing(found)  # one number after the other: some 10,000
+
+
+def test_inf_and_nan_go_their_way():
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0])
+    with np.errstate(all="ignore"):
+        agree(lambda x: (np.exp(x), 1.0 / x, np.tanh(x) * x, np.sum(np.exp(x))), x)
+        (found,) = Loops(cluster(lambda x: np.sum(x * 2.0), x[1:2]))(x[1:2])
+    assert found == np.inf
+
+
+def test_operands_in_any_order_of_memory():
+    x = RNG.normal(size=(6, 4))
+    loops = Loops(cluster(lambda x: x * 2.0 + 1.0, x))
+    (found,) = loops(np.asfortranarray(x))
+    np.testing.assert_array_equal(found, x * 2.0 + 1.0)
+    (found,) = loops(x[::-1, ::-1])
+    np.testing.assert_array_equal(found, x[::-1, ::-1] * 2.0 + 1.0)
+
+
+def test_angles_too_large_are_left_to_others():
+    x = np.linspace(0.0, 1.0, 2 * BLOCK)
+    loops = Loops(cluster(lambda x: np.sin(x) + x, x))
+    assert loops(x) is not None
+    x[BLOCK + 5] = 1e9
+    assert loops(x) is None
+    x[BLOCK + 5] = np.nan
+    (found,) = loops(x)
+    assert np.isnan(found[BLOCK + 5])
+
+
+def test_what_is_no_cluster():
+    x = np.ones((3, 3))
+    assert shape_of(cluster(lambda x: x @ x, x)) is None
+    assert shape_of(cluster(lambda x: np.exp(x) * np.sum(np.exp(x)), x)) is None
+    assert shape_of(cluster(np.exp, x.astype(np.float32))) is None
+    assert shape_of(cluster(np.exp, x)) == (3, 3)
+
+
+def test_the_source_holds_templates_and_numbers_alone():
+    source = Loops(cluster(lambda x: np.exp(x) * 12345.678, np.ones(3))).source
+    assert "12345" not in source
+    assert source.startswith("def run(n0, a0, o0):")
