@@ -1,5 +1,9 @@
 """The settings of a client: from the environment, from the call, and checked once."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 import gradwire as gw
@@ -10,6 +14,20 @@ def test_the_call_wins_over_the_environment():
     config = gw.ClientConfig.from_environ(environ, timeout_s=4.0)
     assert config == gw.ClientConfig(timeout_s=4.0, reproducible=True, retry_count=0)
     assert gw.ClientConfig.from_environ({}) == gw.ClientConfig()
+    environ = {"GRADWIRE_HEDGE_AFTER_S": "0.5", "GRADWIRE_SESSIONS": "no", "GRADWIRE_KEPT_BYTES": "0"}
+    assert gw.ClientConfig.from_environ(environ) == gw.ClientConfig(hedge_after_s=0.5, sessions=False, kept_bytes=0)
+
+
+def test_every_setting_is_on_the_page_with_its_default():
+    page = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|([^|]*)\|", page.partition("## Settings")[2], re.MULTILINE)
+    told = {name: default.strip() for names, default in rows for name in re.findall(r"\w+", names)}
+    units = {"MiB": 2**20, "KiB": 2**10}
+    words = {"yes": True, "no": False, "never": None, "": ""}
+    for field in dataclasses.fields(gw.ClientConfig):
+        text, _, unit = told.pop(field.name).partition(" ")
+        assert (words[text] if text in words else float(text) * units.get(unit, 1)) == field.default, field.name
+    assert not told
 
 
 @pytest.mark.parametrize(
@@ -21,6 +39,8 @@ def test_the_call_wins_over_the_environment():
         ({}, {"timeout_s": 0}, "ClientConfig.timeout_s: needed a positive number, got 0"),
         ({}, {"timeout_s": float("nan")}, "ClientConfig.timeout_s: needed a positive number, got nan"),
         ({}, {"retry_count": -1}, "ClientConfig.retry_count"),
+        ({}, {"hedge_after_s": -1.0}, "ClientConfig.hedge_after_s"),
+        ({"GRADWIRE_HEDGE_AFTER_S": "never"}, {}, "GRADWIRE_HEDGE_AFTER_S: needed a float, got 'never'"),
     ],
 )
 def test_malformed_settings_are_refused(environ, given, text):
