@@ -100,27 +100,43 @@ class Admission:
             with self.gate, self._quotas.using(call.identity):
                 response = await handler(message, call)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
-            failure = _as_gradwire_error(error, rpc, call)
+            failure = _as_gradwire_error(error, rpc, call.request_id, call.identity)
             code = failure.code
             raise failure from None
         else:
             code = "OK"
             return response
         finally:
-            self._count(rpc, code, call, time.perf_counter() - started)
+            self._count(rpc, code, call.request_id, call.identity, time.perf_counter() - started)
+
+    def answer_at_once(self, rpc: str, handler: Callable[[bytes], bytes], message: bytes, request_id: str, identity: str) -> bytes:
+        """Return what a handler answers to a request that waits for nothing.
+
+        Raises:
+            GradwireError: the request is refused or fails.
+        """
+        started = time.perf_counter()
+        code = "OK"
+        try:
+            with self.gate, self._quotas.using(identity):
+                return handler(message)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
+            failure = _as_gradwire_error(error, rpc, request_id, identity)
+            code = failure.code
+            raise failure from None
+        finally:
+            self._count(rpc, code, request_id, identity, time.perf_counter() - started)
 
     def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str) -> None:
         """Account for a request that is refused before it is known who asks."""
         _log_refusal(error, rpc, request_id, caller)
         self._metrics.observe_call(rpc, error.code, 0.0)
 
-    def _count(self, rpc: str, code: str, call: Call, seconds: float) -> None:
+    def _count(self, rpc: str, code: str, request_id: str, identity: str, seconds: float) -> None:
         self._metrics.observe_call(rpc, code, seconds)
-        if call.identity != ANONYMOUS:
-            self._metrics.count_identity_call(call.identity, code)
-        _LOGGER.debug(
-            "call rpc=%s code=%s request_id=%s caller=%s seconds=%.6f", rpc, code, call.request_id, call.identity, seconds
-        )
+        if identity != ANONYMOUS:
+            self._metrics.count_identity_call(identity, code)
+        _LOGGER.debug("call rpc=%s code=%s request_id=%s caller=%s seconds=%.6f", rpc, code, request_id, identity, seconds)
 
 
 StreamHandler: TypeAlias = Callable[[Stream, Call, Admission], Awaitable[None]]
@@ -132,11 +148,11 @@ def draining() -> DrainingError:
     return DrainingError("server: needed one that takes requests, got one that is stopping; retry on a new connection")
 
 
-def _as_gradwire_error(error: Exception, rpc: str, call: Call) -> GradwireError:
+def _as_gradwire_error(error: Exception, rpc: str, request_id: str, identity: str) -> GradwireError:
     if isinstance(error, GradwireError):
-        _log_refusal(error, rpc, call.request_id, call.identity)
+        _log_refusal(error, rpc, request_id, identity)
         return error
-    _LOGGER.error("failed rpc=%s request_id=%s caller=%s", rpc, call.request_id, call.identity, exc_info=error)
+    _LOGGER.error("failed rpc=%s request_id=%s caller=%s", rpc, request_id, identity, exc_info=error)
     return InternalError("server: needed to work, got a defect of its own; report the request id")
 
 

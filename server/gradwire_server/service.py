@@ -33,6 +33,7 @@ from gradwire_server.calls import Call, Handler, Stream
 from gradwire_server.chunks import Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Part
+from gradwire_server.inline import Inline, Tiny
 from gradwire_server.limits import Limits
 from gradwire_server.programs import StoredProgram
 from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
@@ -75,6 +76,7 @@ class DifferentiationService:
     def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, capabilities: bytes) -> None:
         self._config = config
         self._limits = Limits.from_config(config)
+        self._inline = Inline(config)
         self._held = Held("chunked_bytes", config.chunked_bytes)
         self._pool = pool
         self._capabilities = capabilities
@@ -105,6 +107,9 @@ class DifferentiationService:
 
     async def evaluate(self, message: bytes, call: Call) -> bytes:
         """Evaluate outputs of a program."""
+        tiny = self.find_tiny(message, call.identity)
+        if tiny is not None:
+            return tiny.answer(message)
         self._limits.check_request(len(message))
         apart = await self.find_apart(message)
         for tensor in apart:
@@ -112,6 +117,11 @@ class DifferentiationService:
                 raise _no_elements(tensor)
         answer = await self._run(Kind.EVALUATE, message, call, self._find_tensors(call.identity, apart))
         return answer.response
+
+    def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
+        """Return what answers a serialized EvaluateRequest of an identity at once; None where a worker must."""
+        tiny = self._inline.find(message)
+        return None if tiny is None or self._programs.get(identity, tiny.digest) is None else tiny
 
     async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
         """Evaluate outputs of programs, many requests over one stream."""
@@ -209,19 +219,24 @@ class DifferentiationService:
             raise decode_status(Status.FromString(_bytes(answer.parts[0])))
         if answer.kind is not Kind.RESULT:
             raise InternalError(f"worker: needed a result, got {answer.kind.name}; report the request id")
-        return await self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
+        found, program = await self._accept(call.identity, answer, must_store=kind is Kind.CREATE_PROGRAM)
+        if answer.prediction is not None and not (segments or found.segments):
+            digest = check_program_name(_bytes(answer.parts[0]).decode())
+            self._inline.learn(message, digest, program.response, found.response, answer.prediction)
+        return found
 
-    async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> Answer:
-        """Return the answer in a result, whose program is stored if it came with the request, and else must be still."""
+    async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> tuple[Answer, StoredProgram]:
+        """Return the answer in a result and its program, which is stored if it came with the request, and else must be still."""
         name, response, *stored = (_bytes(part) for part in answer.parts if not isinstance(part, Segment))
         if any(stored):
+            program = StoredProgram(*stored)
             size = sum(map(len, stored)) + _ENTRY_BYTES
             if must_store:
                 self._limits.check_stored(size)
-            await self._programs.put(identity, check_program_name(name.decode()), StoredProgram(*stored), size)
+            await self._programs.put(identity, check_program_name(name.decode()), program, size)
         else:
-            self._find(identity, name.decode())
-        return Answer(response, tuple(answer.segments))
+            program = self._find(identity, name.decode())
+        return Answer(response, tuple(answer.segments)), program
 
     def _find_tensors(self, identity: str, named: Sequence[Apart]) -> list[Segment]:
         """Return the elements of tensors that are named.

@@ -22,9 +22,10 @@ from gradwire_server.admission import Admission, draining
 from gradwire_server.calls import Call, Stream, is_request_id, make_request_id
 from gradwire_server.chunks import Arriving, Held, cut
 from gradwire_server.config import ServerConfig
+from gradwire_server.inline import Tiny
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
-from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, encode_varint, fields
+from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, encode_varint, fields, read_varint
 
 RPC = "EvaluateStream"
 
@@ -32,6 +33,7 @@ _ID, _EVALUATE, _CHUNK, _CANCEL, _TIMEOUT, _REQUEST_ID = range(1, 7)
 _WRITTEN_AS = {_ID: VARINT, _EVALUATE: LENGTH, _CHUNK: LENGTH, _CANCEL: LENGTH, _TIMEOUT: FIXED64, _REQUEST_ID: LENGTH}
 _ANSWER, _ERROR = 2, 4
 _ID_TAG = bytes((_ID << 3 | VARINT,))
+_EVALUATE_TAG = bytes((_EVALUATE << 3 | LENGTH,))
 _DROPPED_COUNT = 1024
 _DOUBLE = struct.Struct("<d")
 _LONGEST_S = 1e7
@@ -59,6 +61,11 @@ class Part(NamedTuple):
     request_id: str
     unknown: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that it says of a request is its content."""
+        return not (self.unknown or self.request_id or self.timeout_s)
+
 
 class Answer(NamedTuple):
     """What a request is answered: a serialized EvaluateResponse, and the elements of its tensors that follow it in chunks."""
@@ -73,6 +80,9 @@ Arrived: TypeAlias = Callable[[], Awaitable[Sequence[Segment]]]
 
 class Evaluator(Protocol):
     """What answers the requests of sessions."""
+
+    def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
+        """Return what answers a serialized EvaluateRequest of an identity at once; None where that takes longer."""
 
     async def find_apart(self, message: bytes) -> list[Apart]:
         """Return the tensors of a serialized EvaluateRequest whose elements are not in it, checked against the limits."""
@@ -110,6 +120,7 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._outbox: deque[tuple[Iterator[bytes], asyncio.Future[None]]] = deque()
         self._outbox_filled = asyncio.Event()
+        self._is_writing = False
         self._has_read_all = False
         self._is_draining = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -179,12 +190,29 @@ class Session:
         if part.id in self._running:
             text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
             raise ArgumentError(text, given=part.id)
+        if part.is_plain:
+            tiny = self._evaluator.find_tiny(part.content, self._call.identity)
+            if tiny is not None:
+                await self._answer_at_once(part, tiny)
+                return
         await self._room.acquire()
         self._dropped.pop(part.id, None)
         work = await self._prepare(part)
         self._under_way += 1
         self._running[part.id] = task = self._start(self._answer(part, work))
         task.add_done_callback(functools.partial(self._forget, part.id))
+
+    async def _answer_at_once(self, part: Part, tiny: Tiny) -> None:
+        request_id = make_request_id()
+        try:
+            kind = _ANSWER
+            content = self._admission.answer_at_once(RPC, tiny.answer, part.content, request_id, self._call.identity)
+        except GradwireError as error:
+            kind, content = _ERROR, encode_status(error, request_id).SerializeToString()
+        if self._is_writing:
+            await self._write(self._messages(part.id, kind, content))
+        else:
+            await self._write_now(encode_part(part.id, kind, content))
 
     async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
         """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""
@@ -286,18 +314,26 @@ class Session:
         self._outbox_filled.set()
         await written
 
+    async def _write_now(self, message: bytes) -> None:
+        """Write a message while no other is being written."""
+        self._is_writing = True
+        await self._stream.write(message)
+        self._is_writing = False
+        if self._outbox:
+            self._outbox_filled.set()
+
     async def _write_all(self) -> None:
         while True:
             await self._outbox_filled.wait()
-            while self._outbox:
+            self._outbox_filled.clear()
+            while self._outbox and not self._is_writing:
                 messages, written = self._outbox.popleft()
                 message = None if written.cancelled() else next(messages, None)
                 if message is not None:
-                    await self._stream.write(message)
-                    self._outbox.append((messages, written))
+                    await self._write_now(message)
+                    self._outbox.append((messages, written))  # behind what has come meanwhile
                 elif not written.done():
                     written.set_result(None)
-            self._outbox_filled.clear()
 
 
 async def _refuse(error: GradwireError, _message: bytes, _call: Call) -> Answer:
@@ -311,7 +347,7 @@ def parse(message: bytes) -> Part:
         ArgumentError: it is malformed, or of no kind.
     """
     try:
-        part = _parse(message)
+        part = _parse_plain(message) or _parse(message)
     except (WireError, UnicodeDecodeError):
         text = f"EvaluateStreamRequest: needed a well-formed message, got {len(message)} bytes that are none; encode it again"
         raise ArgumentError(text) from None
@@ -322,6 +358,18 @@ def parse(message: bytes) -> Part:
         if not part.kind:
             raise ArgumentError("EvaluateStreamRequest: needed evaluate, chunk or cancel, got none; set one")
     return part
+
+
+def _parse_plain(message: bytes) -> Part | None:
+    """Return a message that holds an id and a request and nothing else, as nearly all do; None for another."""
+    size = len(message)
+    if message[:1] == _ID_TAG:
+        id, place = read_varint(message, 1, size)
+        if message[place : place + 1] == _EVALUATE_TAG:
+            length, place = read_varint(message, place + 1, size)
+            if place + length == size:
+                return Part(id, _EVALUATE, message[place:], _NOTHING, 0.0, "", 0)
+    return None
 
 
 def _parse(message: bytes) -> Part:

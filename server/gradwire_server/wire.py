@@ -62,6 +62,8 @@ def read_varint(message: bytes, place: int, end: int) -> tuple[int, int]:
     Raises:
         WireError: there is none, or it has more than 64 bits.
     """
+    if place < end and message[place] < 0x80:  # as nearly all are
+        return message[place], place + 1
     value = shift = 0
     for item in message[place : min(place + _VARINT_BYTES, end)]:
         place += 1

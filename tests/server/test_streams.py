@@ -24,9 +24,10 @@ from gradwire_proto.tensor import encode_name, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
 from gradwire_server.admission import Admission, Gate
-from gradwire_server.calls import Call
+from gradwire_server.calls import ANONYMOUS, Call
 from gradwire_server.chunks import CHUNK_BYTES, Held
 from gradwire_server.config import ServerConfig
+from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
 from gradwire_server.requests import Apart, find_apart, outline
@@ -37,6 +38,7 @@ from tests.server.processes import cpu_ticks, is_alive, serving
 from tests.server.requests import PATIENCE_S, X, evaluation, product, quick, slow, until, value, wait_until
 
 FEW = 3
+QUICK = pb.EvaluateRequest(program_name="quick").SerializeToString()
 WRONG = pb.EvaluateRequest(program_name="wrong").SerializeToString()
 
 
@@ -70,6 +72,19 @@ class Pipe:
             return pb.EvaluateStreamResponse.FromString(await self.outbox.get())
 
 
+class Quick:
+    """Answers a request at once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    def answer(self, message: bytes) -> bytes:
+        self.desk.quick_count += 1
+        if self.desk.fails:
+            raise errors.ArgumentError("needed to work, got told not to")
+        return message
+
+
 class Desk:
     """Answers requests when the test says so."""
 
@@ -78,7 +93,13 @@ class Desk:
         self.answers: dict[str, asyncio.Future[Answer]] = {}
         self.arrived: list[bytes] = []
         self.refused = 0
+        self.quick_count = 0
+        self.fails = False
         self.cancelled: list[str] = []
+
+    def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
+        assert identity == ANONYMOUS
+        return Quick(self) if message == QUICK else None
 
     async def find_apart(self, message: bytes) -> list[Apart]:
         if message == WRONG:
@@ -494,6 +515,55 @@ def test_nothing_is_evaluated_while_a_caller_leaves_too_much_unread():
         pipe.is_free.set()
 
     session(scenario, max_stream_tensor_bytes=10)
+
+
+def test_what_is_answered_at_once_overtakes_what_is_not():
+    async def scenario(pipe, desk, gate, running):
+        pipe.begin(1, "a")
+        await until(lambda: "a" in desk.calls)
+        for id in range(2, 5):
+            pipe.begin(id, "quick")
+            found = await pipe.receive()
+            assert (found.id, found.evaluate.program_name) == (id, "quick")
+        desk.fails = True
+        pipe.begin(2, "quick")
+        assert isinstance(await failure(pipe, 2), errors.ArgumentError)
+        desk.answer("a")
+        assert (await pipe.receive()).id == 1
+        gate.close()
+        with pytest.raises(errors.DrainingError):
+            await running
+        assert desk.quick_count == 4
+
+    session(scenario)
+
+
+def test_what_is_answered_at_once_waits_for_what_is_being_written():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.is_free.clear()
+        pipe.begin(1, "a")
+        await until(lambda: "a" in desk.calls)
+        desk.answer("a", bytes(CHUNK_BYTES + 1))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        pipe.begin(2, "quick")
+        pipe.begin(3, "quick")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        pipe.is_free.set()
+        found = [await pipe.receive() for _ in range(5)]
+        assert sorted(answer.id for answer in found) == [1, 1, 1, 2, 3]
+
+    session(scenario)
+
+
+def test_a_request_with_a_name_or_a_deadline_of_its_own_is_not_answered_at_once():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.begin(1, "quick", request_id="mine")
+        await until(lambda: "quick" in desk.calls)
+        assert not desk.quick_count
+
+    session(scenario)
 
 
 def test_no_descriptor_outlives_a_session():

@@ -1,0 +1,269 @@
+"""Requests so small that to hand them to a worker takes longer than to answer them: the front end evaluates them itself.
+
+What a request asks is in its bytes without its elements. Where those are the same as of a request that a worker has answered, so
+are program, outputs, types, limits and cost, and the answer is the same but for its elements. So once such requests come again and
+again, and were predicted to take no longer than the budget, their program is compiled here, in a thread; from then on a request is
+answered if its bytes are the known ones, with elements in between that are read in place. Everything else goes to a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gradwire_core import engine
+from gradwire_core.structure.cost import predict
+from gradwire_core.types import Dtype, TensorType
+from gradwire_proto.evaluation import decode_output
+from gradwire_proto.program import decode_program
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Prediction
+from gradwire_server.wire import LENGTH, fields
+
+_LOGGER = logging.getLogger(__name__)
+
+MESSAGE_BYTES = 64 * 1024
+"""Larger requests and answers are not looked at."""
+
+_PREFIX_BYTES = 32  # at the beginning of a request, where its program is, and its elements are not
+_HOT_COUNT = 4
+_KNOWN_COUNT = 256
+_ALIKE_COUNT = 8  # requests of the same length and beginning
+_EQUATION_COUNT = 256
+_TRIAL_COUNT = 5
+
+Span = tuple[int, int]
+_Key = tuple[int, bytes]
+
+
+class Skeleton(NamedTuple):
+    """A message without the elements of its tensors.
+
+    Attributes:
+        size: the bytes of the message.
+        pieces: its bytes before, between and behind the elements of its tensors.
+        spans: where these stand.
+    """
+
+    size: int
+    pieces: tuple[bytes, ...]
+    spans: tuple[Span, ...]
+
+    def fits(self, message: bytes) -> bool:
+        """Tell whether a message of the same size is the same but for the elements of its tensors."""
+        place = 0
+        for piece, (start, end) in zip(self.pieces, self.spans, strict=False):
+            if message[place:start] != piece:
+                return False
+            place = end
+        return message[place:] == self.pieces[-1]
+
+
+class Tiny:
+    """What answers requests of one skeleton.
+
+    Args:
+        digest: of their program.
+        request: their skeleton.
+        response: that of their answers.
+        executable: what computes these.
+    """
+
+    def __init__(self, digest: str, request: Skeleton, response: Skeleton, executable: engine.Executable) -> None:
+        self.digest = digest
+        self._pieces = list(response.pieces)
+        self._run = executable.run
+        types = [*executable.input_types, *(type for seeds in executable.seed_types for type in seeds)]
+        parts = [(type.shape, type.dtype.numpy, *span) for type, span in zip(types, request.spans, strict=True)]
+        count = len(executable.input_types)
+        self._inputs, seeds = parts[:count], iter(parts[count:])
+        self._seeds = [[next(seeds) for _ in found] for found in executable.seed_types]
+
+    def answer(self, message: bytes) -> bytes:
+        """Return the serialized answer to a serialized request that has the skeleton.
+
+        Raises:
+            GradwireError: as the executable.
+        """
+        inputs = [np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in self._inputs]
+        seeds = [[np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in found] for found in self._seeds]
+        joined: list[bytes] = []
+        pieces = iter(self._pieces)
+        for results in self._run(inputs, seeds):
+            for result in results:
+                assert isinstance(result, np.ndarray)
+                joined += next(pieces), result.tobytes()
+        joined.append(next(pieces))
+        return b"".join(joined)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of the requests of one skeleton: how often they came, and what answers them here, if anything does."""
+
+    skeleton: Skeleton
+    count: int = 0
+    is_decided: bool = False
+    tiny: Tiny | None = None
+
+
+class Inline:
+    """What the front end evaluates itself.
+
+    Args:
+        config: the budget; 0 seconds for none.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._budget_s = config.inline_budget_s
+        self._known: OrderedDict[_Key, list[_Entry]] = OrderedDict()
+        self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes)
+        self._thread = ThreadPoolExecutor(1, "inline")
+        self._compiling: set[asyncio.Future[None]] = set()
+
+    def find(self, message: bytes) -> Tiny | None:
+        """Return what answers a serialized EvaluateRequest; None for a worker."""
+        found = self._known.get((len(message), message[:_PREFIX_BYTES]))
+        if found is not None:
+            for entry in found:
+                if entry.tiny is not None and entry.skeleton.fits(message):
+                    return entry.tiny
+        return None
+
+    def learn(self, message: bytes, digest: str, program: bytes, response: bytes, prediction: Prediction | None) -> None:
+        """Take note of a request that a worker has answered.
+
+        Args:
+            message: the serialized EvaluateRequest, all elements in it.
+            digest: of its program.
+            program: its program, in a serialized GetProgramResponse.
+            response: the serialized EvaluateResponse, all elements in it.
+            prediction: what its evaluation was predicted to take.
+        """
+        if prediction is None or prediction.seconds > self._budget_s or max(len(message), len(response)) > MESSAGE_BYTES:
+            return
+        entry = self._note(message)
+        if entry is None or entry.count < _HOT_COUNT or entry.is_decided or self._compiling:
+            return
+        entry.is_decided = True
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._compile, entry, message, digest, program, response)
+        self._compiling.add(work)
+        work.add_done_callback(self._compiling.discard)
+
+    async def close(self) -> None:
+        """Wait for what is being compiled, and compile nothing more."""
+        self._budget_s = 0.0
+        await asyncio.gather(*self._compiling, return_exceptions=True)
+        self._thread.shutdown()
+
+    def _note(self, message: bytes) -> _Entry | None:
+        """Return what is known of requests like one, this one counted; None if it is of no use to know."""
+        key = (len(message), message[:_PREFIX_BYTES])
+        entries = self._known.setdefault(key, [])
+        self._known.move_to_end(key)
+        if len(self._known) > _KNOWN_COUNT:
+            self._known.popitem(last=False)
+        for entry in entries:
+            if entry.skeleton.fits(message):
+                entry.count += 1
+                return entry
+        skeleton = _skeleton(message, _request_spans(message))
+        if skeleton is not None:
+            entries.append(_Entry(skeleton, 1))
+            if len(entries) > _ALIKE_COUNT:
+                del entries[0]
+        return None
+
+    def _compile(self, entry: _Entry, message: bytes, digest: str, program: bytes, response: bytes) -> None:
+        """Have requests like one answered here, if that takes no longer than the budget."""
+        try:
+            entry.tiny = self._make(entry.skeleton, message, digest, program, response)
+        except Exception:  # a worker goes on answering them
+            _LOGGER.exception("inline: not compiled")
+
+    def _make(self, skeleton: Skeleton, message: bytes, digest: str, program: bytes, response: bytes) -> Tiny | None:
+        request = pb.EvaluateRequest.FromString(message)
+        stored = pb.GetProgramResponse.FromString(program).program
+        if request.reproducible or len(stored.equations) > _EQUATION_COUNT:
+            return None
+        outputs = tuple(decode_output(output)[0] for output in request.outputs)
+        executable = self._executables.get(decode_program(stored), outputs)
+        answer = _skeleton(response, _response_spans(response))
+        if answer is None or not _is_plain(executable, skeleton, answer) or predict(executable.program).seconds > self._budget_s:
+            return None
+        tiny = Tiny(digest, skeleton, answer, executable)
+        taken_s = math.inf
+        for _ in range(_TRIAL_COUNT):
+            began_s = time.perf_counter()
+            tiny.answer(message)
+            taken_s = min(taken_s, time.perf_counter() - began_s)
+        _LOGGER.info("inline: program=%s predicted=%s taken=%s", digest, predict(executable.program).seconds, taken_s)
+        return tiny if taken_s <= 2 * self._budget_s else None
+
+
+def _is_plain(executable: engine.Executable, request: Skeleton, response: Skeleton) -> bool:
+    """Tell whether all elements of a request are read, and all of its answer written, as they are."""
+    inputs = [*executable.input_types, *(type for seeds in executable.seed_types for type in seeds)]
+    results = executable.program.output_types
+    return (
+        executable.by_terms is None
+        and all(specs is None for specs in executable.specs)
+        and all(type.dtype is not Dtype.BOOL for type in inputs)
+        and _sizes(inputs) == [end - start for start, end in request.spans]
+        and _sizes(results) == [end - start for start, end in response.spans]
+    )
+
+
+def _sizes(types: Sequence[TensorType]) -> list[int]:
+    return [type.nbytes for type in types]
+
+
+def _skeleton(message: bytes, spans: Iterator[Span]) -> Skeleton | None:
+    """Return the skeleton of a message; None where its tensors do not stand in their order."""
+    found = tuple(spans)
+    if list(found) != sorted(found):
+        return None
+    ends = [0, *(end for _, end in found)]
+    starts = [*(start for start, _ in found), len(message)]
+    return Skeleton(len(message), tuple(message[end:start] for end, start in zip(ends, starts, strict=True)), found)
+
+
+def _walk(message: bytes, span: Span, *path: int) -> Iterator[Span]:
+    """Yield where the fields of a path of numbers begin and end, in the order of the message."""
+    if not path:
+        yield span
+        return
+    for number, written_as, value, place in fields(message, *span):
+        if number == path[0] and written_as == LENGTH:
+            yield from _walk(message, (value, place), *path[1:])
+
+
+def _data(message: bytes, tensor: Span) -> Span:
+    """Return where the elements of a tensor begin and end."""
+    found = (tensor[1], tensor[1])
+    for span in _walk(message, tensor, 3):
+        found = span
+    return found
+
+
+def _request_spans(message: bytes) -> Iterator[Span]:
+    """Yield where the elements of each tensor of an EvaluateRequest begin and end, inputs before seeds."""
+    whole = (0, len(message))
+    for tensor in (*_walk(message, whole, 3), *_walk(message, whole, 4, 3)):
+        yield _data(message, tensor)
+
+
+def _response_spans(message: bytes) -> Iterator[Span]:
+    """Yield where the elements of each dense result of an EvaluateResponse begin and end."""
+    for tensor in _walk(message, (0, len(message)), 2, 1, 1):
+        yield _data(message, tensor)

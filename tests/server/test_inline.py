@@ -1,0 +1,216 @@
+"""What the front end evaluates itself: which requests those are, and that nobody can tell from their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import grpc
+import numpy as np
+import pytest
+
+from gradwire_core import errors
+from gradwire_core.program import Program, Var
+from gradwire_core.types import Dtype, TensorType
+from gradwire_proto.program import encode_program
+from gradwire_proto.status import decode_status
+from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_proto.v1 import transform_pb2
+from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind, Prediction
+from gradwire_server.inline import Inline
+from gradwire_server.requests import check_program_name
+from gradwire_server.service import SERVICE
+from gradwire_server.worker import Worker
+from tests.server.processes import serving
+from tests.server.requests import X, equation, evaluation, product, until
+
+CONFIG = ServerConfig(inline_budget_s=1.0)  # on a busy machine nothing is quick
+OFTEN = 8
+MASK = TensorType(Dtype.BOOL, (3,))
+
+
+def derivative() -> pb.EvaluateRequest:
+    """A value, and a directional derivative with its seed."""
+    request = evaluation(product(), X)
+    request.outputs.add(transforms=[transform_pb2.Transform(jvp=transform_pb2.Jvp())], seeds=[encode_tensor(np.ones(3))])
+    return request
+
+
+def masked() -> pb.EvaluateRequest:
+    mask, x = Var(MASK), Var(TensorType(Dtype.FLOAT64, (3,)))
+    chosen = equation("where", (mask, x, x), x.type)
+    return evaluation(Program((mask, x), (chosen,), chosen.results), np.array([True, False, True]), X)
+
+
+def asking(**fields) -> pb.EvaluateRequest:
+    request = evaluation(product(), X)
+    request.outputs[0].MergeFrom(pb.Output(**fields))
+    return request
+
+
+def reproducible() -> pb.EvaluateRequest:
+    request = evaluation(product(), X)
+    request.reproducible = True
+    return request
+
+
+def backwards() -> bytes:
+    """A request whose output, with a seed, stands before its input: well-formed, if nobody writes it so."""
+    request = evaluation(product(), X)
+    del request.outputs[:]
+    request.outputs.add(transforms=[transform_pb2.Transform(jvp=transform_pb2.Jvp())], seeds=[encode_tensor(np.ones(3))])
+    first = pb.EvaluateRequest(outputs=request.outputs)
+    del request.outputs[:]
+    return first.SerializeToString() + request.SerializeToString()
+
+
+def teach(inline: Inline, message: bytes, times: int = OFTEN) -> bytes:
+    """Have a worker answer a request again and again, and return its answer."""
+    worker = Worker(ServerConfig())
+    for _ in range(times):
+        answer = worker.answer(Frame(Kind.EVALUATE, (b"id", message)))
+        assert answer.kind is Kind.RESULT
+        name, response, stored, _ = answer.parts
+        inline.learn(message, check_program_name(name.decode()), stored, response, answer.prediction)
+    return response
+
+
+async def decided(inline: Inline) -> None:
+    await until(lambda: not inline._compiling)
+
+
+def learning(scenario, config: ServerConfig = CONFIG) -> None:
+    async def run() -> None:
+        inline = Inline(config)
+        try:
+            await scenario(inline)
+        finally:
+            await inline.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("request_", [evaluation(product(), X), derivative()])
+def test_what_comes_often_is_answered_with_the_same_bytes(request_):
+    async def scenario(inline: Inline) -> None:
+        message = request_.SerializeToString()
+        assert inline.find(message) is None
+        response = teach(inline, message)
+        await decided(inline)
+        tiny = inline.find(message)
+        assert tiny is not None
+        assert tiny.answer(message) == response
+        rng = np.random.default_rng(1)
+        for _ in range(20):
+            request_.inputs[0].data = rng.normal(size=3).tobytes()
+            other = request_.SerializeToString()
+            assert inline.find(other) is tiny
+            assert tiny.answer(other) == teach(inline, other, 1)
+
+    learning(scenario)
+
+
+def test_what_differs_in_anything_but_elements_is_another_request():
+    async def scenario(inline: Inline) -> None:
+        message = derivative().SerializeToString()
+        teach(inline, message)
+        await decided(inline)
+        elements = bytes(X.tobytes())
+        seeds = np.ones(3).tobytes()
+        free = [range(message.index(part), message.index(part) + 24) for part in (elements, seeds)]
+        for place in range(len(message)):
+            changed = bytearray(message)
+            changed[place] ^= 1
+            assert (inline.find(bytes(changed)) is not None) == any(place in part for part in free)
+        assert inline.find(message + b"\0") is None
+        assert inline.find(message[:-1]) is None
+
+    learning(scenario)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        masked().SerializeToString(),
+        reproducible().SerializeToString(),
+        asking(transforms=[{"jacobian": {}}], layout=pb.LAYOUT_STRUCTURED).SerializeToString(),
+        asking(transforms=[{"jacobian": {}}], layout=pb.LAYOUT_SPARSE).SerializeToString(),
+        backwards(),
+        evaluation(product(TensorType(Dtype.FLOAT64, (10_000,))), np.ones(10_000)).SerializeToString(),
+    ],
+)
+def test_what_is_not_as_plain_as_that_stays_with_the_workers(message):
+    async def scenario(inline: Inline) -> None:
+        teach(inline, message)
+        await decided(inline)
+        assert inline.find(message) is None
+
+    learning(scenario)
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 1e-12])
+def test_nothing_past_the_budget_is_evaluated(budget_s):
+    async def scenario(inline: Inline) -> None:
+        message = evaluation(product(), X).SerializeToString()
+        teach(inline, message)
+        await decided(inline)
+        assert inline.find(message) is None
+
+    learning(scenario, ServerConfig(inline_budget_s=budget_s))
+
+
+def test_what_is_seldom_asked_is_not_compiled_and_soon_forgotten():
+    async def scenario(inline: Inline) -> None:
+        message = evaluation(product(), X).SerializeToString()
+        teach(inline, message, 2)
+        assert not inline._compiling
+        for count in range(1000):
+            request = pb.EvaluateRequest(program_name=f"{count % 500:032}", inputs=[{"shape": [count]}])
+            inline.learn(request.SerializeToString(), "", b"", b"", Prediction(0.0, 0))
+        assert sum(map(len, inline._known.values())) <= 512
+        assert not inline._compiling
+
+    learning(scenario)
+
+
+def ask(channel: grpc.Channel, message: bytes) -> bytes | tuple[str, str]:
+    """The answer to a serialized request, or the reason and text of its refusal."""
+    try:
+        return channel.unary_unary(f"/{SERVICE}/Evaluate")(message, timeout=30)
+    except grpc.RpcError as error:
+        from grpc_status import rpc_status
+
+        found = decode_status(rpc_status.from_call(error))
+        return type(found).__name__, found.message
+
+
+def test_answers_and_errors_are_the_same_inline_and_not():
+    named = derivative()
+    named.program_name = "programs/" + product().digest
+    rng = random.Random(11)
+    hot = [named.SerializeToString(), derivative().SerializeToString()]
+    with (
+        serving("--workers", "1", "--spare-workers", "0", "--inline-budget-s", "1") as inline,
+        serving("--workers", "1", "--spare-workers", "0", "--inline-budget-s", "0") as plain,
+    ):
+        for server in (inline, plain):
+            server.stub.CreateProgram(pb.CreateProgramRequest(program=encode_program(product())))
+            for _ in range(3 * OFTEN):
+                for message in hot:
+                    ask(server.channel, message)
+        kinds = set()
+        for _ in range(100):
+            message = bytearray(rng.choice(hot))
+            for _ in range(rng.randrange(3)):
+                message[rng.randrange(len(message))] = rng.choice([0, 1, 3, 8, 26, 127, 128, 255, rng.randrange(256)])
+            found, expected = (ask(server.channel, bytes(message)) for server in (inline, plain))
+            assert found == expected
+            kinds.add(type(expected))
+        assert kinds == {bytes, tuple}
+        name = pb.DeleteProgramRequest(name=named.program_name)
+        inline.stub.DeleteProgram(name)
+        assert ask(inline.channel, hot[0])[0] == errors.ProgramMissingError.__name__
+        assert isinstance(ask(inline.channel, hot[1]), bytes), "this one brings the program"
+        assert isinstance(ask(inline.channel, hot[0]), bytes)
