@@ -107,7 +107,7 @@ class ServerConfig:
     preload: tuple[str, ...] = setting(
         (),
         "files of programs that everyone may name, compiled in every worker before the server serves; each a serialized Program, "
-        "CreateProgramRequest, or EvaluateRequest, whose outputs are compiled too; protobuf, or its JSON in files named .json",
+        "CreateProgramRequest, or EvaluateRequest, whose outputs are compiled; protobuf, or its JSON in files named .json",
     )
     reflection: bool = setting(True, "serve gRPC reflection, so that tools can list and call the service")
     metrics_listen: str = setting("", "address for Prometheus metrics, HOST:PORT; empty: none")
@@ -163,8 +163,7 @@ class ServerConfig:
     @classmethod
     def from_json(cls, text: bytes) -> ServerConfig:
         """Return the settings that `to_json` wrote, defaults for the secrets."""
-        given = json.loads(text)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        return cls(**_with_tuples(json.loads(text)))
 
     def to_json(self) -> bytes:
         """Return the settings without the secrets, as JSON: what a worker is told."""
@@ -186,7 +185,7 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str] | None = Non
         ConfigError: a flag or variable is unknown or has a value it may not have.
         SystemExit: --help was asked for and given.
     """
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(_parser().parse_args(argv)).items()}
+    given = _with_tuples(vars(_parser().parse_args(argv)))
     probe = given.pop("probe", "")
     if probe:
         split_address("probe", probe)
@@ -305,6 +304,10 @@ def _parser() -> argparse.ArgumentParser:
         else:
             parser.add_argument(_flag(field.name), type=_READERS[str(field.type)], metavar=str(field.type).upper(), help=text)
     return parser
+
+
+def _with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _read_environ(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 The front end sends CONFIGURE once, then tasks, one at a time; the worker answers every frame by one frame.
 
     CONFIGURE           settings (JSON)                                                  -> READY
+    COMPILE             request id, EvaluateRequest without inputs                       -> READY | ERROR
     CREATE_PROGRAM      request id, CreateProgramRequest                                 -> RESULT | ERROR
     EVALUATE            request id, EvaluateRequest [, stored program, segment, ...]     -> RESULT | MISSING | ERROR
     EVALUATE_IN_CHUNKS  the same                                                         -> RESULT | MISSING | ERROR
@@ -54,6 +55,7 @@ class Kind(enum.IntEnum):
     ERROR = 9
     EVALUATE_IN_CHUNKS = 10
     BATCH = 11
+    COMPILE = 12
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gradwire_core.errors import DeadlineError, GradwireError, OverloadedError, PoisonedTaskError, WorkerLostError
@@ -31,6 +33,7 @@ from gradwire_server.frames import Frame, Kind, Prediction, join_frames, split_f
 from gradwire_server.memory import count_kernel_kills
 from gradwire_server.metrics import Metrics
 from gradwire_server.process import WorkerDiedError, WorkerProcess
+from gradwire_server.skeletons import Skeletons, request_skeleton
 from gradwire_server.waiting import Waiting, WaitingTasks
 
 _LOGGER = logging.getLogger(__name__)
@@ -41,6 +44,8 @@ _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
 _LEAST_RETRY_S = 0.02
 _BATCH_BYTES = 2**22
+_NAMED_PARTS = 2  # of a task that brings no program
+_KEY_COUNT = 4096
 
 
 @dataclass(eq=False, slots=True)
@@ -68,14 +73,17 @@ class WorkerPool:
     Args:
         config: number of workers, bounds of the queue, environment of the processes.
         metrics: told of starts, retries and the length of the queue.
+        preloads: what every worker compiles before it takes tasks: serialized EvaluateRequests, each beside the path of its file.
 
     Attributes:
         suspended_count: how many workers were ended because they were suspended.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics, preloads: Sequence[tuple[str, bytes]] = ()) -> None:
         self._config = config
         self._metrics = metrics
+        self._preloads = preloads
+        self._complaint: ConfigError | None = None
         self._workers: set[WorkerProcess] = set()
         self._spares: list[WorkerProcess] = []
         self._processes: set[WorkerProcess] = set()
@@ -87,6 +95,8 @@ class WorkerPool:
         self._runs: dict[WorkerProcess, _Run] = {}
         self._recoveries: set[asyncio.Task[None]] = set()
         self._costs = Costs()
+        self._keys: Skeletons[bytes] = Skeletons(_KEY_COUNT)
+        self._key_numbers = itertools.count()
         self._admitted_bytes = 0
         self._last_short_s = float("-inf")
         self._next_look: asyncio.TimerHandle | None = None
@@ -123,6 +133,8 @@ class WorkerPool:
         self._watcher = asyncio.create_task(self._watch())
         if len(ready) < len(started):
             await self.close()
+            if self._complaint is not None:
+                raise self._complaint
             raise ConfigError(f"workers: needed {len(started)} to start, got {len(ready)}; what they wrote above says why")
 
     async def close(self) -> None:
@@ -147,7 +159,7 @@ class WorkerPool:
         Args:
             task: the frame to send; see `frames` for its answers. Its segments stay the caller's.
             timeout_s: seconds after which waiting or running ends.
-            key: what tasks that can be evaluated together have in common; None for one that must be evaluated alone.
+            key: what tasks that ask the same of other numbers have in common; None to have it found in the task.
             cost: what it is predicted to take, if that is known.
 
         Raises:
@@ -158,7 +170,7 @@ class WorkerPool:
         """
         if timeout_s <= 0:
             raise _late(timeout_s)
-        item = self._admit_task(task, key, cost)
+        item = self._admit_task(task, key or self._find_key(task), cost)
         size = item.expected.peak_bytes
         self._admitted_bytes += size
         try:
@@ -178,8 +190,8 @@ class WorkerPool:
             raise _lost()
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        item = Waiting(task, key, self._costs.expect(key, cost), now_s, loop.create_future())
-        item.is_alone = task.kind is not Kind.EVALUATE or any(task.segments)  # which are not to be copied side by side
+        expected = self._costs.expect(key, cost)
+        item = Waiting(task, key, expected, now_s, loop.create_future(), is_alone=not expected.is_stackable)
         if not self._idle:
             self._check_room(item)
         self._check_bytes(item.expected.peak_bytes)
@@ -187,6 +199,20 @@ class WorkerPool:
             self._last_short_s = now_s
         self._waiting.put(item)
         return item
+
+    def _find_key(self, task: Frame) -> bytes | None:
+        """Return what tasks that ask the same of other numbers have in common: a number for each skeleton of their messages."""
+        if task.kind is not Kind.EVALUATE or len(task.parts) != _NAMED_PARTS:
+            return None
+        message = task.parts[1]
+        assert isinstance(message, bytes)
+        found = self._keys.find(message)
+        if found is None:
+            skeleton = request_skeleton(message)
+            if skeleton is not None:
+                found = b"%d" % next(self._key_numbers)
+                self._keys.put(skeleton, found)
+        return found
 
     def _check_room(self, item: Waiting) -> None:
         """Check the predicted seconds of work that waits before a task, and the number of tasks that wait."""
@@ -368,9 +394,18 @@ class WorkerPool:
                 worker = await WorkerProcess.launch(self._config)
                 self._processes.add(worker)
                 await worker.configure(self._config)
+                await worker.prepare(self._preloads)
+        except ConfigError as error:
+            assert worker is not None
+            self._complaint = error
+            self._processes.discard(worker)
+            worker.stop()
+            _LOGGER.warning("worker did not start: %s", error)
+            return None
         except (OSError, TimeoutError, WorkerDiedError) as error:
             if worker is not None:
                 self._processes.discard(worker)
+                worker.stop()
             _LOGGER.error("worker did not start: %s", str(error) or type(error).__name__)  # noqa: TRY400  # its own trace stands above
             return None
         self._metrics.count_worker_start()

@@ -9,12 +9,14 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
 from gradwire_server.channel import Channel
-from gradwire_server.config import ServerConfig, worker_environ
+from gradwire_server.config import ConfigError, ServerConfig, worker_environ
 from gradwire_server.frames import Frame, Kind
 
 _EXIT_TIMEOUT_S = 2.0
@@ -151,6 +153,21 @@ class WorkerProcess:
             self.kill()
             await self.process.wait()
             raise
+
+    async def prepare(self, preloads: Sequence[tuple[str, bytes]]) -> None:
+        """Have it compile the programs of files, each an EvaluateRequest beside its path.
+
+        Raises:
+            WorkerDiedError: it ended.
+            ConfigError: one does not compile.
+        """
+        for path, request in preloads:
+            answer = await self.exchange(Frame(Kind.COMPILE, (path.encode(), request)))
+            if answer.kind is not Kind.READY:
+                (status,) = answer.parts
+                assert isinstance(status, bytes)
+                why = Status.FromString(status).message
+                raise ConfigError(f"preload: needed a program that compiles in {path}, got {why}")
 
     def ask(self, task: Frame, listener: Listener) -> None:
         """Send a frame, and have its answer given to a function, or the error that there will be none for; see `explain_death`.

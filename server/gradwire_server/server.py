@@ -12,6 +12,7 @@ from gradwire_server.exposition import make_metrics, serving_metrics
 from gradwire_server.front import FrontEnd
 from gradwire_server.metrics import PrometheusMetrics
 from gradwire_server.pool import WorkerPool
+from gradwire_server.preload import read_preloads
 from gradwire_server.stores import local_stores
 
 
@@ -29,8 +30,10 @@ class Server:
         self._config = config
         self._stack = AsyncExitStack()
         self._metrics = metrics = make_metrics(config.metrics_listen)
-        self._pool = WorkerPool(config, metrics)
-        self._front = FrontEnd(config, self._pool, local_stores(config, {}, metrics), metrics, shares_port=False)
+        preloads = read_preloads(config)
+        self._pool = WorkerPool(config, metrics, [(item.path, item.request) for item in preloads])
+        stores = local_stores(config, {item.digest: item.program for item in preloads}, metrics)
+        self._front = FrontEnd(config, self._pool, stores, metrics, shares_port=False)
 
     @property
     def address(self) -> str:

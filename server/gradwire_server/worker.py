@@ -11,13 +11,14 @@ import contextlib
 import ctypes
 import itertools
 import logging
+import select
 import signal
 import socket
 import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,30 +27,36 @@ from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
 from gradwire_core.explain import explain
 from gradwire_core.program import Program
-from gradwire_core.structure.cost import predict
+from gradwire_core.structure.cost import Cost, predict
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.types import Array
 from gradwire_proto import evaluation, explanation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import encode_status
-from gradwire_proto.tensor import Elements, decode_tensor, encode_head, encode_tensor, encode_type
+from gradwire_proto.tensor import Elements, decode_tensor, encode_head, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2 as pb_program
 from gradwire_proto.v1 import tensor_pb2 as pb_tensor
 from gradwire_server.cache import RecentlyUsed
 from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig
-from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind, Prediction
+from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind, Prediction, join_frames, split_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
 from gradwire_server.memory import MemoryBound, volunteer
+from gradwire_server.programs import encode_stored
+from gradwire_server.repeated import Repeated
 from gradwire_server.requests import M, check_program_name, parse_request, program_name
 from gradwire_server.segments import Segment, copy_elements
+from gradwire_server.skeletons import Message, Skeletons
 
 _LOGGER = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 2**18
+_NAMED_PARTS = 2  # of a task that brings no program
+_IDLE_S = 0.01
+_IDLE_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +70,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What an executable takes: the bytes of its results, once encoded, and what else is predicted."""
+    """What an executable takes: the bytes of its results, once encoded, what else is predicted, and what compiling it took."""
 
     result_bytes: int
     prediction: Prediction
+    cost: Cost
+    compile_s: float = 0.0
 
 
 class MissingError(Exception):
@@ -85,17 +94,25 @@ class Worker:
         self._memory = memory
         self._admitted: weakref.WeakKeyDictionary[engine.Executable, Admitted] = weakref.WeakKeyDictionary()
         self._limits = Limits.from_config(config)
+        self._repeated: Skeletons[Repeated] = Skeletons(config.executable_cache_count)
+        self._wanted: tuple[Repeated, int] | None = None
+        self._compiled_s = 0.0
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes)
 
     def answer(self, task: Frame) -> Frame:
         """Return the answer to a task, whatever happens; the segments of the task are the caller's to close."""
-        began_s = time.perf_counter()
+        if task.kind is Kind.BATCH:
+            return join_frames(self._answer_all(split_frame(task)))
+        found = self._answer_repeated(task)
+        if found is not None:
+            return found
+        began_s, self._compiled_s = time.perf_counter(), 0.0
         request_id, message, *stored = (bytes(part) for part in task.parts if not isinstance(part, Segment))
         failure: GradwireError
         try:
             found = self._run(task, message, [part for part in stored if part])
-            return replace(found, taken_s=time.perf_counter() - began_s)
+            return replace(found, taken_s=time.perf_counter() - began_s - self._compiled_s)
         except MissingError as error:
             return Frame(Kind.MISSING, (str(error).encode(),))
         except MemoryError:
@@ -104,10 +121,105 @@ class Worker:
             failure = _as_gradwire_error(error, request_id.decode())
         return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
 
+    def _answer_repeated(self, task: Frame) -> Frame | None:
+        """Return the answer to a task like one that was answered before; None where it is to be looked at in full."""
+        found = self._find_repeated(task)
+        if found is None:
+            return None
+        began_s = time.perf_counter()
+        repeated, executable, admitted = found
+        try:
+            inputs, seeds = repeated.read(task.parts[1])  # type: ignore[arg-type]  # a message
+            with self._expecting(executable, admitted.result_bytes):
+                results = executable.run(inputs, seeds)
+        except (GradwireError, MemoryError):
+            return None  # which tells how
+        answer = repeated.write(results)
+        taken_s = time.perf_counter() - began_s
+        repeated.note_alone(taken_s)
+        return Frame(Kind.RESULT, (program_name(repeated.digest).encode(), answer), admitted.prediction, taken_s)
+
+    def _find_repeated(self, task: Frame) -> tuple[Repeated, engine.Executable, Admitted] | None:
+        if task.kind is not Kind.EVALUATE or len(task.parts) != _NAMED_PARTS:
+            return None
+        repeated = self._repeated.find(task.parts[1])  # type: ignore[arg-type]  # a message
+        if repeated is None:
+            return None
+        executable = self._executables.find(repeated.digest, repeated.outputs)
+        admitted = None if executable is None else self._admitted.get(executable)
+        return None if executable is None or admitted is None else (repeated, executable, admitted)
+
+    def _answer_all(self, tasks: Sequence[Frame]) -> list[Frame]:
+        """Return the answers to tasks that are alike, evaluated as one where that is faster."""
+        found = self._find_repeated(tasks[0])
+        if found is not None and found[0].is_stackable:
+            repeated, _, admitted = found
+            messages = [task.parts[1] for task in tasks]
+            if all(self._repeated.find(message) is repeated for message in messages):  # type: ignore[arg-type]  # a message
+                answers = self._evaluate_as_one(repeated, messages, admitted)  # type: ignore[arg-type]  # the same
+                if answers is not None:
+                    return answers
+        return [self.answer(task) for task in tasks]
+
+    def _evaluate_as_one(
+        self, repeated: Repeated, messages: Sequence[Message], admitted: Admitted
+    ) -> list[Frame] | None:
+        """Return the answers to requests evaluated as one; None where they are to be evaluated one by one."""
+        began_s = time.perf_counter()
+        count = repeated.choose_count(len(messages))
+        if not count:
+            return None
+        executable = self._executables.find(repeated.digest, repeated.stacked_outputs(count))
+        if executable is None:
+            repeated.miss(len(messages))
+            self._wanted = repeated, count
+            if not repeated.is_worth(count):
+                return None
+            executable = self._compile_wanted()
+            if executable is None:
+                return None
+        began_s = time.perf_counter()
+        try:
+            inputs, seeds = repeated.read_all(messages, count)
+            results = executable.run(inputs, seeds)
+        except (GradwireError, MemoryError):
+            return None  # each is told its own
+        name = program_name(repeated.digest).encode()
+        answers = [repeated.write_row(results, row) for row in range(len(messages))]
+        taken_s = time.perf_counter() - began_s
+        repeated.note_stacked(count, taken_s)
+        return [Frame(Kind.RESULT, (name, answer), admitted.prediction, taken_s / len(messages)) for answer in answers]
+
+    def prepare(self) -> None:
+        """Use time that nobody asks for anything in: compile what would have been of use."""
+        if self._wanted is not None and self._wanted[0].is_worth(self._wanted[1], _IDLE_SHARE):
+            self._compile_wanted()
+
+    def _compile_wanted(self) -> engine.Executable | None:
+        """Compile what evaluates several requests as one; None where that cannot be, which is not tried again."""
+        assert self._wanted is not None
+        (repeated, count), self._wanted = self._wanted, None
+        program = self._programs.get(repeated.digest)
+        if program is None:
+            return None
+        began_s = time.perf_counter()
+        try:
+            executable = self._executables.get(program, repeated.stacked_outputs(count))
+            self._limits.check_plan(executable.plan)
+        except Exception as error:  # noqa: BLE001  # whatever it is, they are evaluated one by one
+            _LOGGER.info("requests are not evaluated as one: %s", error)
+            repeated.is_stackable = False
+            return None
+        repeated.compile_s = time.perf_counter() - began_s
+        repeated.missed_s = 0.0
+        return executable
+
     def _run(self, task: Frame, message: bytes, stored: Sequence[bytes]) -> Frame:
         kind = task.kind
         if kind in (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS):
             return self._evaluate(message, stored, task.segments, in_chunks=kind is Kind.EVALUATE_IN_CHUNKS)
+        if kind is Kind.COMPILE:
+            return self._precompile(message)
         if kind is Kind.DIFFERENTIATE:
             return self._differentiate(message, stored)
         if kind is Kind.EXPLAIN:
@@ -147,7 +259,8 @@ class Worker:
         apart = _elements_apart(request, segments)
         inputs = [decode_tensor(tensor, f"input {index}", next(apart)) for index, tensor in enumerate(request.inputs)]
         pairs = [evaluation.decode_output(output, elements=apart) for output in request.outputs]
-        executable = self._compile(source, tuple(output for output, _ in pairs), reproducible=request.reproducible)
+        outputs = tuple(output for output, _ in pairs)
+        executable = self._compile(source, outputs, reproducible=request.reproducible)
         admitted = self._admit(executable, in_chunks=in_chunks)
         seeds = [found for _, found in pairs]
         del request, pairs
@@ -156,8 +269,31 @@ class Worker:
             del inputs, seeds  # before their results take as much again
             if in_chunks:
                 return _result(source, *self._encode_in_chunks(source, results, executable.specs), prediction=admitted.prediction)
-            response = self._encode_results(source, results, executable.specs, encode_tensor)
-            return _result(source, self._serialize(response), prediction=admitted.prediction)
+            response = self._serialize(self._encode_results(source, results, executable.specs, encode_tensor))
+            admitted = self._note(message, source.digest, outputs, executable, response)
+            return _result(source, response, prediction=admitted.prediction)
+
+    def _note(
+        self, message: bytes, digest: str, outputs: tuple[engine.Output, ...], executable: engine.Executable, response: bytes
+    ) -> Admitted:
+        """Take note of a request that others may repeat, and return what it takes."""
+        admitted = self._admitted[executable]
+        repeated = Repeated.find(digest, outputs, executable, (message, response), admitted.cost)
+        if repeated is None:
+            return admitted
+        repeated.compile_s = max(admitted.compile_s, self._compiled_s)
+        self._repeated.put(repeated.request, repeated)
+        prediction = replace(admitted.prediction, is_stackable=repeated.is_stackable)
+        self._admitted[executable] = found = replace(admitted, prediction=prediction, compile_s=repeated.compile_s)
+        return found
+
+    def _precompile(self, message: bytes) -> Frame:
+        """Have an executable ready for the requests to come that ask for the same outputs."""
+        request = self._parse(pb.EvaluateRequest, message)
+        source = self._find_source(request, ())
+        outputs = tuple(evaluation.decode_output(output)[0] for output in request.outputs)
+        self._admit(self._compile(source, outputs, reproducible=request.reproducible), in_chunks=True)
+        return Frame(Kind.READY)
 
     def _admit(self, executable: engine.Executable, *, in_chunks: bool) -> Admitted:
         """Check, before anything runs, what an executable is predicted to take, and return it."""
@@ -166,7 +302,7 @@ class Worker:
             self._limits.check_plan(executable.plan)
             cost = predict(executable.program)
             self._limits.check_cost(cost)
-            found = Admitted(_result_bytes(executable), Prediction(cost.seconds, executable.plan.peak_bytes))
+            found = Admitted(_result_bytes(executable), Prediction(cost.seconds, executable.plan.peak_bytes), cost)
             self._admitted[executable] = found
         if not in_chunks:
             self._limits.check_response(found.result_bytes)
@@ -243,7 +379,11 @@ class Worker:
 
     def _compile(self, source: Source, outputs: tuple[engine.Output, ...], *, reproducible: bool) -> engine.Executable:
         found = self._executables.find(source.digest, outputs, reproducible)
-        return found or self._executables.get(_held(source), outputs, reproducible)
+        if found is None:
+            began_s = time.perf_counter()
+            found = self._executables.get(_held(source), outputs, reproducible)
+            self._compiled_s = time.perf_counter() - began_s
+        return found
 
     def _encode_results(
         self,
@@ -306,7 +446,8 @@ def serve(connection: socket.socket, channel: Channel) -> None:
         connection: the stream.
         channel: how frames travel over it.
     """
-    frames = receive_frames(connection, channel)
+    idle: list[Callable[[], None]] = []
+    frames = receive_frames(connection, channel, lambda: [work() for work in idle])
     settings = next(frames, None)
     if settings is None:
         return
@@ -314,6 +455,7 @@ def serve(connection: socket.socket, channel: Channel) -> None:
     configure_logging(config.log_level)
     volunteer()
     worker = Worker(config, MemoryBound(config.worker_memory_limit_bytes))
+    idle.append(worker.prepare)
     with contextlib.suppress(OSError):  # the front end is gone
         connection.sendall(channel.pack(Frame(Kind.READY)))
         for task in frames:
@@ -323,10 +465,12 @@ def serve(connection: socket.socket, channel: Channel) -> None:
             answer.close()
 
 
-def receive_frames(connection: socket.socket, channel: Channel) -> Iterator[Frame]:
-    """Yield the frames that come over a stream, until the other side is gone."""
+def receive_frames(connection: socket.socket, channel: Channel, rest: Callable[[], object]) -> Iterator[Frame]:
+    """Yield the frames that come over a stream, until the other side is gone; in between, when none comes for a while, rest."""
     while True:
         try:
+            if not select.select((connection,), (), (), _IDLE_S)[0]:
+                rest()
             data = connection.recv(_READ_BYTES)
         except ConnectionError:
             return
@@ -362,7 +506,8 @@ def _result(
     name = program_name(source.digest)
     stored: tuple[bytes, ...] = () if segments is None else (b"", b"")
     if source.program is not None and source.inline is not None:
-        stored = _stored(name, source.program, source.inline)
+        program = encode_stored(name, source.program, source.inline)
+        stored = (program.response, program.summary)
     return Frame(Kind.RESULT, (name.encode(), response, *stored, *(segments or ())), prediction)
 
 
@@ -374,17 +519,6 @@ def _elements_apart(request: pb.EvaluateRequest, segments: Iterator[Segment]) ->
             yield None if segment is None else segment.buffer
         else:
             yield None
-
-
-def _stored(name: str, program: Program, message: pb_program.Program) -> tuple[bytes, bytes]:
-    """Return what the front end keeps of a program: the response of GetProgram, and the summary of ListPrograms."""
-    summary = pb.ProgramSummary(
-        name=name,
-        inputs=map(encode_type, program.input_types),
-        outputs=map(encode_type, program.output_types),
-        equation_count=len(program.equations),
-    )
-    return pb.GetProgramResponse(name=name, program=message).SerializeToString(), summary.SerializeToString()
 
 
 if __name__ == "__main__":
