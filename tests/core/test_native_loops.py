@@ -9,6 +9,7 @@ pytest.importorskip("numba", reason='the native tier needs Numba: pip install "g
 
 import gradwire as gw
 from gradwire_core.interpreter import interpret
+from gradwire_core.native.compiler import compile_source
 from gradwire_core.native.loops import BLOCK, Loops, shape_of
 
 RNG = np.random.default_rng(3)
@@ -18,9 +19,13 @@ def cluster(function, *arrays):
     return gw.trace(function, *arrays)
 
 
+def compiled(program):
+    return Loops(program, compile_source)
+
+
 def agree(function, *arrays, rtol=1e-13):
     program = cluster(function, *arrays)
-    given = Loops(program)(*arrays)
+    given = compiled(program)(*arrays)
     with np.errstate(all="ignore"):
         needed = interpret(program, arrays)
     assert given is not None
@@ -53,7 +58,7 @@ def test_values_and_sums_of_one_pass():
 
 def test_the_errors_of_long_sums_do_not_grow():
     x = np.full(300 * BLOCK, 0.1)
-    (found,) = Loops(cluster(lambda x: np.sum(x * x), x))(x)
+    (found,) = compiled(cluster(lambda x: np.sum(x * x), x))(x)
     assert abs(found - 300 * BLOCK * (0.1 * 0.1)) <= 16 * np.spacing(found)  # one number after the other: some 10,000
 
 
@@ -61,13 +66,13 @@ def test_inf_and_nan_go_their_way():
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0])
     with np.errstate(all="ignore"):
         agree(lambda x: (np.exp(x), 1.0 / x, np.tanh(x) * x, np.sum(np.exp(x))), x)
-        (found,) = Loops(cluster(lambda x: np.sum(x * 2.0), x[1:2]))(x[1:2])
+        (found,) = compiled(cluster(lambda x: np.sum(x * 2.0), x[1:2]))(x[1:2])
     assert found == np.inf
 
 
 def test_operands_in_any_order_of_memory():
     x = RNG.normal(size=(6, 4))
-    loops = Loops(cluster(lambda x: x * 2.0 + 1.0, x))
+    loops = compiled(cluster(lambda x: x * 2.0 + 1.0, x))
     (found,) = loops(np.asfortranarray(x))
     np.testing.assert_array_equal(found, x * 2.0 + 1.0)
     (found,) = loops(x[::-1, ::-1])
@@ -76,7 +81,7 @@ def test_operands_in_any_order_of_memory():
 
 def test_angles_too_large_are_left_to_others():
     x = np.linspace(0.0, 1.0, 2 * BLOCK)
-    loops = Loops(cluster(lambda x: np.sin(x) + x, x))
+    loops = compiled(cluster(lambda x: np.sin(x) + x, x))
     assert loops(x) is not None
     x[BLOCK + 5] = 1e9
     assert loops(x) is None
@@ -94,6 +99,6 @@ def test_what_is_no_cluster():
 
 
 def test_the_source_holds_templates_and_numbers_alone():
-    source = Loops(cluster(lambda x: np.exp(x) * 12345.678, np.ones(3))).source
+    source = compiled(cluster(lambda x: np.exp(x) * 12345.678, np.ones(3))).source
     assert "12345" not in source
     assert source.startswith("def run(n0, a0, o0):")

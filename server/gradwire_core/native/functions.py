@@ -260,3 +260,12 @@ def erf(x: Any) -> Any:
     far = np.copysign(1.0 - exp(-bounded * bounded) * scaled, x)
     y = near if size < 1.0 else far
     return y if x == x else x
+
+
+@njit(error_model="numpy", fastmath={"contract", "reassoc"})  # the one place where a sum may be reordered
+def total(values: Any, count: Any) -> Any:
+    """Return the sum of the first numbers of an array."""
+    found = 0.0
+    for place in range(count):
+        found += values[place]
+    return found

@@ -8,12 +8,11 @@ bits (`functions`), and sums in their order: blocks of `BLOCK` elements, whose s
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -273,37 +272,38 @@ def _kept(equation: Equation, shape: Shape) -> list[bool]:
     return [axis not in axes for axis in range(len(shape))]
 
 
-# -- compiling -----------------------------------------------------------------------------------------------------------------
+# -- compiled ------------------------------------------------------------------------------------------------------------------
+
+NUMBERS = {Dtype.FLOAT64: "d", Dtype.BOOL: "b"}
+ARRAYS = {Dtype.FLOAT64: "D", Dtype.BOOL: "B"}
+"""How a signature writes an operand: one letter each, the numbers before the arrays."""
 
 
 class Loops:
-    """A compiled cluster; threads may share it, and it does not hold the interpreter's lock while it runs.
+    """A cluster as loops, and what calls them; threads may share it, and it does not hold the interpreter's lock while it runs.
 
     Args:
         cluster: a program of which `shape_of` gives a shape.
+        compile: returns the function of a source and a signature.
 
     Attributes:
-        cluster: the program.
         source: what was compiled.
+        signature: the types of its operands.
     """
 
-    def __init__(self, cluster: Program) -> None:
+    def __init__(self, cluster: Program, compile: Callable[[str, str], Callable[..., int]]) -> None:
         shape = shape_of(cluster)
         assert shape is not None
-        source = _Source(cluster, shape)
-        self.cluster = cluster
-        self.source = source.text()
-        self._numbers = [_reader(cluster, operand) for operand in source.numbers]
-        self._arrays = [_reader(cluster, operand) for operand in source.arrays]
-        self._compensated = source.compensated
-        self._outputs = [(output.type.shape, output.type.dtype.numpy, output in source.sums) for output in cluster.outputs]
-        self._run = _compile(
-            self.source,
-            [operand.type.dtype for operand in (*source.numbers, *source.arrays)],
-            len(source.numbers),
-            [output.type.dtype for output in cluster.outputs],
-            len(self._compensated),
-        )
+        found = _Source(cluster, shape)
+        self.source = found.text()
+        self._numbers = [_reader(cluster, operand) for operand in found.numbers]
+        self._arrays = [_reader(cluster, operand) for operand in found.arrays]
+        self._compensated = found.compensated
+        self._outputs = [(output.type.shape, output.type.dtype.numpy, output in found.sums) for output in cluster.outputs]
+        self.signature = "".join([NUMBERS[operand.type.dtype] for operand in found.numbers])
+        self.signature += "".join([ARRAYS[operand.type.dtype] for operand in (*found.arrays, *cluster.outputs)])
+        self.signature += ARRAYS[Dtype.FLOAT64] * len(self._compensated)
+        self._run = compile(self.source, self.signature)
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...] | None:
         """Return the outputs for the inputs, row-major; None where an angle is larger than the functions here take."""
@@ -326,36 +326,3 @@ def _reader(cluster: Program, operand: Operand) -> Callable[[Sequence[Array]], A
         return lambda inputs: inputs[place]
     value = operand.value
     return lambda _: value
-
-
-@functools.cache
-def _names() -> dict[str, Any]:
-    """Return what the source refers to."""
-    from numba import njit
-
-    from gradwire_core.native import functions
-
-    @njit(error_model="numpy", fastmath={"contract", "reassoc"})  # the one place where a sum may be reordered
-    def total(values: Any, count: Any) -> Any:
-        found = 0.0
-        for place in range(count):
-            found += values[place]
-        return found
-
-    names = {name: getattr(functions, name) for name in FUNCTIONS}
-    return {**names, "total": total, "empty": np.empty, "inf": np.inf, "sqrt": np.sqrt, "largest_angle": functions.LARGEST_ANGLE}
-
-
-def _compile(source: str, operands: Sequence[Dtype], number_count: int, outputs: Sequence[Dtype], rest_count: int) -> Any:
-    """Return the function of a source, compiled for its types."""
-    import numba
-
-    from gradwire_core.native import functions
-
-    scalar = {Dtype.FLOAT64: numba.float64, Dtype.BOOL: numba.boolean}
-    types: list[Any] = [scalar[dtype] for dtype in operands[:number_count]]
-    types += [scalar[dtype][::1] for dtype in (*operands[number_count:], *outputs)]
-    types += [numba.float64[::1]] * rest_count
-    scope = dict(_names())
-    exec(compile(source, "<loops>", "exec"), scope)  # noqa: S102  # our own templates and numbers
-    return numba.njit(numba.int64(*types), nogil=True, **functions.OPTIONS)(scope["run"])

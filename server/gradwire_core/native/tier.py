@@ -1,0 +1,117 @@
+"""When compiled loops take over: a cluster that has run for a while is compiled beside its kernel, which serves until then.
+
+    its kernel --`HOT_SECONDS` of running--> its kernel, and the compiler in a thread --> loops; its kernel where they give nothing
+
+Without Numba, or where the compiler fails, the kernel serves for ever.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gradwire_core.native import compiler
+from gradwire_core.native.loops import Loops, shape_of
+from gradwire_core.program import Program
+
+HOT_SECONDS = 0.1
+"""So long a cluster runs in all before it is compiled, which takes seconds of another process."""
+
+Kernel = Callable[..., Any]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Tier:
+    """Compiles clusters, one at a time, in a thread.
+
+    Args:
+        folder: where machine code is kept; None: nowhere, and this process compiles by itself.
+
+    Attributes:
+        compiled_count: how many clusters were compiled, or found compiled.
+        failed_count: how many could not be.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._compile = compiler.compile_source if folder is None else compiler.compile_in(folder)
+        self._waiting: queue.SimpleQueue[tuple[Program, Callable[[Loops], None]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._known: dict[str, Loops] = {}
+        self.compiled_count = 0
+        self.failed_count = 0
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Whether Numba is installed."""
+        return importlib.util.find_spec("numba") is not None
+
+    def take_over(self, cluster: Program, kernel: Kernel) -> Kernel:
+        """Return what runs a cluster by its kernel, and by compiled loops once there are any.
+
+        Args:
+            cluster: a program.
+            kernel: computes it: returns an array, or a sequence of several. It is returned itself where there never will be loops.
+        """
+        return kernel if shape_of(cluster) is None else Switch(self, cluster, kernel)
+
+    def ask(self, cluster: Program, take: Callable[[Loops], None]) -> None:
+        """Have a cluster compiled, and given to `take` when it is."""
+        self._waiting.put((cluster, take))
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="gradwire-native", daemon=True)
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            cluster, take = self._waiting.get()
+            try:
+                loops = self._known.get(cluster.digest)
+                if loops is None:
+                    began = time.perf_counter()
+                    loops = self._known[cluster.digest] = Loops(cluster, self._compile)
+                    _LOGGER.info("compiled loops equations=%d seconds=%.2f", len(cluster.equations), time.perf_counter() - began)
+                self.compiled_count += 1
+                take(loops)
+            except Exception:
+                self.failed_count += 1
+                _LOGGER.exception("loops were not compiled; NumPy goes on computing them")
+
+
+class Switch:
+    """A kernel that compiled loops take over from; threads may share it."""
+
+    def __init__(self, tier: Tier, cluster: Program, kernel: Kernel) -> None:
+        self._tier = tier
+        self._cluster = cluster
+        self._kernel = kernel
+        self._loops: Loops | None = None
+        self._spent_s = 0.0
+        self._is_asked = False
+        self._is_single = len(cluster.outputs) == 1
+
+    def __call__(self, *operands: Any) -> Any:
+        """Return the outputs: an array, or a sequence of several."""
+        if self._loops is not None:
+            found = self._loops(*operands)
+            if found is not None:
+                return found[0] if self._is_single else found
+            return self._kernel(*operands)
+        began = time.perf_counter()
+        result = self._kernel(*operands)
+        self._spent_s += time.perf_counter() - began
+        if self._spent_s > HOT_SECONDS and not self._is_asked:
+            self._is_asked = True
+            self._tier.ask(self._cluster, self._take)
+        return result
+
+    def _take(self, loops: Loops) -> None:
+        self._loops = loops
