@@ -42,6 +42,7 @@ def channel_options(config: ClientConfig, name: Name | None = None) -> list[tupl
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", max(attempt_ms, 1000)),
         ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
     ]
     if config.keepalive_s:
         options += [

@@ -30,6 +30,7 @@ from gradwire._session import (
     EVALUATE_STREAM,
     Conversation,
     Evaluation,
+    Leave,
     Pause,
     Probe,
     Resolve,
@@ -133,7 +134,6 @@ class Line:
         """Connect, now or as soon as that can be; then call `wake`."""
         ready = grpc.channel_ready_future(self._channel)
         ready.add_done_callback(lambda found: None if found.cancelled() else wake())
-        self._ready = ready
 
     def close(self) -> None:
         """Close the channel; requests under way are cancelled."""
@@ -246,11 +246,13 @@ class SyncBackend:
                         line.close()
         return line
 
-    def _do(self, step: Pause | Resolve | Probe) -> Any:
+    def _do(self, step: Pause | Resolve | Probe | Leave) -> Any:
         if isinstance(step, Pause):
             self._closing.wait(step.seconds)
         elif isinstance(step, Probe):
             self._line(step.replica).probe(step.replica.wake)
+        elif isinstance(step, Leave):
+            self._lines.pop(step.replica, None)  # it lives as long as a call does
         elif step.is_needed:
             return self._look_up()
         else:

@@ -24,6 +24,7 @@ from gradwire._session import (
     EVALUATE_STREAM,
     Conversation,
     Evaluation,
+    Leave,
     Pause,
     Probe,
     Resolve,
@@ -211,11 +212,13 @@ class AsyncBackend:
     async def _ask(self, send: Send) -> Any:
         return closed() if self._is_closed else await self._line(send.replica).ask(send)
 
-    async def _do(self, step: Pause | Resolve | Probe) -> Any:
+    async def _do(self, step: Pause | Resolve | Probe | Leave) -> Any:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
         elif isinstance(step, Probe):
             self._start(self._probe(step.replica))
+        elif isinstance(step, Leave):
+            self._lines.pop(step.replica, None)  # it lives as long as a call does
         elif step.is_needed:
             return await self._look_up()
         else:

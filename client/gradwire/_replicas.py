@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 KNOWN_LIMIT = 4096  # names of programs, and of tensors, that a replica is taken to hold
 RESOLVE_AFTER_S = 30.0
+LEAVE_AFTER_S = 1.0
 
 
 class Names:
@@ -56,6 +57,7 @@ class Replica:
         self.has_streams = True
         self.has_tensors = True
         self._rests_until_s = 0.0
+        self._left_s = -math.inf
 
     @property
     def is_resting(self) -> bool:
@@ -69,6 +71,14 @@ class Replica:
     def wake(self) -> None:
         """Let it be asked again."""
         self._rests_until_s = 0.0
+
+    def may_be_left(self) -> bool:
+        """Whether to open another connection to it: not if that was done just now."""
+        now_s = time.monotonic()
+        if now_s < self._left_s + LEAVE_AFTER_S:
+            return False
+        self._left_s = now_s
+        return True
 
     def __repr__(self) -> str:
         return f"<Replica at {self.address}>"

@@ -130,7 +130,14 @@ class Probe:
     replica: Replica
 
 
-Step = Send | Pause | Resolve | Probe
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The connection to a replica is to be left to what is under way there; what comes next opens another."""
+
+    replica: Replica
+
+
+Step = Send | Pause | Resolve | Probe | Leave
 Conversation = Generator[Step, Any, Any]
 
 
@@ -387,7 +394,12 @@ class Session:
         return max(pause_s, float(error.metadata.get("retry_after_s", 0.0)))
 
     def _turn_away(self, replica: Replica | None, error: GradwireError, pause_s: float) -> Generator[Step, Any, float]:
-        """Let the other replicas be asked, if there are any; return the seconds to wait before that."""
+        """Let the other replicas be asked, if there are any; return the seconds to wait before that.
+
+        A connection to a server that is stopping is left, for behind one address there may be several servers.
+        """
+        if replica is not None and isinstance(error, errors.DrainingError) and replica.may_be_left():
+            yield Leave(replica)
         if replica is None or len(self.replicas) == 1:
             return pause_s
         if isinstance(error, errors.UnreachableError):

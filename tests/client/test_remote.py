@@ -32,6 +32,7 @@ class Fake:
         has_streams: whether it knows EvaluateStream.
         held: set to let requests that say they wait be answered.
         refusals: errors that the next requests get instead of an answer.
+        peers: who opened streams.
         broken: how many streams are broken off at their first request.
         counts: how many messages came, by rpc.
     """
@@ -43,6 +44,7 @@ class Fake:
         self.refusals = []
         self.broken = 0
         self.counts = {"Evaluate": 0, "EvaluateStream": 0, "CreateTensor": 0, "cancel": 0}
+        self.peers = set()
         self.tensor_bytes = 0
         self.tensors = {}
         self.came = threading.Semaphore(0)
@@ -85,6 +87,7 @@ class Fake:
         return self.answer(request)
 
     def evaluate_stream(self, requests, context):
+        self.peers.add(context.peer())
         for message in requests:
             kind = message.WhichOneof("kind")
             self.counts["cancel" if kind == "cancel" else "EvaluateStream"] += 1
@@ -186,6 +189,14 @@ def test_what_a_retry_helps_is_repeated_in_the_stream(fake, connect):
     with connect(fake.address) as square:
         np.testing.assert_array_equal(square(X), X**2)
     assert fake.counts["EvaluateStream"] == 4
+
+
+def test_a_draining_server_is_left_for_a_new_connection(fake, connect):
+    with connect(fake.address) as square:
+        square(X)
+        fake.refusals = [errors.DrainingError("server: needed to run, got told to stop; retry")]
+        np.testing.assert_array_equal(square(X), X**2)
+        assert len(fake.peers) == 2
 
 
 def test_a_stream_broken_off_is_opened_again(fake, connect):
@@ -373,6 +384,7 @@ def test_a_map_that_fails_says_so_in_its_turn(fake):
         fake.refusals = [errors.ShapeError("here: needed this, got that; do so")] * 2
         with pytest.raises(gw.ShapeError):
             list(found)
+        fake.refusals = []
         np.testing.assert_array_equal(client.evaluate(np.square)(X), X**2)
 
 

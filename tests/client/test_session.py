@@ -17,6 +17,7 @@ from gradwire._session import (
     EVALUATE_STREAM,
     EXPLAIN,
     Evaluation,
+    Leave,
     Pause,
     Probe,
     Resolve,
@@ -105,7 +106,8 @@ def talk(conversation, *answers):
         while True:
             step = conversation.send(given)
             is_send = isinstance(step, Send)
-            steps.append(sent(step) if is_send else step)
+            if not isinstance(step, Leave):
+                steps.append(sent(step) if is_send else step)
             given = next(answers) if is_send else None
     except StopIteration as stop:
         return steps, stop.value
@@ -258,7 +260,8 @@ def test_a_call_past_its_deadline_ends(monkeypatch):
     conversation = session(timeout_s=2.0).run(task())
     assert conversation.send(None).timeout_s == 2.0
     step = conversation.send(failure(errors.DrainingError("server: needed to run, got told to stop; retry")))
-    assert isinstance(step, Pause)
+    assert isinstance(step, Leave)
+    assert isinstance(conversation.send(None), Pause)
     clock[0] = 2.5
     with pytest.raises(gw.DeadlineError):
         conversation.send(None)
@@ -468,6 +471,7 @@ def test_several_results_are_one_request():
 # -- replicas ----------------------------------------------------------------------------------------------------------------
 
 
+DRAINING = errors.DrainingError("server: needed to run, got told to stop; retry")
 TWO = "ipv4:127.0.0.1:1,127.0.0.1:2"
 
 
@@ -503,8 +507,16 @@ def test_a_draining_replica_is_left_at_once():
     here = session(TWO)
     conversation = here.run(task())
     first = conversation.send(None)
-    second = conversation.send(within_a_stream(errors.DrainingError("server: needed to run, got told to stop; retry")))
+    assert isinstance(conversation.send(within_a_stream(DRAINING)), Leave)
+    second = conversation.send(None)
     assert second.replica is not first.replica
+
+
+def test_a_connection_to_a_draining_server_is_left_once():
+    here = session()
+    first, second = here.run(task()), here.run(task())
+    assert isinstance((first.send(None), first.send(within_a_stream(DRAINING)))[1], Leave)
+    assert isinstance((second.send(None), second.send(within_a_stream(DRAINING)))[1], Pause)
 
 
 def test_if_all_are_lost_there_is_a_pause():
