@@ -28,11 +28,20 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         unknown = [word for word in message.split() if word.startswith("-")]
-        options = [option for action in self._actions for option in action.option_strings]
+        options = list(_options(self))
         near = nearest(unknown[0].partition("=")[0], options) if unknown else None
         advice = f"the nearest option is {near}" if near else f"see {self.prog} --help"
         print(f"{self.prog}: {message}; {advice}", file=sys.stderr)
         raise SystemExit(ExitCode.BAD_USE)
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the options of a parser and of its commands."""
+    for action in parser._actions:  # noqa: SLF001  # there is no other way to know them
+        yield from action.option_strings
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from _options(command)
 
 
 def run(arguments: Sequence[str]) -> int:

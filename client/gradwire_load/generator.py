@@ -51,11 +51,19 @@ class Share:
 
 
 class Answer(NamedTuple):
-    """An answer that is to be checked: which operation and variant it belongs to, and its bytes."""
+    """An answer that is to be checked.
+
+    Attributes:
+        operation: the operation it belongs to.
+        variant: which variant of that.
+        data: its bytes.
+        due_s: when the request was due.
+    """
 
     operation: int
     variant: int
     data: bytes
+    due_s: float
 
 
 @dataclass(slots=True)
@@ -193,7 +201,7 @@ class Generator:
             return
         self._batch.rows.extend((due_s, sent_s, self._clock.now(), operation, 0))
         if self._share.check and (self._unseen or self._random.random() < self._share.check):
-            self._keep(Answer(operation, variant, answer))
+            self._keep(Answer(operation, variant, answer, due_s))
 
     def _keep(self, answer: Answer) -> None:
         """Keep an answer to be checked, one of each variant at least, unless too many bytes wait already."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from gradwire_load.histogram import Histogram
 from gradwire_load.runner import Runner, Search, Trial
-from gradwire_load.tally import LATE_SHARE, WRONG_ANSWER, Tally
+from gradwire_load.tally import LATE_SHARE, Tally
 
 FORMAT = 1
 MOST_REASONS = 20
@@ -51,7 +51,7 @@ MEANINGS = {
 
 def exit_code(trial: Trial, search: Search | None = None) -> ExitCode:
     """Return how a run ends."""
-    if trial.tally.failed[WRONG_ANSWER]:
+    if trial.tally.wrong:
         return ExitCode.WRONG
     if trial.was_stopped:
         return ExitCode.STOPPED
@@ -70,7 +70,7 @@ def explain(trial: Trial, search: Search | None = None) -> str:
         ExitCode.PASSED: "Every objective was met." if trial.verdicts else "There were no objectives.",
         ExitCode.MISSED: f"Missed {missed}." if missed else "No rate met the objectives.",
         ExitCode.INVALID: _explain_lateness(tally),
-        ExitCode.WRONG: f"{tally.failed[WRONG_ANSWER]} of {tally.checked} checked answers were wrong.",
+        ExitCode.WRONG: f"{tally.wrong} of {tally.checked} checked answers were wrong.",
         ExitCode.STOPPED: "These are the figures up to then.",
     }[code]
 

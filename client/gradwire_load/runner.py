@@ -54,7 +54,7 @@ class Trial:
     @property
     def holds(self) -> bool:
         """Whether all objectives are met, and no answer was wrong."""
-        return all(item.is_met for item in self.verdicts)
+        return not self.tally.wrong and all(item.is_met for item in self.verdicts)
 
 
 class Attempt(NamedTuple):
@@ -183,7 +183,7 @@ class Runner:
             trial.tally.add(batch, number)
             for answer in batch.answers:
                 problem = self._checker.find_problem(answer.operation, answer.variant, answer.data)
-                trial.tally.add_check(answer.operation, problem)
+                trial.tally.add_check(answer.operation, answer.due_s, problem)
 
         def tick() -> bool:
             trial.was_stopped = not watch(trial)

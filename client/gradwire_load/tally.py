@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.types import Array
-from gradwire_load.generator import COLUMNS, OK, SAMPLE_TEXTS, Batch
+from gradwire_load.generator import COLUMNS, SAMPLE_TEXTS, Batch
 from gradwire_load.histogram import Histogram
 
 WRONG_ANSWER = "WRONG_ANSWER"
@@ -85,6 +85,7 @@ class Tally:
         self.texts: dict[str, list[str]] = {}
         self.late = 0
         self.held = 0
+        self.wrong = 0
         self.last_done_s = began_s
         self._until_s = [0.0] * process_count
         self._in_flight = [0] * process_count
@@ -118,12 +119,13 @@ class Tally:
         self._cpu_s[process].append((batch.until_s, batch.cpu_s))
         self._close_seconds()
 
-    def add_check(self, operation: int, problem: str | None) -> None:
-        """Count an answer that was compared, and what was wrong with it."""
+    def add_check(self, operation: int, due_s: float, problem: str | None) -> None:
+        """Count an answer that was compared, and what was wrong with it; answers of the warm-up are compared too."""
         tally = self.operations[operation]
         tally.checked += 1
         if problem is not None:
-            tally.failed[WRONG_ANSWER] += 1
+            self.wrong += 1
+            tally.failed[WRONG_ANSWER] += self.began_s <= due_s < self.ended_s
             texts = self.texts.setdefault(WRONG_ANSWER, [])
             if len(texts) < SAMPLE_TEXTS:
                 texts.append(problem)
@@ -165,7 +167,7 @@ class Tally:
     @property
     def failed(self) -> Counter[str]:
         """The requests without a right answer, by reason."""
-        return sum((tally.failed for tally in self.operations), Counter())
+        return sum((tally.failed for tally in self.operations), Counter())  # without those that are 0
 
     @property
     def ended(self) -> int:
@@ -243,8 +245,3 @@ def _merged(histograms: Sequence[Histogram]) -> Histogram:
     for histogram in histograms:
         whole.merge(histogram)
     return whole
-
-
-def outcome_names(batches: Sequence[Batch]) -> set[str]:
-    """Return the reasons that batches name, OK left out."""
-    return {name for batch in batches for name in batch.outcomes} - {OK}
