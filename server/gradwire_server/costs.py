@@ -21,6 +21,7 @@ class _Known:
 
     seconds: float
     peak_bytes: int
+    is_stackable: bool
 
 
 class Costs:
@@ -34,7 +35,7 @@ class Costs:
         """Return what a task will take: as the last of its key did, else as predicted, else as one that nothing is known of."""
         known = None if key is None else self._known.get(key.hex())
         if known is not None:
-            return Prediction(known.seconds, known.peak_bytes)
+            return Prediction(known.seconds, known.peak_bytes, known.is_stackable)
         return predicted or self._typical
 
     def learn(self, key: bytes | None, predicted: Prediction | None, seconds: float) -> None:
@@ -45,16 +46,14 @@ class Costs:
             predicted: what the worker predicted; None where nothing was evaluated.
             seconds: what it took.
         """
-        peak_bytes = 0 if predicted is None else predicted.peak_bytes
+        told = predicted or Prediction(seconds, 0)
         if key is None:
-            self._typical = Prediction(_mix(self._typical.seconds, seconds), peak_bytes)
+            self._typical = Prediction(_mix(self._typical.seconds, seconds), told.peak_bytes)
             return
         name = key.hex()
         known = self._known.get(name)
-        if known is None:
-            self._known.put(name, _Known(seconds, peak_bytes), _KEY_BYTES)
-        else:
-            known.seconds, known.peak_bytes = _mix(known.seconds, seconds), peak_bytes
+        before_s = seconds if known is None else known.seconds
+        self._known.put(name, _Known(_mix(before_s, seconds), told.peak_bytes, told.is_stackable), _KEY_BYTES)
 
 
 def _mix(before: float, now: float) -> float:

@@ -38,7 +38,7 @@ from gradwire_server.segments import Segment
 CHUNKED_BYTES = 2**20
 """Elements of more bytes travel apart from the message that holds their tensor, in what is answered in chunks."""
 
-_MEMBER = struct.Struct("<IIddq")
+_MEMBER = struct.Struct("<IIddq?")
 
 
 class Kind(enum.IntEnum):
@@ -82,10 +82,12 @@ class Prediction:
     Attributes:
         seconds: of one core.
         peak_bytes: bytes held at a time.
+        is_stackable: whether to evaluate several of them together may be faster than one by one.
     """
 
     seconds: float
     peak_bytes: int
+    is_stackable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,14 @@ def split_frame(frame: Frame) -> list[Frame]:
     return found
 
 
-def pack_cost(frame: Frame) -> tuple[float, float, int]:
+def pack_cost(frame: Frame) -> tuple[float, float, int, bool]:
     """Return what a frame tells of cost as numbers."""
     found = frame.prediction
-    return (0.0, frame.taken_s, -1) if found is None else (found.seconds, frame.taken_s, found.peak_bytes)
+    return (
+        (0.0, frame.taken_s, -1, False) if found is None else (found.seconds, frame.taken_s, found.peak_bytes, found.is_stackable)
+    )
 
 
-def unpack_cost(predicted_s: float, taken_s: float, peak_bytes: int) -> tuple[Prediction | None, float]:
+def unpack_cost(predicted_s: float, taken_s: float, peak_bytes: int, is_stackable: bool) -> tuple[Prediction | None, float]:
     """Return what numbers tell of cost."""
-    return (None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes)), taken_s
+    return (None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes, is_stackable)), taken_s

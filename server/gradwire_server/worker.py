@@ -8,7 +8,6 @@ Whatever a task raises becomes its answer, so a worker outlives every task that 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import logging
 import select
@@ -44,7 +43,7 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind, Prediction, join_frames, split_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
-from gradwire_server.memory import MemoryBound, volunteer
+from gradwire_server.memory import MemoryBound, end_with_parent, volunteer
 from gradwire_server.programs import encode_stored
 from gradwire_server.repeated import Repeated
 from gradwire_server.requests import M, check_program_name, parse_request, program_name
@@ -52,7 +51,6 @@ from gradwire_server.segments import Segment, copy_elements
 from gradwire_server.skeletons import Message, Skeletons
 
 _LOGGER = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 _READ_BYTES = 2**18
 _NAMED_PARTS = 2  # of a task that brings no program
 _IDLE_S = 0.01
@@ -161,9 +159,7 @@ class Worker:
                     return answers
         return [self.answer(task) for task in tasks]
 
-    def _evaluate_as_one(
-        self, repeated: Repeated, messages: Sequence[Message], admitted: Admitted
-    ) -> list[Frame] | None:
+    def _evaluate_as_one(self, repeated: Repeated, messages: Sequence[Message], admitted: Admitted) -> list[Frame] | None:
         """Return the answers to requests evaluated as one; None where they are to be evaluated one by one."""
         began_s = time.perf_counter()
         count = repeated.choose_count(len(messages))
@@ -430,8 +426,7 @@ def main(argv: Sequence[str]) -> int:
     """Answer tasks until the front end hangs up; return the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the front end decides when a worker ends
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # even in the middle of a task, end with the front end
+    end_with_parent()
     np.seterr(all="ignore")  # NaN and inf are results
     stream, descriptors = (socket.socket(fileno=int(number)) for number in argv)
     with stream, contextlib.closing(Channel(descriptors, takes_turns=True, reads_in_place=True)) as channel:

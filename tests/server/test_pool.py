@@ -8,21 +8,23 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import numpy as np
 import pytest
 
 from gradwire_core.errors import DeadlineError, OverloadedError, PoisonedTaskError, WorkerLostError
+from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server import pool as pool_module
 from gradwire_server.config import ConfigError, ServerConfig
-from gradwire_server.frames import Frame, Kind, Prediction
+from gradwire_server.frames import Frame, Kind, Prediction, split_frame
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.pool import WorkerPool
+from gradwire_server.process import WorkerProcess
 from tests.server.processes import is_alive
-from tests.server.requests import FOREVER, PATIENCE_S, X, locking, quick, slow, until, value
+from tests.server.requests import FOREVER, PATIENCE_S, X, locking, product, quick, slow, until, value
 
 QUICK = Frame(Kind.EVALUATE, (b"quick", quick().SerializeToString()))
 SHORT = Frame(Kind.EVALUATE, (b"short", slow(30).SerializeToString()))
@@ -315,3 +317,129 @@ async def test_long_tasks_alone_have_all_workers(pool):
     tasks = [asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=Prediction(10.0, 1))) for _ in range(2)]
     await until(lambda: len(busy(pool)) == 2)
     await asyncio.gather(*tasks)
+
+
+def numbered(number: float) -> Frame:
+    """One of many tasks that are alike in all but their numbers."""
+    request = pb.EvaluateRequest(program_name="programs/" + product().digest, outputs=[pb.Output()])
+    request.inputs.append(encode_tensor(np.full(3, float(number))))
+    return Frame(Kind.EVALUATE, (b"%g" % number, request.SerializeToString()))
+
+
+async def warm_up(pool: WorkerPool) -> None:
+    """Have a worker hold the program of numbered tasks, and the pool know that several can go together."""
+    await pool.run(QUICK, PATIENCE_S)
+    for number in range(2):
+        assert (await pool.run(numbered(number), PATIENCE_S)).kind is Kind.RESULT
+
+
+@contextmanager
+def intercepted(pool: WorkerPool, before: Callable[[WorkerProcess, Frame], object]) -> Iterator[None]:
+    """Have something done before a frame is sent to a worker."""
+    ask = WorkerProcess.ask
+
+    def ask_then(worker, task, listener):
+        before(worker, task)
+        ask(worker, task, listener)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WorkerProcess, "ask", ask_then)
+        yield
+
+
+async def queue_up(pool: WorkerPool, *tasks: Frame) -> list[asyncio.Task[Frame]]:
+    """Have tasks wait behind another one."""
+    first = asyncio.create_task(pool.run(QUICK, PATIENCE_S))
+    found = [asyncio.create_task(pool.run(task, PATIENCE_S)) for task in tasks]
+    await asyncio.sleep(0)
+    assert pool.queue_length == len(tasks)
+    assert not first.done()
+    return found
+
+
+def assert_is(answer: Frame, number: float) -> None:
+    response = pb.EvaluateResponse.FromString(bytes(answer.parts[1]))
+    np.testing.assert_allclose(value(response), np.sin(number) * np.full(3, number), rtol=1e-14)
+
+
+@with_pool(workers=1, spare_workers=0)
+async def test_tasks_that_are_alike_and_wait_go_together(pool):
+    await warm_up(pool)
+    sent = []
+    with intercepted(pool, lambda _, task: sent.append(len(split_frame(task)) if task.kind is Kind.BATCH else 1)):
+        tasks = await queue_up(pool, *map(numbered, range(5)), QUICK)
+        for number, task in enumerate(tasks[:5]):
+            assert_is(await task, number)
+        assert (await tasks[5]).kind is Kind.RESULT
+    assert sorted(sent) == [1, 1, 5]
+
+
+@with_pool(workers=1, spare_workers=0, max_batch_count=2)
+async def test_no_more_go_together_than_may(pool):
+    await warm_up(pool)
+    sent = []
+    with intercepted(pool, lambda _, task: sent.append(task.kind)):
+        await asyncio.gather(*await queue_up(pool, *map(numbered, range(5))))
+    assert sent.count(Kind.BATCH) == 2
+    assert len(sent) == 4
+
+
+@with_pool(workers=1, spare_workers=0)
+async def test_one_of_several_that_is_cancelled_or_late_does_not_disturb_the_others(pool):
+    await warm_up(pool)
+    before = pool.pids
+    tasks: list[asyncio.Task[Frame]] = []
+
+    def cancel(_worker: WorkerProcess, task: Frame) -> None:
+        if task.kind is Kind.BATCH:
+            tasks[1].cancel()
+
+    with intercepted(pool, cancel):
+        tasks += await queue_up(pool, *map(numbered, range(4)))
+        await asyncio.wait(tasks)
+    assert tasks[1].cancelled()
+    for number in (0, 2, 3):
+        assert_is(tasks[number].result(), number)
+    assert pool.pids == before
+
+
+@with_pool(workers=1)
+async def test_when_all_of_several_are_cancelled_their_worker_is_stopped(pool):
+    await warm_up(pool)
+    (before,) = pool.pids
+    tasks: list[asyncio.Task[Frame]] = []
+
+    def suspend(worker: WorkerProcess, task: Frame) -> None:
+        if task.kind is Kind.BATCH:
+            os.kill(worker.pid, signal.SIGSTOP)
+            for item in tasks:
+                item.cancel()
+
+    with intercepted(pool, suspend):
+        tasks += await queue_up(pool, *map(numbered, range(4)))
+        await asyncio.wait(tasks)
+    await until(lambda: pool.pids and before not in pool.pids)
+    assert pool.suspended_count == 0
+
+
+@with_pool(workers=1, spare_workers=0)
+async def test_of_several_that_end_a_worker_the_guilty_one_alone_is_blamed(pool):
+    await warm_up(pool)
+    ended = []
+
+    def end(worker: WorkerProcess, task: Frame) -> None:
+        members = split_frame(task) if task.kind is Kind.BATCH else [task]
+        if any(member.parts[0] == b"2" for member in members):
+            ended.append(len(members))
+            os.kill(worker.pid, signal.SIGABRT)
+
+    with intercepted(pool, end):
+        tasks = await queue_up(pool, *map(numbered, range(4)))
+        await asyncio.wait(tasks)
+    assert ended == [4, 1, 1]
+    with pytest.raises(PoisonedTaskError, match="got 2 that died"):
+        tasks[2].result()
+    for number in (0, 1, 3):
+        answer = tasks[number].result()
+        assert answer.kind is Kind.MISSING  # the new worker does not hold the program
+    await assert_works(pool)
