@@ -121,6 +121,8 @@ class Session:
         self._outbox: deque[tuple[Iterator[bytes], asyncio.Future[None]]] = deque()
         self._outbox_filled = asyncio.Event()
         self._is_writing = False
+        self._is_over = False
+        self._settled = asyncio.Event()
         self._has_read_all = False
         self._is_draining = False
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -135,10 +137,14 @@ class Session:
             DrainingError: the server drains, and all that was read is answered.
         """
         forget = self._admission.gate.listen(self._drain)
-        self._start(self._read_all())
-        self._start(self._write_all())
+        talking = {self._start(self._read_all()), self._start(self._write_all())}
         try:
             await self._ended
+        except GradwireError:
+            for task in self._tasks - talking:
+                task.cancel()
+            await self._settle()
+            raise
         finally:
             forget()
             for task in self._tasks:
@@ -315,12 +321,24 @@ class Session:
         await written
 
     async def _write_now(self, message: bytes) -> None:
-        """Write a message while no other is being written."""
+        """Write a message while no other is being written; none is, once the session ends with an error."""
+        if self._is_over:
+            raise asyncio.CancelledError
         self._is_writing = True
-        await self._stream.write(message)
-        self._is_writing = False
+        try:
+            await self._stream.write(message)
+        finally:
+            self._is_writing = False
+            self._settled.set()
         if self._outbox:
             self._outbox_filled.set()
+
+    async def _settle(self) -> None:
+        """Let no message be written any more, and wait for the one that is: a call that ends in the midst of one never ends."""
+        self._is_over = True
+        if self._is_writing:
+            self._settled.clear()
+            await self._settled.wait()
 
     async def _write_all(self) -> None:
         while True:

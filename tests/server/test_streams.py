@@ -245,6 +245,26 @@ def test_a_cancelled_request_leaves_the_stream_whole_though_its_answer_was_being
     session(scenario)
 
 
+def test_a_session_does_not_end_in_the_midst_of_a_message():
+    async def scenario(pipe, desk, _gate, running):
+        pipe.is_free.clear()
+        for id, name in enumerate("abc"):
+            pipe.begin(id, name)
+        await until(lambda: len(desk.calls) == 3)
+        desk.answer("a")
+        desk.answer("b")
+        pipe.inbox.put_nowait(b"\xff")
+        await until(lambda: "c" in desk.cancelled)
+        assert not running.done()
+        pipe.is_free.set()
+        assert (await pipe.receive()).id == 0
+        with pytest.raises(errors.ArgumentError, match="well-formed"):
+            await running
+        assert pipe.outbox.empty()
+
+    session(scenario)
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
