@@ -7,14 +7,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.logs import configure_logging
+from gradwire_server.loops import loop_factory
 
 if TYPE_CHECKING:
+    from gradwire_server.keeper import Keeper
     from gradwire_server.server import Server
 
 _LOGGER = logging.getLogger("gradwire_server")
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return probe(address)
         configure_logging(config.log_level)
         keep_freed_memory()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(config))
     except ConfigError as error:
         print(f"gradwire serve: {error}", file=sys.stderr)
@@ -85,22 +87,17 @@ def probe(address: str) -> int:
     return 0 if status == health_pb2.HealthCheckResponse.SERVING else 1
 
 
-def _make_server(config: ServerConfig) -> Server:
+def _make_server(config: ServerConfig) -> Server | Keeper:
     forbid_fork_handlers()
     try:
+        if config.front_ends > 1:
+            from gradwire_server.keeper import Keeper
+
+            return Keeper(config)
         from gradwire_server.server import Server
     except ImportError as error:
         raise ConfigError(f'server: needed its own packages, got no {error.name}; pip install "gradwire[server]"') from error
     return Server(config)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's factory where it is installed; None is asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ class RecentlyUsed(Generic[V]):
         """Return a value that is there, without counting this as a use."""
         return self._items[name][0]
 
+    def size(self, name: str) -> int:
+        """Return the bytes of a value that is there."""
+        return self._items[name][1]
+
     def discard(self, name: str) -> bool:
         """Forget a value; tell whether there was one."""
         found = self._items.pop(name, None)

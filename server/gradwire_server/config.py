@@ -51,6 +51,7 @@ class ServerConfig:
     )
     shared_programs: bool = setting(False, "let every identity see and evaluate what others stored; else each sees its own alone")
     shared_tensors: bool = setting(False, "let every identity use the tensors that others stored; else each sees its own alone")
+    front_ends: int = setting(1, "number of processes that speak gRPC, on Linux; with more than one, they share the address")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
     worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")

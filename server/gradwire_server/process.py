@@ -135,7 +135,7 @@ class WorkerProcess:
                 line.channel.close()
                 raise
             try:
-                process = await _start_python((theirs.fileno(), their_side.fileno()), config)
+                process = await start_python(_WORKER_MODULE, (theirs.fileno(), their_side.fileno()), config)
             except BaseException:
                 transport.abort()
                 raise
@@ -234,9 +234,14 @@ class WorkerProcess:
             await self.process.wait()
 
 
-async def _start_python(connection: tuple[int, int], config: ServerConfig) -> asyncio.subprocess.Process:
+async def start_python(module: str, connection: tuple[int, int], config: ServerConfig) -> asyncio.subprocess.Process:
+    """Start a module as a process that inherits two descriptors, which are its arguments.
+
+    Raises:
+        OSError: the system refuses another process.
+    """
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", _WORKER_MODULE, *map(str, connection)),
+        *(sys.executable, "-P", "-m", module, *map(str, connection)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         env=worker_environ(config),

@@ -85,6 +85,11 @@ class OwnedStore(Generic[V]):
         held = self._owners.get(self._one(owner)) or RecentlyUsed(0)
         return {**self._common, **{name: held[name] for name in held}}
 
+    def entries(self) -> Iterator[tuple[str, str, V, int]]:
+        """Yield owner, name, value and size of all that was put here, of each owner the least recently used first."""
+        for owner, held in self._owners.items():
+            yield from ((owner, name, held[name], held.size(name)) for name in held)
+
     def __len__(self) -> int:
         return sum(map(len, self._owners.values()))
 
