@@ -12,11 +12,9 @@ import asyncio
 import logging
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,45 +26,17 @@ from gradwire_proto.program import decode_program
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Prediction
-from gradwire_server.wire import LENGTH, fields
+from gradwire_server.skeletons import Skeleton, Skeletons, request_skeleton, response_skeleton
 
 _LOGGER = logging.getLogger(__name__)
 
 MESSAGE_BYTES = 64 * 1024
 """Larger requests and answers are not looked at."""
 
-_PREFIX_BYTES = 32  # at the beginning of a request, where its program is, and its elements are not
 _HOT_COUNT = 4
 _KNOWN_COUNT = 256
-_ALIKE_COUNT = 8  # requests of the same length and beginning
-_EQUATION_COUNT = 256
+_EQUATION_COUNT = 128
 _TRIAL_COUNT = 5
-
-Span = tuple[int, int]
-_Key = tuple[int, bytes]
-
-
-class Skeleton(NamedTuple):
-    """A message without the elements of its tensors.
-
-    Attributes:
-        size: the bytes of the message.
-        pieces: its bytes before, between and behind the elements of its tensors.
-        spans: where these stand.
-    """
-
-    size: int
-    pieces: tuple[bytes, ...]
-    spans: tuple[Span, ...]
-
-    def fits(self, message: bytes) -> bool:
-        """Tell whether a message of the same size is the same but for the elements of its tensors."""
-        place = 0
-        for piece, (start, end) in zip(self.pieces, self.spans, strict=False):
-            if message[place:start] != piece:
-                return False
-            place = end
-        return message[place:] == self.pieces[-1]
 
 
 class Tiny:
@@ -126,19 +96,15 @@ class Inline:
 
     def __init__(self, config: ServerConfig) -> None:
         self._budget_s = config.inline_budget_s
-        self._known: OrderedDict[_Key, list[_Entry]] = OrderedDict()
+        self._known: Skeletons[_Entry] = Skeletons(_KNOWN_COUNT)
         self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes)
         self._thread = ThreadPoolExecutor(1, "inline")
         self._compiling: set[asyncio.Future[None]] = set()
 
     def find(self, message: bytes) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest; None for a worker."""
-        found = self._known.get((len(message), message[:_PREFIX_BYTES]))
-        if found is not None:
-            for entry in found:
-                if entry.tiny is not None and entry.skeleton.fits(message):
-                    return entry.tiny
-        return None
+        entry = self._known.find(message)
+        return None if entry is None else entry.tiny
 
     def learn(self, message: bytes, digest: str, program: bytes, response: bytes, prediction: Prediction | None) -> None:
         """Take note of a request that a worker has answered.
@@ -167,22 +133,16 @@ class Inline:
         self._thread.shutdown()
 
     def _note(self, message: bytes) -> _Entry | None:
-        """Return what is known of requests like one, this one counted; None if it is of no use to know."""
-        key = (len(message), message[:_PREFIX_BYTES])
-        entries = self._known.setdefault(key, [])
-        self._known.move_to_end(key)
-        if len(self._known) > _KNOWN_COUNT:
-            self._known.popitem(last=False)
-        for entry in entries:
-            if entry.skeleton.fits(message):
-                entry.count += 1
-                return entry
-        skeleton = _skeleton(message, _request_spans(message))
-        if skeleton is not None:
-            entries.append(_Entry(skeleton, 1))
-            if len(entries) > _ALIKE_COUNT:
-                del entries[0]
-        return None
+        """Return what is known of requests like one, this one counted; None if it has no skeleton that others could have."""
+        entry = self._known.find(message)
+        if entry is None:
+            skeleton = request_skeleton(message)
+            if skeleton is None:
+                return None
+            entry = _Entry(skeleton)
+            self._known.put(skeleton, entry)
+        entry.count += 1
+        return entry
 
     def _compile(self, entry: _Entry, message: bytes, digest: str, program: bytes, response: bytes) -> None:
         """Have requests like one answered here, if that takes no longer than the budget."""
@@ -198,7 +158,7 @@ class Inline:
             return None
         outputs = tuple(decode_output(output)[0] for output in request.outputs)
         executable = self._executables.get(decode_program(stored), outputs)
-        answer = _skeleton(response, _response_spans(response))
+        answer = response_skeleton(response)
         if answer is None or not _is_plain(executable, skeleton, answer) or predict(executable.program).seconds > self._budget_s:
             return None
         tiny = Tiny(digest, skeleton, answer, executable)
@@ -226,44 +186,3 @@ def _is_plain(executable: engine.Executable, request: Skeleton, response: Skelet
 
 def _sizes(types: Sequence[TensorType]) -> list[int]:
     return [type.nbytes for type in types]
-
-
-def _skeleton(message: bytes, spans: Iterator[Span]) -> Skeleton | None:
-    """Return the skeleton of a message; None where its tensors do not stand in their order."""
-    found = tuple(spans)
-    if list(found) != sorted(found):
-        return None
-    ends = [0, *(end for _, end in found)]
-    starts = [*(start for start, _ in found), len(message)]
-    return Skeleton(len(message), tuple(message[end:start] for end, start in zip(ends, starts, strict=True)), found)
-
-
-def _walk(message: bytes, span: Span, *path: int) -> Iterator[Span]:
-    """Yield where the fields of a path of numbers begin and end, in the order of the message."""
-    if not path:
-        yield span
-        return
-    for number, written_as, value, place in fields(message, *span):
-        if number == path[0] and written_as == LENGTH:
-            yield from _walk(message, (value, place), *path[1:])
-
-
-def _data(message: bytes, tensor: Span) -> Span:
-    """Return where the elements of a tensor begin and end."""
-    found = (tensor[1], tensor[1])
-    for span in _walk(message, tensor, 3):
-        found = span
-    return found
-
-
-def _request_spans(message: bytes) -> Iterator[Span]:
-    """Yield where the elements of each tensor of an EvaluateRequest begin and end, inputs before seeds."""
-    whole = (0, len(message))
-    for tensor in (*_walk(message, whole, 3), *_walk(message, whole, 4, 3)):
-        yield _data(message, tensor)
-
-
-def _response_spans(message: bytes) -> Iterator[Span]:
-    """Yield where the elements of each dense result of an EvaluateResponse begin and end."""
-    for tensor in _walk(message, (0, len(message)), 2, 1, 1):
-        yield _data(message, tensor)
