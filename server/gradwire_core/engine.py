@@ -131,6 +131,11 @@ class _ByTerms:
                 self._made = _compile(self.program, self.outputs, self.reproducible)
         return self._made
 
+    @property
+    def nbytes(self) -> int:
+        """An estimate of the memory that keeping what was compiled takes."""
+        return 0 if self._made is None else self._made.nbytes
+
 
 @contextlib.contextmanager
 def _collecting_later() -> Iterator[None]:
@@ -212,7 +217,6 @@ class Executable:
         input_types: the types of the inputs.
         seed_types: for each output, the types of its tangents or cotangents.
         specs: for each output, the static half of each of its results; None where they are dense.
-        nbytes: an estimate of the memory that keeping it takes.
         by_terms: the same outputs by terms alone, where some Jacobian is computed in another way; None where none is.
     """
 
@@ -225,12 +229,17 @@ class Executable:
         self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
         self.specs = tuple(reading.specs for reading in readings)
         places = sum(spec.nbytes for reading in readings for spec in reading.specs or () if isinstance(spec, SparseSpec))
-        self.nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes + places
+        self._nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes + places
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._takes_any_order = not plan.reproducible
         self._execute = Executor(plan)
         self.by_terms: _ByTerms | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """An estimate of the memory that keeping it takes, which grows when the same by terms is compiled."""
+        return self._nbytes + (0 if self.by_terms is None else self.by_terms.nbytes)
 
     def run(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = ()) -> list[list[Result]]:
         """Return the results of each output.
@@ -352,6 +361,7 @@ class ExecutableCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[_Key, Executable] = OrderedDict()
         self._coming: dict[_Key, Future[Executable]] = {}
+        self._counted: dict[_Key, int] = {}
         self._nbytes = 0
 
     def __len__(self) -> int:
@@ -394,7 +404,7 @@ class ExecutableCache:
             self.misses += 1
             return None
         self.hits += 1
-        self._kept.move_to_end(key)
+        self._keep(key, found)
         return found
 
     def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
@@ -412,8 +422,12 @@ class ExecutableCache:
         return made
 
     def _keep(self, key: _Key, made: Executable) -> None:
+        """Keep an executable as the last used, counted as what it takes by now."""
         self._kept[key] = made
-        self._nbytes += made.nbytes
+        self._kept.move_to_end(key)
+        nbytes = made.nbytes
+        self._nbytes += nbytes - self._counted.get(key, 0)
+        self._counted[key] = nbytes
         while len(self._kept) > 1 and (len(self._kept) > self.max_executables or self._nbytes > self.max_bytes):
-            _, dropped = self._kept.popitem(last=False)
-            self._nbytes -= dropped.nbytes
+            dropped, _ = self._kept.popitem(last=False)
+            self._nbytes -= self._counted.pop(dropped)

@@ -24,12 +24,11 @@ import numpy as np
 
 from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
-from gradwire_core.explain import explain
 from gradwire_core.program import Program
 from gradwire_core.structure.cost import Cost, predict
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.types import Array
-from gradwire_proto import evaluation, explanation
+from gradwire_proto import evaluation
 from gradwire_proto.known import check_known
 from gradwire_proto.program import decode_program, encode_program
 from gradwire_proto.status import encode_status
@@ -333,6 +332,9 @@ class Worker:
         return _result(source, self._serialize(response))
 
     def _explain(self, message: bytes, stored: Sequence[bytes]) -> Frame:
+        from gradwire_core.explain import explain  # not before it is asked for, for it takes long to import
+        from gradwire_proto import explanation
+
         request = self._parse(pb.ExplainRequest, message)
         self._limits.check_outputs(request.outputs)
         source = self._find_source(request, stored)

@@ -250,6 +250,20 @@ def test_bytes_bound_the_cache_but_the_last_stays() -> None:
     assert tiny.get(programs[0], [VALUE]) is made
 
 
+def test_what_is_compiled_later_counts_and_the_least_recently_used_leave() -> None:
+    programs = [trace(cubes, floats(size)) for size in range(1, 4)]
+    cache = ExecutableCache(max_bytes=3 * engine.compile(programs[0], [VALUE]).nbytes)
+    made = [cache.get(program, [VALUE]) for program in programs]
+    assert len(cache) == 3
+    made[2].by_terms = engine._ByTerms(programs[2], (VALUE,), False)
+    size = made[2].nbytes
+    made[2].by_terms.get()
+    assert made[2].nbytes == 2 * size
+    assert cache.find(programs[2].digest, [VALUE]) is made[2]
+    assert (len(cache), cache.nbytes) == (2, 3 * size)
+    assert cache.find(programs[0].digest, [VALUE]) is None
+
+
 def test_threads_compile_once(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     begun, calls = threading.Barrier(8), []
     compile_one = engine.compile

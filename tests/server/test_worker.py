@@ -53,6 +53,12 @@ def test_importing_it_imports_no_grpc():
     assert (found.stdout, found.stderr) == ("[]\n", "")
 
 
+def test_importing_it_imports_nothing_that_explains():
+    code = "import sys, gradwire_server.worker; print([m for m in sys.modules if 'explain' in m or 'explanation' in m])"
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
 def test_an_inline_program_comes_back_to_be_stored(worker):
     name, response, stored, summary = ask(worker, quick()).parts
     assert name.decode() == "programs/" + product().digest
