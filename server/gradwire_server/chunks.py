@@ -153,11 +153,18 @@ class Arriving:
             if self.is_complete:
                 self._ended.set_result(None)
 
+    def end(self) -> None:
+        """Take no more, as none can come; that bytes are missing is told by `wait`."""
+        if not self._ended.done():
+            tensor, needed = self._tensors[self._filled], self._sizes[self._filled]
+            text = f"{tensor.where}: needed {needed} bytes for {tensor.type}, got {self._received} before the end; send all"
+            self._ended.set_exception(ArgumentError(text, where=tensor.where, needed=needed, given=self._received))
+
     async def wait(self, timeout_s: float) -> list[Segment]:
         """Return the tensors once all their bytes are there; they are closed by `close`.
 
         Raises:
-            ArgumentError: too many bytes came.
+            ArgumentError: too many bytes came, or too few before the end.
             DeadlineError: they do not come in time.
         """
         end_s = asyncio.get_running_loop().time() + timeout_s

@@ -188,6 +188,8 @@ class Session:
                 task = self._running[part.id]
                 task.cancel()
                 await asyncio.wait((task,))
+        for arriving in self._arriving.values():
+            arriving.end()
         self._has_read_all = True
         self._end_if_over()
 

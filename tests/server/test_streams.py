@@ -488,6 +488,19 @@ def test_a_request_whose_chunks_do_not_come_is_given_up():
     session(scenario, stall_timeout_s=0.01)
 
 
+def test_a_request_whose_chunks_can_come_no_more_is_refused_at_once():
+    async def scenario(pipe, _desk, _gate, running):
+        announce(pipe, 1, "a", 2)
+        pipe.send(id=1, chunk=bytes(9))
+        pipe.end()
+        error = await failure(pipe, 1)
+        assert isinstance(error, errors.ArgumentError)
+        assert "needed 16 bytes for float64[2], got 9 before the end" in error.message
+        await running
+
+    session(scenario)
+
+
 def test_a_deadline_ends_a_request_whose_chunks_come_slowly():
     async def scenario(pipe, _desk, _gate, _running):
         announce(pipe, 1, "a", 1, timeout_s=0.02)
