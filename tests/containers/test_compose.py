@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import uuid
 
 import grpc
@@ -134,6 +135,16 @@ def test_it_serves_where_it_says_with_limits_and_restarts(engine, project):
     replica.kill()
     containers.wait_until(lambda: replica.restart_count == 1, what="a restart")
     replica.wait_healthy()
+
+
+def test_the_harness_finds_every_objective_met_from_within_and_from_without(project, tmp_path):
+    containers.build(tmp_path / "load", "gradwire-load", extras="server-load")
+    (replica,) = project.up(1, port="50051")
+    command = [sys.executable, "-m", "gradwire", "load", "run", "smoke", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=containers.PATIENCE_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every objective was met" in project.run("--profile", "load", "run", "--rm", "load", port="50051")
+    assert calls_of(replica) > 0
 
 
 def test_calls_are_shared_among_replicas_and_one_is_killed_without_a_failed_call(project, run):

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 
@@ -16,6 +17,9 @@ from tests.containers.test_lock import pins
 from tests.containers.test_sbom import complaint
 
 LARGEST_BYTES = 450_000_000
+LARGEST_NATIVE_BYTES = 650_000_000  # a third of it is LLVM
+NATIVE = "gradwire:jit"
+PARTS = "print(open('/opt/gradwire/sbom.cdx.json').read())"
 TOOLS = ("pip", "pip3", "gcc", "cc", "g++", "make", "git", "curl", "ld")
 BUSY_TICKS = 20
 TICKS = """
@@ -109,7 +113,7 @@ def test_every_module_is_compiled_beforehand(served):
 
 
 def test_the_list_of_its_parts_is_valid_and_complete(served, needs):
-    text = served.python("print(open('/opt/gradwire/sbom.cdx.json').read())")
+    text = served.python(PARTS)
     assert not complaint(needs, text)
     listed = {each["purl"] for each in json.loads(text)["components"]}
     locked = pins((containers.ROOT / "deploy" / "requirements" / "server.txt").read_text(encoding="utf-8"))
@@ -127,6 +131,22 @@ def test_the_allocator_is_told_what_workers_are_told(engine, image):
 def test_a_second_build_gives_the_same_files(engine, served, run, tmp_path):
     containers.build(tmp_path / "again", "gradwire-again", "--no-cache")
     assert digest(run(image="gradwire-again")) == digest(served)
+
+
+def test_another_image_brings_the_native_tier(engine, run, tmp_path):
+    containers.build(tmp_path / "native", NATIVE, extras="server-jit")
+    container = run(image=NATIVE)
+    slope(container.address)
+    listed = {each["name"] for each in json.loads(container.python(PARTS))["components"]}
+    assert {"numba", "llvmlite"} <= listed
+    assert not [name for name in TOOLS if container.has(name)]
+    assert engine.client.images.get(NATIVE).attrs["Size"] <= LARGEST_NATIVE_BYTES
+
+
+def test_only_extras_that_are_there_are_built():
+    done = subprocess.run([containers.ROOT / "deploy" / "build", "more"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needed the name of a file in deploy/requirements, got more" in done.stderr
 
 
 def digest(container):
