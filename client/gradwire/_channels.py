@@ -60,7 +60,7 @@ def calls_of(channel: Any) -> dict[Method, Any]:
     return {
         method: (channel.stream_unary if method.has_stream else channel.unary_unary)(
             SERVICE + method.name,
-            request_serializer=lambda request: request.SerializeToString(),
+            request_serializer=lambda request: request if isinstance(request, bytes) else request.SerializeToString(),
             response_deserializer=method.response.FromString,
         )
         for method in METHODS

@@ -19,8 +19,10 @@ class Embedded(Functions):
 
     @cached_property
     def _cache(self) -> ExecutableCache:
+        from gradwire_core.allocator import keep_freed_memory
         from gradwire_core.engine import ExecutableCache
 
+        keep_freed_memory()
         return ExecutableCache()
 
     def _perform(self, task: Task) -> Any:

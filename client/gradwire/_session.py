@@ -20,30 +20,29 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 
 from gradwire._config import ClientConfig
 from gradwire._failures import DETAILS_KEY, Ended, Failures
 from gradwire._repeats import Kept, Repeats
-from gradwire._replicas import Replica, Replicas
-from gradwire._streams import CHUNK_BYTES, Reply, is_apart, slices
+from gradwire._replicas import KNOWN_LIMIT, Replica, Replicas
+from gradwire._streams import CHUNK_BYTES, Reply, TensorWriter, encode_input, slices
 from gradwire._task import Task
 from gradwire_core import errors
 from gradwire_core.engine import Output
 from gradwire_core.errors import GradwireError
 from gradwire_core.program import Program
-from gradwire_core.structure.structured import StructuredJacobian
-from gradwire_core.types import Array, Dtype
+from gradwire_core.types import Array
 from gradwire_proto.evaluation import decode_result, encode_output
 from gradwire_proto.explanation import decode_derivation, encode_format
 from gradwire_proto.program import encode_program
-from gradwire_proto.tensor import decode_tensor, encode_dtype, encode_tensor
+from gradwire_proto.tensor import decode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import program_pb2, tensor_pb2
 
@@ -97,7 +96,7 @@ class Send:
     Attributes:
         replica: to whom.
         method: the rpc.
-        request: its message; what yields them, for CREATE_TENSOR; an `Evaluation`, for EVALUATE_STREAM.
+        request: its message, or the bytes of it; what yields them, for CREATE_TENSOR; an `Evaluation`, for EVALUATE_STREAM.
         timeout_s: the seconds.
         hedge: makes the request to be sent beside this one if no answer is there in time; the first answer counts. None: none.
     """
@@ -205,6 +204,7 @@ class Session:
         self.replicas = Replicas(target)
         self._repeats = Repeats(config.named_min_bytes, config.kept_bytes)
         self._budget = BUDGET_START
+        self._outputs: OrderedDict[tuple[int, bool], tuple[Any, bytes]] = OrderedDict()
 
     # -- conversations -----------------------------------------------------------------------------------------------------
 
@@ -260,23 +260,39 @@ class Session:
         task = call.task
         assert task is not None
         is_streamed = self.config.sessions and replica.has_streams and not call.is_alone
-        writer = _Writer(CHUNK_BYTES if is_streamed else None)
-        request = pb.EvaluateRequest(reproducible=task.reproducible)
+        writer = TensorWriter(CHUNK_BYTES if is_streamed else None)
+        request = pb.EvaluateRequest()
         self._tell_program(request, call, replica)
+        parts = [request.SerializeToString()]
         for number, array in enumerate(task.inputs):
             kept = call.named.get(number)
             is_held = kept is not None and kept.name in replica.tensors
-            request.inputs.append(kept.message if kept is not None and is_held else writer.write(array))
-        for output, seeds in zip(task.outputs, task.seeds, strict=True):
-            message = encode_output(output)
-            message.seeds.extend(map(writer.write, seeds))
-            request.outputs.append(message)
+            parts.append(encode_input(kept.message.SerializeToString() if kept and is_held else writer.write(array)))
+        parts.append(self._encode_outputs(task, writer))
+        encoded = b"".join(parts)
         if not is_streamed:
-            return EVALUATE, request
-        encoded = request.SerializeToString()
+            return EVALUATE, encoded
         if len(encoded) > self.config.message_max_bytes:  # would end the stream, and what others wait for there
             raise self.failures.too_large(f"({len(encoded)} vs. {self.config.message_max_bytes})")
         return EVALUATE_STREAM, Evaluation(encoded, writer.apart)
+
+    def _encode_outputs(self, task: Task, writer: TensorWriter) -> bytes:
+        """Return what the message of a request says of outputs, and all behind that; it is the same in each call without seeds."""
+        if any(task.seeds):
+            outputs = list(map(encode_output, task.outputs))
+            for message, seeds in zip(outputs, task.seeds, strict=True):
+                for array in seeds:
+                    message.seeds.add().MergeFromString(writer.write(array))
+            return pb.EvaluateRequest(outputs=outputs, reproducible=task.reproducible).SerializeToString()
+        key = (id(task.outputs), task.reproducible)
+        found = self._outputs.get(key)
+        if found is None:
+            outputs = list(map(encode_output, task.outputs))
+            encoded = pb.EvaluateRequest(outputs=outputs, reproducible=task.reproducible).SerializeToString()
+            found = self._outputs[key] = (task.outputs, encoded)  # what is held keeps its id
+            if len(self._outputs) > KNOWN_LIMIT:
+                self._outputs.popitem(last=False)
+        return found[1]
 
     def _tell_program(self, request: pb.EvaluateRequest | pb.ExplainRequest, call: _Call, replica: Replica) -> None:
         """Tell a request its program: by name where the replica is taken to hold it, else inline if it is small or was missing."""
@@ -463,23 +479,6 @@ def _is_of_stream(answer: Any) -> bool:
 # -- messages ----------------------------------------------------------------------------------------------------------------
 
 
-class _Writer:
-    """Writes the tensors of a request into its message, up to a number of bytes; what is beyond travels apart from it."""
-
-    def __init__(self, limit_bytes: int | None) -> None:
-        self.apart: list[memoryview] = []
-        self._left_bytes = math.inf if limit_bytes is None else limit_bytes
-
-    def write(self, array: Array) -> tensor_pb2.Tensor:
-        """Return the message of an array of any memory order, strides and byte order."""
-        if array.nbytes <= self._left_bytes:
-            self._left_bytes -= array.nbytes
-            return encode_tensor(array)
-        little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
-        self.apart.append(little.reshape(-1).view(np.uint8).data)
-        return tensor_pb2.Tensor(dtype=encode_dtype(Dtype.of(array.dtype)), shape=array.shape)
-
-
 def _tensor_messages(kept: Kept) -> Iterator[pb.CreateTensorRequest]:
     """Yield the messages that bring a tensor to be stored."""
     first, *rest = slices(memoryview(kept.data))
@@ -491,17 +490,20 @@ def _tensor_messages(kept: Kept) -> Iterator[pb.CreateTensorRequest]:
 
 def _decode(elements: Iterator[Array], result: pb.Result) -> Any:
     """Return a result; an array, dense or sparse, is the caller's own, and can be written."""
-    found = decode_result(result, read=partial(_read, elements))
-    if isinstance(found, StructuredJacobian):
-        return found
-    is_own = isinstance(found, np.ndarray) and found.flags.writeable
-    return found if is_own else found.astype(found.dtype.newbyteorder("="), copy=True)
+    kind = result.WhichOneof("kind")
+    if kind == "dense":
+        return _own(elements, result.dense, "result")
+    return decode_result(result, read=partial(_read if kind == "structured" else _own, elements))
 
 
 def _read(elements: Iterator[Array], tensor: tensor_pb2.Tensor, where: str) -> Array:
-    """Return the array of a tensor; what came in chunks is put where it stands, and can be written."""
-    if not is_apart(tensor):
-        return decode_tensor(tensor, where)
-    array = decode_tensor(tensor, where, next(elements).data)
+    """Return the array of a tensor, read-only; what came in chunks is taken from where it was put."""
+    return decode_tensor(tensor, where, tensor.data or next(elements).data if math.prod(tensor.shape) else None)
+
+
+def _own(elements: Iterator[Array], tensor: tensor_pb2.Tensor, where: str) -> Array:
+    """Return the array of a tensor, which can be written; what came in chunks stays where it was put."""
+    data = tensor.data
+    array = decode_tensor(tensor, where, bytearray(data) if data or 0 in tensor.shape else next(elements).data)
     array.flags.writeable = True
-    return array
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -8,6 +8,7 @@ a large tensor does not hold small requests up. Requests are begun and given up 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import struct
@@ -20,14 +21,16 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.errors import LimitError
-from gradwire_core.types import Array
-from gradwire_proto.tensor import check_shape, decode_dtype
+from gradwire_core.types import Array, Dtype
+from gradwire_proto.tensor import check_shape, decode_dtype, encode_dtype
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
 
 CHUNK_BYTES = 2**20
 """The bytes of a chunk; a tensor that would make the message of its request longer than this travels in such."""
 
+# The tags of fields, as protobuf writes them.
+_INPUT = _DATA = b"\x1a"  # EvaluateRequest.inputs, Tensor.data
 _ID, _EVALUATE, _CHUNK, _CANCEL, _TIMEOUT = b"\x08", b"\x12", b"\x1a", b"\x22\x00", struct.Struct("<Bd")
 _TIMEOUT_TAG = 0x29
 
@@ -220,6 +223,44 @@ def encode_varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+@functools.lru_cache(maxsize=4096)
+def _encode_type(dtype: Any, shape: tuple[int, ...]) -> tuple[bytes, Any]:
+    """Return what the message of a tensor says of its type, and the dtype of its elements there."""
+    head = tensor_pb2.Tensor(dtype=encode_dtype(Dtype.of(dtype)), shape=shape).SerializeToString()
+    return head, dtype.newbyteorder("<")
+
+
+class TensorWriter:
+    """Writes tensors as messages, with their elements up to a number of bytes; what is beyond travels apart.
+
+    Args:
+        limit_bytes: the number; None: any.
+
+    Attributes:
+        apart: the elements that travel apart, in order.
+    """
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.apart: list[memoryview] = []
+        self._left_bytes = math.inf if limit_bytes is None else limit_bytes
+
+    def write(self, array: Array) -> bytes:
+        """Return the message of an array of any memory order, strides and byte order."""
+        head, little = _encode_type(array.dtype, array.shape)
+        count = array.nbytes
+        array = array.astype(little, order="C", copy=False)
+        if count > self._left_bytes:
+            self.apart.append(array.reshape(-1).view(np.uint8).data)
+            return head
+        self._left_bytes -= count
+        return b"".join((head, _DATA, encode_varint(count), array.tobytes())) if count else head
+
+
+def encode_input(tensor: bytes) -> bytes:
+    """Return the message of a tensor as an input in that of a request."""
+    return b"".join((_INPUT, encode_varint(len(tensor)), tensor))
 
 
 def slices(data: memoryview, size: int = CHUNK_BYTES) -> Iterator[memoryview]:

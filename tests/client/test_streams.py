@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire._failures import lost
-from gradwire._streams import CHUNK_BYTES, Reply, Stream
+from gradwire._streams import CHUNK_BYTES, Reply, Stream, TensorWriter, encode_input
 from gradwire_proto.evaluation import encode_result
+from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
 
@@ -51,6 +52,21 @@ def test_messages_are_written_as_protobuf_does(number, timeout_s, request):
     sent = pb.EvaluateStreamRequest(id=number, evaluate=pb.EvaluateRequest.FromString(request), timeout_s=timeout_s)
     assert pb.EvaluateStreamRequest.FromString(head) == sent
     assert pb.EvaluateStreamRequest.FromString(data) == pb.EvaluateStreamRequest(id=number, chunk=b"abc")
+
+
+@given(
+    kind=st.sampled_from(["f8", ">f8", "f4", "c16", "c8", "i8", "<i4", ">i4", "?"]),
+    shape=st.lists(st.integers(0, 4), max_size=3),
+    step=st.sampled_from([1, -1, 2]),
+    is_turned=st.booleans(),
+)
+def test_tensors_are_written_as_the_codec_does(kind, shape, step, is_turned):
+    array = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape) % 2).astype(kind)
+    array = array[(*(slice(None, None, step) for _ in shape), ...)]
+    array = array.T if is_turned else array
+    told = encode_tensor(array).SerializeToString()
+    assert TensorWriter(None).write(array) == told
+    assert encode_input(told) == pb.EvaluateRequest(inputs=[encode_tensor(array)]).SerializeToString()
 
 
 def test_answers_come_in_any_order_and_wake_those_who_wait():
