@@ -38,6 +38,13 @@ def free_port() -> int:
         return port
 
 
+def is_listening(address: str) -> bool:
+    """Tell whether somebody takes connections at an address."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
 @dataclass
 class Running:
     """A server that runs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,15 @@ class Report:
         missed = [bar for bar in self.bars if not bar.is_met]
         if path:
             found = {"title": self.title, "bars": [asdict(bar) | {"is_met": bar.is_met} for bar in self.bars], **self.figures}
-            path.write_text(json.dumps(found, indent=2, default=str) + "\n")
+            path.write_text(json.dumps(found, indent=2, default=_plain) + "\n")
         print(
             f"{self.title}: {len(self.bars) - len(missed)} of {len(self.bars)} bars met" + "".join(f"\n  {bar}" for bar in missed)
         )
         return 1 if missed else 0
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) else str(value)
 
 
 class Progress:

@@ -55,10 +55,14 @@ LIMITS = {  # what passes them is over in a moment, so that whatever is not has 
     "--max-transform-count": 4,
     "--max-message-bytes": 2**22,
     "--queue-count": 1024,
+    "--stall-timeout-s": 2,
 }
 OK = "OK"
+OWN_ERROR = "Internal error from Core"  # of gRPC here, where a stream ends while something is sent on it: its status is lost
+ENDED_EARLY = "ended early"
 FINE = {
     OK,
+    ENDED_EARLY,
     *("INVALID_ARGUMENT", "FAILED_PRECONDITION", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "DEADLINE_EXCEEDED"),
     *("UNAVAILABLE/OVERLOADED", "CANCELLED/CANCELLED"),
 }
@@ -109,13 +113,20 @@ class Caller:
             else:
                 answers.append(await self._unary[rpc](messages[0] if messages else b"", timeout=DEADLINE_S))
         except grpc.aio.AioRpcError as error:
-            statuses.append(_name(error.code().name, dict(error.trailing_metadata() or ()).get(DETAILS)))
+            statuses.append(_end_of(error))
         return Outcome(tuple(statuses) or (OK,), time.monotonic() - began_s), answers
 
 
 async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
     for message in messages:
         yield message
+
+
+def _end_of(error: grpc.aio.AioRpcError) -> str:
+    """Return the status that a call ended with."""
+    if (error.details() or "").startswith(OWN_ERROR):
+        return ENDED_EARLY
+    return _name(error.code().name, dict(error.trailing_metadata() or ()).get(DETAILS))
 
 
 def _status_of(answer: pb.EvaluateStreamResponse) -> str:

@@ -1,0 +1,270 @@
+"""Work that takes time, arrays that take memory, and data that crosses the wire: where processes and bytes are what counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Self
+
+import grpc
+import numpy as np
+from _generator import Generators, Target, median
+from _servers import ANY_SIZE, SERVICE, Running, gradwire, running, stub
+from _verdicts import Report
+
+import gradwire as gw
+from gradwire_core.engine import Output, compile
+from gradwire_proto.program import encode_program
+from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+
+HERE = Path(__file__).parent
+MIB = 2**20
+
+# -- two workers -------------------------------------------------------------------------------------------------------------
+
+TASK_S = 0.02
+MATRIX = 2.0 * np.eye(200)
+
+
+def _task(count: int):
+    def task(x):
+        for _ in range(count):
+            x = np.sin(np.linalg.inv(x)) + x
+        return x
+
+    return task
+
+
+def _calibrated() -> gw.Program:
+    """Return a program that takes about 20 ms on one thread here and now."""
+    program = gw.trace(_task(4), MATRIX)
+    executable = compile(program, [Output()])
+    executable.run([MATRIX])
+    spent_s = min(_timed(lambda: executable.run([MATRIX])) for _ in range(9))
+    return gw.trace(_task(max(1, round(4 * TASK_S / spent_s))), MATRIX)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began_s = time.process_time()
+    call()
+    return time.process_time() - began_s
+
+
+def two_workers(report: Report, generators: Generators, *, seconds: float, rounds: int) -> None:
+    """Measure two workers beside one, on tasks of 20 ms, and beside what the machine has to give: two servers beside one."""
+    program = _calibrated()
+    with contextlib.ExitStack() as stack:
+        addresses = [stack.enter_context(gradwire("--workers", str(count))).address for count in (1, 2)]
+        requests = [_name(address, program) for address in addresses]
+        targets = [
+            Target(f"{count} workers", "session", address, (SERVICE + "EvaluateStream",), (request,))
+            for count, address, request in zip((1, 2), addresses, requests, strict=True)
+        ]
+        turns = [[generators.run(target, 8, seconds) for target in targets] for _ in range(rounds)]
+    one, two = [median(column) for column in zip(*turns, strict=True)]
+    report.figures["two_workers"] = {"one": one, "two": two}
+    report.at_least("two workers by one, tasks of 20 ms: rate", two.rate / one.rate, 1.8)
+
+
+def _name(address: str, program: gw.Program) -> bytes:
+    """Register a program of the matrix, and return a request that names it and asks for its sum by a small answer."""
+    inputs, outputs = [encode_tensor(MATRIX)], [pb.Output()]
+    with stub(address) as found:
+        answer = found.Evaluate(pb.EvaluateRequest(program=encode_program(program), inputs=inputs, outputs=outputs))
+        return pb.EvaluateRequest(program_name=answer.program_name, inputs=inputs, outputs=outputs).SerializeToString()
+
+
+# -- large arrays ------------------------------------------------------------------------------------------------------------
+
+LARGE_BYTES = 100_000_000
+
+
+def large(report: Report, *, size: int, rounds: int) -> None:
+    """Measure an array in and one of its size out, beside a bare stream of the same chunks, and the memory that this takes."""
+    x = np.random.default_rng(0).normal(size=size // 8)
+    limits = ("--max-peak-bytes", str(16 * size), "--max-element-count", str(max(2**28, size)))
+    with gradwire("--workers", "2", *limits) as server, running([sys.executable, str(HERE / "_bare.py")]) as bare:
+        content, expected = x.tobytes(), (2.0 * x).tobytes()
+        program = encode_program(gw.trace(lambda x: 2.0 * x, x))
+
+        async def measure() -> tuple[list[float], list[float], int, int]:
+            async with _channel(server.address) as ours, _channel(bare.address) as theirs:
+                await _in_chunks(ours, program, x.shape, content, expected)
+                await _bare(theirs, content, expected)
+                spent: list[tuple[float, float]] = []
+                before = server.proportional_bytes
+                with _watching(server) as peak:
+                    for _ in range(rounds):
+                        mine = await _clock(_in_chunks(ours, program, x.shape, content, expected))
+                        spent.append((mine, await _clock(_bare(theirs, content, expected))))
+                return *map(list, zip(*spent, strict=True)), before, peak[0]
+
+        mine, other, before, peak = asyncio.run(measure())
+    ours_s, bare_s = statistics.median(mine), statistics.median(other)
+    report.figures["large"] = {"bytes": size, "gradwire_s": ours_s, "bare_s": bare_s, "peak_bytes": peak, "bytes_before": before}
+    report.at_most(f"{size / 1e6:.0f} MB in and out ({ours_s:.2f} s) by a bare stream ({bare_s:.2f} s)", ours_s / bare_s, 1.3)
+    report.at_most("proportional set size of all processes, over that at rest, by the payload", (peak - before) / size, 3.0)
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=ANY_SIZE)
+
+
+async def _clock(work: Awaitable[object]) -> float:
+    began_s = time.perf_counter()
+    await work
+    return time.perf_counter() - began_s
+
+
+async def _in_chunks(channel: grpc.aio.Channel, program, shape: tuple[int, ...], content: bytes, expected: bytes) -> None:
+    """Send a tensor in chunks over a session, and take the answer in chunks."""
+    stream = channel.stream_stream(SERVICE + "EvaluateStream")()
+    tensor = pb.EvaluateRequest().inputs.add(dtype=1, shape=shape)
+    request = pb.EvaluateRequest(program=program, inputs=[tensor], outputs=[pb.Output()])
+    head = pb.EvaluateStreamRequest(id=1, evaluate=request).SerializeToString()
+    # A chunk of 1 MiB: its id, its tag, its length of three bytes, and the bytes.
+
+    async def send() -> None:
+        await stream.write(head)
+        view = memoryview(content)
+        for place in range(0, len(view), MIB):
+            await stream.write(pb.EvaluateStreamRequest(id=1, chunk=bytes(view[place : place + MIB])).SerializeToString())
+        await stream.done_writing()
+
+    async def receive() -> None:
+        place = 0
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            part = pb.EvaluateStreamResponse.FromString(message)
+            kind = part.WhichOneof("kind")
+            if kind == "error":
+                raise RuntimeError(part.error.message)
+            if kind == "chunk":
+                _check_part(part.chunk, expected, place)
+                place += len(part.chunk)
+        if place != len(expected):
+            raise RuntimeError(f"{place} bytes of {len(expected)} arrived")
+
+    await asyncio.gather(send(), receive())
+
+
+async def _bare(channel: grpc.aio.Channel, content: bytes, expected: bytes) -> None:
+    """Send the same bytes in the same chunks to the bare service."""
+    stream = channel.stream_stream("/bare.Service/Double")()
+
+    async def send() -> None:
+        await stream.write(f"{len(content)} {MIB}".encode())
+        view = memoryview(content)
+        for place in range(0, len(view), MIB):
+            await stream.write(pb.EvaluateStreamRequest(id=1, chunk=bytes(view[place : place + MIB])).chunk)
+        await stream.done_writing()
+
+    async def receive() -> None:
+        place = 0
+        while (part := await stream.read()) is not grpc.aio.EOF:
+            _check_part(part, expected, place)
+            place += len(part)
+
+    await asyncio.gather(send(), receive())
+
+
+def _check_part(part: bytes, expected: bytes, place: int) -> None:
+    if part[:64] != expected[place : place + 64]:
+        raise RuntimeError(f"wrong bytes at {place}")
+
+
+@contextlib.contextmanager
+def _watching(server: Running) -> Iterator[list[int]]:
+    """Sample the memory of a server during a block; yield a list that holds the most found."""
+    most, is_over = [0], threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.01):
+            most[0] = max(most[0], server.proportional_bytes)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield most
+    finally:
+        is_over.set()
+        thread.join()
+
+
+# -- bytes on the wire -------------------------------------------------------------------------------------------------------
+
+DATA_BYTES = 5_000_000
+CALLS = 200
+
+
+class CountingProxy:
+    """Stands between a client and a server, in a thread, and counts the bytes of either way."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self.sent = self.received = 0
+        self.address = ""
+        self._is_ready, self._stopping = threading.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._is_ready.wait()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.address = "{}:{}".format(*server.sockets[0].getsockname())
+        self._is_ready.set()
+        await self._stopping.wait()
+        server.close()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection(self._host, self._port)
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await asyncio.gather(self._pump(reader, other_writer, is_up=True), self._pump(other_reader, writer, is_up=False))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
+        while part := await reader.read(2**18):
+            if is_up:
+                self.sent += len(part)
+            else:
+                self.received += len(part)
+            writer.write(part)
+            await writer.drain()
+        writer.close()
+
+
+def calibration(report: Report) -> None:
+    """Fit a model to data by many gradient calls of the SDK, and count how often the data crosses the wire."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(DATA_BYTES // 8 // 25, 25))
+    labels = features @ np.linspace(-1.0, 1.0, 25) + 0.1 * rng.normal(size=len(features))
+
+    def loss(weights):
+        residuals = features @ weights - labels
+        return np.mean(residuals * residuals)
+
+    weights, began_s = np.zeros(25), time.perf_counter()
+    with gradwire("--workers", "2") as server, CountingProxy(server.address) as proxy:
+        with gw.connect(proxy.address) as client:
+            slope = client.grad(loss)
+            for _ in range(CALLS):
+                weights = weights - 0.05 * slope(weights)
+        sent, spent_s = proxy.sent, time.perf_counter() - began_s
+    np.testing.assert_allclose(weights, np.linspace(-1.0, 1.0, 25), atol=0.05)
+    data = features.nbytes + labels.nbytes
+    report.figures["calibration"] = {"data_bytes": data, "sent_bytes": sent, "received_bytes": proxy.received, "seconds": spent_s}
+    report.at_most(f"{CALLS} gradients of a data set of {data / 1e6:.1f} MB: bytes sent, in data sets", sent / data, 1.1)
