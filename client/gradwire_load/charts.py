@@ -37,6 +37,7 @@ class Frame:
 
 
 WIDE = Frame(1080.0, 360.0)
+WIDE_LOW = Frame(1080.0, 240.0)
 HALF = Frame(520.0, 250.0)
 SMALL = Frame(340.0, 170.0, 50.0)
 

@@ -11,6 +11,7 @@ from gradwire_load.charts import (
     HALF,
     SMALL,
     WIDE,
+    WIDE_LOW,
     Frame,
     Mark,
     Scale,
@@ -42,7 +43,7 @@ def render(result: dict[str, Any]) -> str:
     parts = [
         _tiles(result),
         _objectives(result["slo"]),
-        _search(result["search"]),
+        _search(result["search"], result["slo"]),
         _percentiles(result),
         f'<div class="pair">{_throughput(result)}{_latency(result)}</div>',
         _errors(result),
@@ -79,6 +80,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1
     return f'<div class="scroll"><table><thead><tr>{cells("th", heads)}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _sign(text: str) -> str:
+    """Return an objective with the signs of mathematics."""
+    return text.replace("<=", "≤").replace(">=", "≥")
+
+
 def _ms(value: float) -> str:
     return f"{value:.2f}" if value < 100.0 else f"{value:,.0f}"
 
@@ -100,10 +106,11 @@ def _header(result: dict[str, Any]) -> str:
         f"{settings['duration_s']:.0f} s after {settings['warmup_s']:g} s of warm-up"
     )
     tone = _TONES.get(verdict["name"], "warn")
+    said = _text(_sign(verdict["text"].removeprefix("Missed ")))
     return (
         f'<header><div><div><h1>{_text(scenario["title"])}</h1><p class="about">{_text(scenario["about"])}</p>'
         f'<p class="where">{where}</p></div><button class="theme" type="button">Dark or light</button></div></header>'
-        f'<main><p class="verdict {tone}"><b>{_text(verdict["name"])}</b><span>{_text(verdict["text"])}</span></p></main>'
+        f'<main><p class="verdict {tone}"><b>{_text(verdict["name"])}</b><span>{said}</span></p></main>'
     )
 
 
@@ -150,7 +157,7 @@ def _objectives(slo: Sequence[dict[str, Any]]) -> str:
         return ""
     rows = [
         (
-            _text(item["objective"]),
+            _text(_sign(item["objective"])),
             _text(item["measured"]),
             f'<span class="{"met" if item["met"] else "missed"}">{"✓ met" if item["met"] else "✗ missed"}</span>',
         )
@@ -176,7 +183,7 @@ def _horizontal(frame: Frame, seconds: float) -> Scale:
 
 
 def _marks(slo: Sequence[dict[str, Any]]) -> list[Mark]:
-    return [Mark(item["limit"], item["objective"]) for item in slo if item["name"] not in {"errors", "throughput"}]
+    return [Mark(item["limit"], _sign(item["objective"])) for item in slo if item["name"] not in {"errors", "throughput"}]
 
 
 def _percentiles(result: dict[str, Any]) -> str:
@@ -335,7 +342,7 @@ def _metric(chart: dict[str, Any], times: Sequence[float], duration_s: float) ->
     return f'<figure><h3>{name}</h3><p class="note">{_text(chart["help"])}</p>{drawn}</figure>'
 
 
-def _search(search: dict[str, Any] | None) -> str:
+def _search(search: dict[str, Any] | None, slo: Sequence[dict[str, Any]]) -> str:
     if search is None:
         return ""
     trials = search["trials"]
@@ -350,9 +357,17 @@ def _search(search: dict[str, Any] | None) -> str:
     chart = ""
     if lines:
         rates = [item["rate"] for item in trials]
-        x = logarithmic(min(rates) * 0.9, max(rates) * 1.1, WIDE.across, "/s", is_rounded=False)
-        y = _vertical(WIDE, [item["p99_ms"] for item in trials], " ms", allows_log=True)
-        chart = draw(WIDE, lines, x, y, unit=" ms", title="p99 by rate")
+        x = logarithmic(min(rates) * 0.9, max(rates) * 1.1, WIDE_LOW.across, "/s", is_rounded=False)
+        y = _vertical(WIDE_LOW, [item["p99_ms"] for item in trials], " ms", allows_log=True)
+        chart = draw(
+            WIDE_LOW,
+            lines,
+            x,
+            y,
+            marks=[mark for mark in _marks(slo) if mark.text.startswith("p99 ")],
+            unit=" ms",
+            title="p99 by rate",
+        )
     rows = [
         (
             f"{item['rate']:.1f}/s",
