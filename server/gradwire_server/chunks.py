@@ -20,6 +20,7 @@ CHUNK_BYTES = 2**20
 """Bytes of a chunk that the server sends."""
 
 _LEAST_BYTES = 2**16
+_SLOW_BYTES = 2**24
 _DESCRIPTOR_SHARE = 4  # tensors in chunks may take one of so many descriptors
 
 
@@ -184,9 +185,20 @@ class Arriving:
         self._held.add(-self._count)
         self._count = 0
         for segment in self._segments:
-            segment.close()
+            let_go(segment)
         if not self._ended.done():
             self._ended.cancel()
+
+
+def let_go(segment: Segment) -> None:
+    """Close a segment, be it at once or, as to free much memory takes long, in a thread."""
+    if segment.size >= _SLOW_BYTES:
+        try:
+            asyncio.get_running_loop().run_in_executor(None, segment.close)
+        except RuntimeError:  # nobody has to wait
+            segment.close()
+    else:
+        segment.close()
 
 
 def cut(segment: Segment) -> Iterator[memoryview]:

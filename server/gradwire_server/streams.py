@@ -20,7 +20,7 @@ from gradwire_core.errors import ArgumentError, GradwireError
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import Admission, draining
 from gradwire_server.calls import Call, Stream, is_request_id, make_request_id
-from gradwire_server.chunks import Arriving, Held, cut
+from gradwire_server.chunks import Arriving, Held, cut, let_go
 from gradwire_server.config import ServerConfig
 from gradwire_server.inline import Tiny
 from gradwire_server.requests import Apart
@@ -308,12 +308,15 @@ class Session:
             self._running.pop(id, None)
         yield encode_part(id, kind, content)
         for segment in segments:
-            with segment:
+            try:
                 for chunk in cut(segment):
                     left -= len(chunk)
                     if not left:
                         self._running.pop(id, None)
                     yield encode_part(id, _CHUNK, chunk)
+                    del chunk  # which keeps the memory
+            finally:
+                let_go(segment)
 
     async def _write(self, messages: Iterator[bytes]) -> None:
         """Return once messages are on their way; those of other requests may come in between."""

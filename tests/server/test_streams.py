@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
 from gradwire_server.admission import Admission, Gate
 from gradwire_server.calls import ANONYMOUS, Call
-from gradwire_server.chunks import CHUNK_BYTES, Held
+from gradwire_server.chunks import CHUNK_BYTES, Held, let_go
 from gradwire_server.config import ServerConfig
 from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
@@ -756,3 +757,20 @@ def refused(stub, request) -> errors.GradwireError:
 def refused_in_session(stub, request) -> errors.GradwireError:
     (answer,) = stub.EvaluateStream(requests(request))
     return decode_status(Status.FromString(answer.error.SerializeToString()))
+
+
+def test_much_memory_is_freed_in_a_thread():
+    threads: list[int] = []
+
+    class Watched(Segment):
+        def close(self) -> None:
+            threads.append(threading.get_ident())
+            super().close()
+
+    async def scenario() -> None:
+        for size in (1, 2**25):
+            let_go(Watched.create(size))
+        await until(lambda: len(threads) == 2)
+
+    asyncio.run(scenario())
+    assert threads[0] == threading.get_ident() != threads[1]
