@@ -20,6 +20,8 @@ from gradwire_proto.v1 import differentiation_service_pb2_grpc as pb_grpc
 from tests.server.requests import PATIENCE_S, wait_until
 
 READY = "listening on "
+FRONT_ENDS = os.environ.get("GRADWIRE_TEST_FRONT_ENDS", "1")
+"""How many front ends servers under test have that are not told: with more than one, the tests of this folder pass as well."""
 _BUSY_TICKS = 10
 
 
@@ -34,9 +36,18 @@ class Process:
 
     @property
     def worker_pids(self) -> set[int]:
-        """The ids of its child processes."""
+        """The ids of its workers."""
+        return self._children("gradwire_server.worker")
+
+    @property
+    def front_pids(self) -> set[int]:
+        """The ids of its front ends, where they are several."""
+        return self._children("gradwire_server.front_process")
+
+    def _children(self, module: str) -> set[int]:
         pid = self.popen.pid
-        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+        found = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return {child for child in found if module in command_line(child)}
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
@@ -68,7 +79,7 @@ def serving(*arguments: str) -> Iterator[Process]:
     """Run a server on a free port for the length of a block; what it complains of goes to a file, which never fills up."""
     with (
         tempfile.NamedTemporaryFile("w+") as complaints,
-        start("--listen", "127.0.0.1:0", *arguments, stderr=complaints) as popen,
+        start("--listen", "127.0.0.1:0", "--front-ends", FRONT_ENDS, *arguments, stderr=complaints) as popen,
     ):
         path = Path(complaints.name)
         try:
@@ -100,6 +111,14 @@ def cpu_ticks(pid: int) -> int:
     """The time a process has computed, in hundredths of a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+def command_line(pid: int) -> str:
+    """What a process was started by; empty once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 def is_alive(pid: int) -> bool:
