@@ -1,6 +1,6 @@
 """How frames travel over a stream and a pair of sockets beside it, on either side. The caller reads and writes the stream.
 
-    frame ::= kind: uint32, count: uint32, predicted_s, taken_s: float64, peak_bytes: int64, is_stackable: bool,
+    frame ::= kind: uint32, count: uint32, predicted_s, taken_s: float64, peak_bytes: int64, is_stackable, was_cached: bool,
               place and length: uint64 for each part, then the parts that stand in the stream; all little-endian
 
 The two highest bits of a length say where its part is: in the stream; in memory that both sides share; in a segment that is
@@ -29,7 +29,7 @@ SMALL_BYTES: Final = 64 * 1024
 SHARED_BYTES: Final = 16 * 2**20
 """The most memory that a side keeps to send large parts through; larger ones take a segment each."""
 
-_HEAD = struct.Struct("<IIddq?")
+_HEAD = struct.Struct("<IIddq??")
 _STREAM, _SHARED, _SEGMENT, _APART = range(4)
 _PLACE_SHIFT = 62
 _LENGTH_MASK = 2**_PLACE_SHIFT - 1

@@ -38,7 +38,7 @@ from gradwire_server.segments import Segment
 CHUNKED_BYTES = 2**20
 """Elements of more bytes travel apart from the message that holds their tensor, in what is answered in chunks."""
 
-_MEMBER = struct.Struct("<IIddq?")
+_MEMBER = struct.Struct("<IIddq??")
 
 
 class Kind(enum.IntEnum):
@@ -98,13 +98,15 @@ class Frame:
         kind: what it means.
         parts: what it holds.
         prediction: what the evaluation it answers was predicted to take; None where nothing was evaluated.
-        taken_s: the seconds that the worker was at it.
+        taken_s: the seconds that the worker was at it, compiling apart.
+        was_cached: whether what evaluated it had been compiled before.
     """
 
     kind: Kind
     parts: tuple[Part, ...] = ()
     prediction: Prediction | None = field(default=None, compare=False)
     taken_s: float = field(default=0.0, compare=False)
+    was_cached: bool = field(default=False, compare=False)
 
     @property
     def segments(self) -> Iterator[Segment]:
@@ -142,14 +144,17 @@ def split_frame(frame: Frame) -> list[Frame]:
     return found
 
 
-def pack_cost(frame: Frame) -> tuple[float, float, int, bool]:
+def pack_cost(frame: Frame) -> tuple[float, float, int, bool, bool]:
     """Return what a frame tells of cost as numbers."""
     found = frame.prediction
-    return (
-        (0.0, frame.taken_s, -1, False) if found is None else (found.seconds, frame.taken_s, found.peak_bytes, found.is_stackable)
-    )
+    if found is None:
+        return 0.0, frame.taken_s, -1, False, frame.was_cached
+    return found.seconds, frame.taken_s, found.peak_bytes, found.is_stackable, frame.was_cached
 
 
-def unpack_cost(predicted_s: float, taken_s: float, peak_bytes: int, is_stackable: bool) -> tuple[Prediction | None, float]:
+def unpack_cost(
+    predicted_s: float, taken_s: float, peak_bytes: int, is_stackable: bool, was_cached: bool
+) -> tuple[Prediction | None, float, bool]:
     """Return what numbers tell of cost."""
-    return (None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes, is_stackable)), taken_s
+    prediction = None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes, is_stackable)
+    return prediction, taken_s, was_cached

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+_WAITS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_RATIOS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+
 
 class Metrics(Protocol):
     """What the server tells about itself."""
@@ -25,6 +29,15 @@ class Metrics(Protocol):
 
     def count_task_retry(self) -> None:
         """Count a task that is run again because its worker died."""
+
+    def observe_wait(self, seconds: float) -> None:
+        """Count a task that was given to a worker, after so many seconds in the queue."""
+
+    def observe_batch(self, count: int) -> None:
+        """Count tasks that were given to a worker together."""
+
+    def observe_evaluation(self, predicted_s: float, taken_s: float, *, was_cached: bool) -> None:
+        """Count an evaluation: what it was predicted to take, what it took, and whether its executable was there already."""
 
     def set_stored_programs(self, count: int, size: int) -> None:
         """Tell how many programs are stored, in how many bytes."""
@@ -49,6 +62,15 @@ class NoMetrics:
         """Do nothing."""
 
     def count_task_retry(self) -> None:
+        """Do nothing."""
+
+    def observe_wait(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def observe_batch(self, count: int) -> None:
+        """Do nothing."""
+
+    def observe_evaluation(self, predicted_s: float, taken_s: float, *, was_cached: bool) -> None:
         """Do nothing."""
 
     def set_stored_programs(self, count: int, size: int) -> None:
@@ -82,6 +104,24 @@ class PrometheusMetrics:
         self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
         self._tensors = client.Gauge("gradwire_stored_tensors", "Tensors stored.", registry=registry)
         self._tensor_bytes = client.Gauge("gradwire_stored_tensor_bytes", "Bytes of the stored tensors.", registry=registry)
+        self._waits = client.Histogram(
+            "gradwire_queue_seconds", "Seconds that tasks waited for a worker.", buckets=_WAITS_S, registry=registry
+        )
+        self._batches = client.Histogram(
+            "gradwire_batch_size", "Tasks given to a worker together.", buckets=_BATCH_SIZES, registry=registry
+        )
+        self._predicted = client.Counter("gradwire_predicted_seconds", "Seconds that evaluations should take.", registry=registry)
+        self._taken = client.Counter("gradwire_evaluation_seconds", "Seconds that evaluations took.", registry=registry)
+        self._ratios = client.Histogram(
+            "gradwire_prediction_ratio",
+            "Seconds that evaluations took, divided by those that they should take.",
+            buckets=_RATIOS,
+            registry=registry,
+        )
+        executables = client.Counter(
+            "gradwire_executables", "Executables that were asked for, and had to be compiled or not.", ["cache"], registry=registry
+        )
+        self._executables = {True: executables.labels("hit"), False: executables.labels("miss")}
         self._children: dict[tuple[str, str], Any] = {}
         self._identities = client.Counter(
             "gradwire_identity_calls", "Calls finished, of each identity.", ["identity", "code"], registry=registry
@@ -113,6 +153,22 @@ class PrometheusMetrics:
     def count_task_retry(self) -> None:
         """Count a task that is run again because its worker died."""
         self._retries.inc()
+
+    def observe_wait(self, seconds: float) -> None:
+        """Count a task that was given to a worker."""
+        self._waits.observe(seconds)
+
+    def observe_batch(self, count: int) -> None:
+        """Count tasks that were given to a worker together."""
+        self._batches.observe(count)
+
+    def observe_evaluation(self, predicted_s: float, taken_s: float, *, was_cached: bool) -> None:
+        """Count an evaluation."""
+        self._predicted.inc(predicted_s)
+        self._taken.inc(taken_s)
+        if predicted_s:
+            self._ratios.observe(taken_s / predicted_s)
+        self._executables[was_cached].inc()
 
     def set_stored_programs(self, count: int, size: int) -> None:
         """Tell how many programs are stored, in how many bytes."""

@@ -274,6 +274,9 @@ class WorkerPool:
 
     def _send(self, worker: WorkerProcess, items: list[Waiting]) -> None:
         run = self._runs[worker] = _Run(worker, items, asyncio.get_running_loop().time())
+        self._metrics.observe_batch(len(items))
+        for item in items:
+            self._metrics.observe_wait(run.began_s - item.arrived_s)
         task = items[0].task if len(items) == 1 else join_frames([item.task for item in items])
         worker.ask(task, functools.partial(self._hear, run))
 
@@ -307,6 +310,9 @@ class WorkerPool:
         for item, answer in zip(run.items, answers, strict=True):
             if answer.kind is Kind.RESULT:
                 self._costs.learn(item.key, answer.prediction, answer.taken_s)
+                if answer.prediction is not None:
+                    predicted_s = answer.prediction.seconds
+                    self._metrics.observe_evaluation(predicted_s, answer.taken_s, was_cached=answer.was_cached)
 
     async def _recover(self, run: _Run, error: Exception) -> None:
         """Have the tasks of a worker that died run again."""

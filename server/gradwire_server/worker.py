@@ -109,7 +109,8 @@ class Worker:
         failure: GradwireError
         try:
             found = self._run(task, message, [part for part in stored if part])
-            return replace(found, taken_s=time.perf_counter() - began_s - self._compiled_s)
+            taken_s = time.perf_counter() - began_s - self._compiled_s
+            return replace(found, taken_s=taken_s, was_cached=not self._compiled_s)
         except MissingError as error:
             return Frame(Kind.MISSING, (str(error).encode(),))
         except MemoryError:
@@ -134,7 +135,7 @@ class Worker:
         answer = repeated.write(results)
         taken_s = time.perf_counter() - began_s
         repeated.note_alone(taken_s)
-        return Frame(Kind.RESULT, (program_name(repeated.digest).encode(), answer), admitted.prediction, taken_s)
+        return Frame(Kind.RESULT, (program_name(repeated.digest).encode(), answer), admitted.prediction, taken_s, was_cached=True)
 
     def _find_repeated(self, task: Frame) -> tuple[Repeated, engine.Executable, Admitted] | None:
         if task.kind is not Kind.EVALUATE or len(task.parts) != _NAMED_PARTS:
@@ -183,7 +184,8 @@ class Worker:
         answers = [repeated.write_row(results, row) for row in range(len(messages))]
         taken_s = time.perf_counter() - began_s
         repeated.note_stacked(count, taken_s)
-        return [Frame(Kind.RESULT, (name, answer), admitted.prediction, taken_s / len(messages)) for answer in answers]
+        share_s = taken_s / len(messages)
+        return [Frame(Kind.RESULT, (name, answer), admitted.prediction, share_s, was_cached=True) for answer in answers]
 
     def prepare(self) -> None:
         """Use time that nobody asks for anything in: compile what would have been of use."""

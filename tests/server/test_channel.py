@@ -48,12 +48,13 @@ def open_count() -> int:
     "parts", [(), (b"",), (b"id", b"", b"program"), (b"id", LARGE, b"", LARGE[:-1]), (HUGE, LARGE), (Joined((b"ab", LARGE)), b"c")]
 )
 def test_a_frame_arrives_as_it_was_sent(takes_turns, reads_in_place, parts):
-    sent = Frame(Kind.RESULT, parts, Prediction(0.5, 2**40, is_stackable=True), 0.125)
+    sent = Frame(Kind.RESULT, parts, Prediction(0.5, 2**40, is_stackable=True), 0.125, was_cached=True)
     with channels(takes_turns=takes_turns, reads_in_place=reads_in_place) as (one, other):
         for _ in range(3):
             (found,) = other.feed(one.pack(sent))
             assert content(found) == content(sent)
             assert (found.kind, found.prediction, found.taken_s) == (sent.kind, sent.prediction, sent.taken_s)
+            assert found.was_cached
             del found
 
 
@@ -131,9 +132,9 @@ def test_a_side_without_descriptors_left_says_so_and_leaves_none_open():
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("<IIddq?", 99, 0, 0, 0, -1, False),
-        struct.pack("<IIddq?Q", Kind.RESULT, 1, 0, 0, -1, False, 1 << 62 | 10),
-        struct.pack("<IIddq?Q", Kind.RESULT, 1, 0, 0, -1, False, 2 << 62 | 10),
+        struct.pack("<IIddq??", 99, 0, 0, 0, -1, False, False),
+        struct.pack("<IIddq??Q", Kind.RESULT, 1, 0, 0, -1, False, False, 1 << 62 | 10),
+        struct.pack("<IIddq??Q", Kind.RESULT, 1, 0, 0, -1, False, False, 2 << 62 | 10),
     ],
     ids=["kind", "memory that is not shared", "segment that was not sent"],
 )

@@ -28,3 +28,20 @@ def test_an_address_in_use_is_refused():
     registry = make_metrics("127.0.0.1:0").registry
     with serving_metrics("127.0.0.1:0", registry) as page, pytest.raises(ConfigError, match="Address already in use"):
         serving_metrics(f"127.0.0.1:{page.port}", registry).__enter__()
+
+
+def test_what_the_pool_observes_is_told():
+    found = make_metrics("127.0.0.1:0")
+    found.observe_batch(3)
+    for seconds in (0.1, 0.2, 0.3):
+        found.observe_wait(seconds)
+        found.observe_evaluation(0.1, seconds, was_cached=seconds > 0.1)
+    told = {
+        sample.name + str(sample.labels.get("cache", "")): sample.value for m in found.registry.collect() for sample in m.samples
+    }
+    assert (told["gradwire_batch_size_count"], told["gradwire_batch_size_sum"]) == (1, 3)
+    assert told["gradwire_queue_seconds_sum"] == pytest.approx(0.6)
+    assert told["gradwire_predicted_seconds_total"] == pytest.approx(0.3)
+    assert told["gradwire_evaluation_seconds_total"] == pytest.approx(0.6)
+    assert told["gradwire_prediction_ratio_sum"] == pytest.approx(6.0)
+    assert (told["gradwire_executables_totalhit"], told["gradwire_executables_totalmiss"]) == (2, 1)
