@@ -25,11 +25,13 @@ class Call:
         request_id: names the call in logs and errors.
         timeout_s: seconds left for the answer.
         identity: who calls: the name of a token or a certificate.
+        peer: the connection that the call came over; told of streams alone.
     """
 
     request_id: str
     timeout_s: float
     identity: str = ANONYMOUS
+    peer: str = ""
 
 
 class Stream(Protocol):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 PREFIX = "GRADWIRE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 
 
 class ConfigError(Exception):
@@ -90,7 +91,9 @@ class ServerConfig:
     max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
-    max_connection_call_count: int = setting(1024, "number of calls of one connection at the same time; more wait with the caller")
+    max_connection_call_count: int = setting(
+        1024, "number of calls of one connection at the same time, and of requests in all its sessions; more wait with the caller"
+    )
     max_stream_request_count: int = setting(128, "number of requests of one session that are under way; more wait with the caller")
     max_stream_tensor_bytes: int = setting(2**31, "bytes of tensors in chunks that come in, or wait to go out, of one session")
     chunked_bytes: int = setting(2**32, "bytes of tensors in chunks that come in, or wait to go out, of all sessions")
@@ -112,6 +115,8 @@ class ServerConfig:
     )
     reflection: bool = setting(True, "serve gRPC reflection, so that tools can list and call the service")
     metrics_listen: str = setting("", "address for Prometheus metrics, HOST:PORT; empty: none")
+    channelz: bool = setting(False, "serve gRPC channelz, which tells callers of all connections, addresses of others included")
+    log_format: str = setting("text", f"how log lines look: {' or '.join(LOG_FORMATS)}")
     log_level: str = setting("info", f"least severe lines logged on stderr: {', '.join(LOG_LEVELS)}; debug logs every call")
 
     def __post_init__(self) -> None:
@@ -132,8 +137,10 @@ class ServerConfig:
         for name in ("health_listen", "metrics_listen"):
             if getattr(self, name):
                 split_address(name, getattr(self, name))
-        if self.log_level not in LOG_LEVELS:
-            raise ConfigError(f"log_level: needed one of {', '.join(LOG_LEVELS)}, got {self.log_level}; choose one of them")
+        for name, allowed in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS)):
+            given = getattr(self, name)
+            if given not in allowed:
+                raise ConfigError(f"{name}: needed one of {', '.join(allowed)}, got {given}; choose one of them")
 
     @property
     def worker_memory_limit_bytes(self) -> int:

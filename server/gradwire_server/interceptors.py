@@ -6,6 +6,7 @@ A handler knows no gRPC. Each GradwireError that a call ends with becomes a goog
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -75,7 +76,7 @@ class CallInterceptor:
         """Return the gRPC handler of an rpc whose messages are a stream in at least one direction."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            call = await self._open(rpc, context)
+            call = dataclasses.replace(await self._open(rpc, context), peer=context.peer())
             try:
                 await handler(_Stream(context), call, self._admission)
             except GradwireError as error:

@@ -39,7 +39,7 @@ from gradwire_server.programs import StoredProgram
 from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
 from gradwire_server.segments import Segment
 from gradwire_server.stores import Stores
-from gradwire_server.streams import RPC, Answer, Arrived, Session
+from gradwire_server.streams import RPC, Answer, Arrived, Peers, Session
 from gradwire_server.tasks import Pool
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DifferentiationService"].full_name
@@ -77,6 +77,7 @@ class DifferentiationService:
         self._config = config
         self._limits = Limits.from_config(config)
         self._inline = Inline(config)
+        self._peers = Peers(config.max_connection_call_count)
         self._held = Held("chunked_bytes", config.chunked_bytes)
         self._pool = pool
         self._capabilities = capabilities
@@ -125,7 +126,7 @@ class DifferentiationService:
 
     async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
         """Evaluate outputs of programs, many requests over one stream."""
-        await Session(stream, call, admission, self, self._config, self._held).run()
+        await Session(stream, call, admission, self, self._config, self._held, self._peers).run()
 
     async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
         """Evaluate outputs of a program for a session."""

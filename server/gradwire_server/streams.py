@@ -12,6 +12,7 @@ import asyncio
 import functools
 import math
 import struct
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -91,6 +92,25 @@ class Evaluator(Protocol):
         """Answer a serialized EvaluateRequest."""
 
 
+class Peers:
+    """Bounds how many requests are under way in all sessions of one connection.
+
+    Args:
+        max_count: how many may be.
+    """
+
+    def __init__(self, max_count: int) -> None:
+        self._max_count = max_count
+        self._rooms: weakref.WeakValueDictionary[str, asyncio.Semaphore] = weakref.WeakValueDictionary()
+
+    def room(self, peer: str) -> asyncio.Semaphore:
+        """Return what a connection's requests acquire; it is the same as long as somebody has it."""
+        found = self._rooms.get(peer)
+        if found is None:
+            found = self._rooms[peer] = asyncio.Semaphore(self._max_count)
+        return found
+
+
 class Session:
     """The requests of one stream.
 
@@ -101,10 +121,18 @@ class Session:
         evaluator: answers requests.
         config: the bounds of a session.
         held: counts the bytes of tensors in chunks of all sessions.
+        peers: counts the requests of all sessions.
     """
 
     def __init__(
-        self, stream: Stream, call: Call, admission: Admission, evaluator: Evaluator, config: ServerConfig, held: Held
+        self,
+        stream: Stream,
+        call: Call,
+        admission: Admission,
+        evaluator: Evaluator,
+        config: ServerConfig,
+        held: Held,
+        peers: Peers,
     ) -> None:
         self._stream = stream
         self._call = call
@@ -113,6 +141,7 @@ class Session:
         self._stall_timeout_s = config.stall_timeout_s
         self._held = Held("stream_tensor_bytes", config.max_stream_tensor_bytes, held)
         self._room = asyncio.Semaphore(config.max_stream_request_count)
+        self._peer_room = peers.room(call.peer)
         self._under_way = 0
         self._running: dict[int, asyncio.Task[None]] = {}  # by id, until the last message is about to be written
         self._arriving: dict[int, Arriving] = {}
@@ -204,8 +233,13 @@ class Session:
                 await self._answer_at_once(part, tiny)
                 return
         await self._room.acquire()
+        await self._peer_room.acquire()
         self._dropped.pop(part.id, None)
-        work = await self._prepare(part)
+        try:
+            work = await self._prepare(part)
+        except BaseException:
+            self._peer_room.release()
+            raise
         self._under_way += 1
         self._running[part.id] = task = self._start(self._answer(part, work))
         task.add_done_callback(functools.partial(self._forget, part.id))
@@ -255,6 +289,7 @@ class Session:
             del self._running[id]
         self._under_way -= 1
         self._room.release()
+        self._peer_room.release()
         self._end_if_over()
 
     async def _answer(self, part: Part, work: Callable[[bytes, Call], Awaitable[Answer]]) -> None:

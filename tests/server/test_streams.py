@@ -34,7 +34,7 @@ from gradwire_server.quotas import Quotas
 from gradwire_server.requests import Apart, find_apart, outline
 from gradwire_server.segments import Segment
 from gradwire_server.service import SERVICE
-from gradwire_server.streams import Answer, Arrived, Session, encode_part, parse
+from gradwire_server.streams import Answer, Arrived, Peers, Session, encode_part, parse
 from tests.server.processes import cpu_ticks, is_alive, serving
 from tests.server.requests import PATIENCE_S, X, evaluation, product, quick, slow, until, value, wait_until
 
@@ -142,7 +142,7 @@ def session(scenario, timeout_s: float = 100.0, **settings) -> None:
         config = ServerConfig(max_stream_request_count=FEW, **settings)
         admission = Admission(gate, Quotas(config), NoMetrics())
         held = Held("chunked_bytes", config.chunked_bytes)
-        running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, config, held).run())
+        running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, config, held, Peers(FEW)).run())
         async with asyncio.timeout(PATIENCE_S):
             await scenario(pipe, desk, gate, running)
             running.cancel()
@@ -206,6 +206,36 @@ def test_no_more_requests_are_read_than_may_be_under_way_and_those_are_until_the
         await until(lambda: len(desk.calls) == FEW + 1)
 
     session(scenario)
+
+
+def test_the_sessions_of_a_connection_share_what_may_be_under_way():
+    async def scenario() -> None:
+        peers, desk, config = Peers(FEW), Desk(), ServerConfig()
+        admission, held = Admission(Gate(), Quotas(config), NoMetrics()), Held("chunked_bytes", 1)
+        pipes = {name: Pipe() for name in ("one", "other", "stranger")}
+        running = [
+            asyncio.create_task(
+                Session(pipe, Call("id", 100.0, peer=name.replace("other", "one")), admission, desk, config, held, peers).run()
+            )
+            for name, pipe in pipes.items()
+        ]
+        for name, pipe in pipes.items():
+            for id in range(FEW - 1):
+                pipe.begin(id, f"{name}{id}")
+        await until(lambda: len(desk.calls) == 2 * FEW - 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(desk.calls) == 2 * FEW - 1
+        desk.answer("one0")
+        await until(lambda: len(desk.calls) == 2 * FEW)
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        del running, task
+        gc.collect()
+        assert not len(peers._rooms)
+
+    asyncio.run(scenario())
 
 
 def test_a_cancelled_request_has_no_answer_and_its_id_is_free():
