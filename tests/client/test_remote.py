@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,6 +21,7 @@ from gradwire_proto.evaluation import encode_result
 from gradwire_proto.status import encode_status
 from gradwire_proto.tensor import decode_tensor, tensor_hash, tensor_name
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from tests.server.secure import Authority
 
 X = np.array([1.0, 2.0])
 WAIT_S = 60.0
@@ -37,7 +39,7 @@ class Fake:
         counts: how many messages came, by rpc.
     """
 
-    def __init__(self, *, has_streams=True):
+    def __init__(self, *, has_streams=True, credentials=None):
         self.has_streams = has_streams
         self.held = threading.Event()
         self.held.set()
@@ -52,7 +54,10 @@ class Fake:
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("gradwire.v1.DifferentiationService", self._rpcs()),)
         )
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            self.port = self.server.add_insecure_port("127.0.0.1:0")
+        else:
+            self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
         self.address = f"127.0.0.1:{self.port}"
         self.server.start()
 
@@ -283,6 +288,24 @@ def test_a_name_that_nobody_has_is_unreachable(connect, monkeypatch):
         pytest.raises(gw.UnreachableError, match="Name or service not known"),
     ):
         square(X)
+
+
+@pytest.mark.parametrize("name", ["replicas.example.org", "others.example.org"])
+def test_certificates_are_for_the_name_not_for_its_addresses(connect, monkeypatch, tmp_path, name):
+    authority = Authority(tmp_path)
+    chain, key = (Path(file).read_bytes() for file in authority.issue("replicas.example.org"))
+    fake = Fake(credentials=grpc.ssl_server_credentials([(key, chain)]))
+    found = [(2, 1, 6, "", ("127.0.0.1", fake.port))]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: found)
+    try:
+        with connect(f"dns:///{name}:1", ca_file=authority.ca_file, unreachable_s=0.5) as square:
+            if name == "replicas.example.org":
+                np.testing.assert_array_equal(square(X), X**2)
+            else:
+                with pytest.raises(gw.UnreachableError, match="certificate for that name"):
+                    square(X)
+    finally:
+        fake.stop()
 
 
 def test_threads_share_a_client(fake):
