@@ -151,7 +151,7 @@ def main() -> None:
         verdict = "within 2 % or 0.2 ms" if row.holds else "TOO FAR"
         print(f"{row.percent:10g} {row.noted_ms:10.3f} {row.wanted_ms:10.3f} {row.reported_ms:12.3f} {row.away_ms:9.3f}  {verdict}")
     waited, expected, longest_ms = check_stall(options.rate, min(options.seconds, 10.0))
-    print(f"a stall of {STALL_S * 1e3:.0f} ms: {waited} requests waited more than half of it, of {expected:.0f} that were due then")
+    print(f"a stall of {STALL_S * 1e3:.0f} ms: {waited} requests waited more than half of it, {expected:.0f} at least had to")
     print(f"the longest waited {longest_ms:.1f} ms")
     if options.json:
         found = {"rows": [asdict(row) for row in rows], "late_share": late_share, "stall": [waited, expected, longest_ms]}

@@ -37,7 +37,7 @@ class Progress:
     def show(self, trial: Trial) -> None:
         """Show how a trial goes, if it is time to."""
         now_s = time.monotonic()
-        if now_s - self._last_s < (REDRAW_S if self._is_live else PLAIN_S):
+        if now_s - self._last_s < (REDRAW_S if self._is_live else PLAIN_S) or (now_s < trial.began_s and not self._is_live):
             return
         self._last_s = now_s
         line = progress_line(trial, now_s)

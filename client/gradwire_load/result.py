@@ -41,7 +41,7 @@ MEANINGS = {
     ExitCode.PASSED: "every objective was met",
     ExitCode.MISSED: "an objective was missed",
     ExitCode.BAD_USE: "the arguments or the scenario are wrong, or the server refuses it",
-    ExitCode.INVALID: f"the generator sent more than {LATE_SHARE:.0%} of the requests late: the figures are not the server's",
+    ExitCode.INVALID: f"the generator sent more than {LATE_SHARE * 100:g} % of the requests late: the figures are not the server's",
     ExitCode.UNREACHABLE: "no server answered",
     ExitCode.WRONG: "an answer was not that of the embedded engine",
     ExitCode.STOPPED: "interrupted; what was measured is reported",

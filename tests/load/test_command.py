@@ -3,6 +3,7 @@
 import json
 import socket
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from gradwire.__main__ import main as gradwire
 from gradwire_load import runner
 from gradwire_load.command import run
+from gradwire_load.programs import NAMED
 from gradwire_load.result import MEANINGS, ExitCode
-from gradwire_load.scenario import shipped
+from gradwire_load.scenario import WANTED, shipped
 from gradwire_proto.evaluation import encode_result
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from tests.load.results import plain_result
@@ -211,3 +213,10 @@ def test_a_report_is_drawn_again(tmp_path):
 def test_it_is_a_command_of_gradwire(capsys):
     assert gradwire(["load", "list"]) == 0
     assert "smoke" in capsys.readouterr().out
+
+
+def test_the_page_of_the_docs_tells_all():
+    page = (Path(__file__).parents[2] / "docs" / "load.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in page for name in shipped())
+    assert all(f"| {code:d} | {text} |" in page for code, text in MEANINGS.items())
+    assert all(name in page for name in (*NAMED, *WANTED))
