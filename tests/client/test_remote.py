@@ -21,6 +21,7 @@ from gradwire_proto.evaluation import encode_result
 from gradwire_proto.status import encode_status
 from gradwire_proto.tensor import decode_tensor, tensor_hash, tensor_name
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from tests.client.wires import Wire
 from tests.server.secure import Authority
 
 X = np.array([1.0, 2.0])
@@ -314,6 +315,30 @@ def test_threads_share_a_client(fake):
         found = list(pool.map(lambda step: square(X + step), range(200)))
     for step, item in enumerate(found):
         np.testing.assert_array_equal(item, (X + step) ** 2)
+
+
+def test_connections_that_break_fail_no_call(fake):
+    other = Fake()
+    wires = [Wire(fake.address), Wire(other.address)]
+    data = np.arange(10_000.0)
+    points = [data if step % 7 == 0 else X + step for step in range(40)]
+    try:
+        with (
+            gw.connect("ipv4:" + ",".join(wire.address for wire in wires), unreachable_s=WAIT_S) as client,
+            concurrent.futures.ThreadPoolExecutor(6) as pool,
+        ):
+            square = client.evaluate(np.square)
+            calls = [pool.submit(lambda: list(map(square, points))) for _ in range(5)]
+            calls.append(pool.submit(lambda: list(client.map(square, points, in_flight=5))))
+            for number in range(20):
+                wires[number % 2].cut()
+                concurrent.futures.wait(calls, timeout=0.05)
+            for call in calls:
+                for item, x in zip(call.result(WAIT_S), points, strict=True):
+                    np.testing.assert_array_equal(item, x**2)
+    finally:
+        for item in (*wires, fake, other):
+            (item.close if isinstance(item, Wire) else item.stop)()
 
 
 def test_closing_cancels_what_is_under_way(fake):

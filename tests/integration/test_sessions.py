@@ -1,10 +1,6 @@
 """Sessions with real servers: arrays of every kind, tensors larger than messages, data that cross once, replicas that die."""
 
 import concurrent.futures
-import contextlib
-import select
-import socket
-import threading
 
 import numpy as np
 import pytest
@@ -13,50 +9,10 @@ from hypothesis import strategies as st
 
 import gradwire as gw
 from gradwire.demo import start_server
+from tests.client.wires import Wire
 
 MIB = 2**20
 QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Wire:
-    """A wire to a server that counts the bytes that go each way.
-
-    Attributes:
-        address: where it begins.
-        sent: the bytes that went to the server.
-        received: the bytes that came from it.
-    """
-
-    def __init__(self, target):
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.sent = self.received = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                threading.Thread(target=self._carry, args=(near,), daemon=True).start()
-
-    def _carry(self, near):
-        host, _, port = self._target.rpartition(":")
-        with near, socket.create_connection((host, int(port))) as far:
-            while True:
-                for end in select.select([near, far], [], [])[0]:
-                    data = end.recv(2**16)
-                    if not data:
-                        return
-                    if end is near:
-                        self.sent += len(data)
-                        far.sendall(data)
-                    else:
-                        self.received += len(data)
-                        near.sendall(data)
-
-    def close(self):
-        self._listener.close()
 
 
 @pytest.fixture
