@@ -25,8 +25,9 @@ from threadpoolctl import ThreadpoolController
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
 from gradwire_core.executor import Executor
+from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.passes import run_passes
-from gradwire_core.planner import Plan, plan
+from gradwire_core.planner import Plan
 from gradwire_core.program import Program
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.structure.strategy import BY_TERMS, preferring, recording
@@ -105,7 +106,7 @@ def _compile(program: Program, outputs: Sequence[Output], reproducible: bool) ->
         with recording() as choices:
             parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
-        found = plan(run_passes(joint), reproducible=reproducible, choices=choices)
+        found = plan_clustered(run_passes(joint), reproducible=reproducible, choices=choices)
         return Executable(found, len(program.inputs), kept)
 
 

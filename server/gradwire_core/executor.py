@@ -16,12 +16,14 @@ import numpy as np
 
 from gradwire_core.einsum import compiled
 from gradwire_core.errors import ArgumentError
+from gradwire_core.kernels.blocks import Blocks
+from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
+from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import expand
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Handover, Plan, Step
-from gradwire_core.planner import plan as make_plan
 from gradwire_core.program import Equation, Params, Program
 from gradwire_core.types import Array, Dtype, TensorType
 
@@ -87,7 +89,7 @@ def _bind_slice(params: Params) -> Kernel:
 
 def _bind_programs(equation: Equation) -> Kernel:
     """Return what runs an equation whose sub-programs are planned and compiled."""
-    function, given = lower(equation.primitive.name, equation.params, lambda program: _compile(make_plan(run_passes(program))))
+    function, given = lower(equation.primitive.name, equation.params, lambda program: _compile_whole(run_passes(program)))
     run = functools.partial(function, **given)
     return run if len(equation.results) != 1 else lambda *operands: run(*operands)[0]
 
@@ -129,6 +131,10 @@ def bind(equation: Equation, *, symmetric: bool = False) -> Kernel:
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
         return compiled(subscripts, tuple(operand.type.shape for operand in equation.operands), symmetric=symmetric)
+    if primitive is CLUSTER:
+        body = params["body"]
+        assert isinstance(body, Program)
+        return Blocks(body)
     binding = BINDINGS.get(primitive.name)
     if binding is not None:
         return binding(params)
@@ -193,19 +199,14 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels)
     return lines
 
 
-def _make(arguments: str, lines: Sequence[str], bound: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return the function of the given arguments and statements, in which the names of `bound` are bound."""
-    body = "\n        ".join([f"    def run({arguments}):", *lines])
-    source = f"def make({', '.join(bound)}):\n{body}\n    return run"
-    scope: dict[str, Any] = {}
-    exec(compile(source, "<plan>", "exec"), scope)  # noqa: S102  # our own templates and integer names
-    made: Callable[..., Any] = scope["make"](*bound.values())
-    return made
-
-
 def _compile(plan: Plan) -> Runner:
     """Return a plan as a function of its inputs, for programs that are called by others."""
     return _find_floats(plan) or _compile_steps(plan)
+
+
+def _compile_whole(program: Program) -> Runner:
+    """Return a program as a function of its inputs."""
+    return _compile(plan_clustered(program))
 
 
 def _find_floats(plan: Plan) -> Runner | None:
@@ -233,7 +234,7 @@ def _compile_straight(plan: Plan) -> Callable[..., tuple[Array, ...]]:
     bound: dict[str, Any] = {f"k{index}": kernel for index, kernel in enumerate(kernels.bound)}
     bound |= {f"c{index}": literal for index, literal in enumerate(_scalars(plan.literals))}
     arguments = ", ".join(map(_local, range(len(plan.program.inputs))))
-    return _make(arguments, lines, {**bound, **FINISHES})
+    return make_function(arguments, lines, {**bound, **FINISHES})
 
 
 # -- long plans ----------------------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class _Chunks:
         if 0 <= number < len(self._chunks):
             bound = {f"k{index}": kernel for index, kernel in enumerate(self._kernels.bound)}
             lines = _lines(self._waiting[number], lambda slot: f"s[{self._place(slot)}]", self._kernels)
-            self._chunks[number] = _make("s", lines, bound)
+            self._chunks[number] = make_function("s", lines, bound)
             self._waiting[number] = ()
 
     def _place(self, slot: int) -> int:

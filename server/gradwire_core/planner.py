@@ -127,7 +127,7 @@ def plan(program: Program, *, reproducible: bool = False, choices: Sequence[Choi
 # -- broadcasts that NumPy does by itself ------------------------------------------------------------------------------------
 
 
-def _narrow_operands(program: Program) -> list[tuple[Operand, ...]]:
+def narrow_operands(program: Program) -> list[tuple[Operand, ...]]:
     """Return the operands of each equation, with the sources of broadcasts where an elementwise kernel repeats them itself."""
     sources: dict[Operand, Operand] = {}
     narrowed = []
@@ -211,7 +211,7 @@ class _Planning:
     numbers: _Buffer = field(default_factory=lambda: _Buffer(0, is_private=True, is_exclusive=False))
 
     def run(self, reproducible: bool, choices: tuple[Choice, ...]) -> Plan:
-        operands = _narrow_operands(self.program)
+        operands = narrow_operands(self.program)
         needed = self._find_last_uses(operands)
         for var in self.program.inputs:
             self._settle(var, _Buffer(var.type.nbytes, is_private=False, is_exclusive=False), is_writable=False, is_row_major=True)
@@ -331,17 +331,15 @@ class _Planning:
         if _is_view(equation):
             self._settle_view(equation, first)
             return
-        is_owned = isinstance(kernel, np.ufunc) or name in OWNERS or name == "einsum"
+        is_owned = isinstance(kernel, np.ufunc) or name in OWNERS or name in ("cluster", "einsum")
         if not is_owned:
             self._distrust(operands)
-        elif not equation.results[0].type.shape:
-            # Numbers share nothing, and their memory is not worth counting.
-            for result in equation.results:
-                self._settle(result, self.numbers, is_writable=False, is_row_major=True)
-            return
         in_order = [self.homes[item].is_row_major for item in operands if item in self.homes and item.type.ndim > 1]
         is_row_major = any(in_order) or not in_order or not equation.primitive.is_elementwise
         for result in equation.results:
+            if is_owned and not result.type.shape:  # numbers share nothing, and their memory is not worth counting
+                self._settle(result, self.numbers, is_writable=False, is_row_major=True)
+                continue
             buffer = _Buffer(result.type.nbytes, is_private=is_owned, is_exclusive=is_owned)
             self._settle(result, buffer, is_writable=is_owned, is_row_major=is_row_major)
 
@@ -417,6 +415,9 @@ def _lower(equation: Equation, *, symmetric: bool) -> Contraction:
 def _scratch_bytes(equation: Equation, nbytes: int) -> int:
     if equation.primitive.name == "einsum":
         return _lower(equation, symmetric=False).scratch * equation.results[0].type.dtype.numpy.itemsize
+    declared = equation.params.get("scratch_bytes")
+    if isinstance(declared, int):
+        return declared
     return int(SCRATCH.get(equation.primitive.name, 0.0) * nbytes)
 
 

@@ -418,7 +418,7 @@ def test_terms_are_given_up_at_the_pace_of_what_they_cost():
 
 
 def test_patterns_are_not_looked_for_where_they_could_spare_little():
-    found, _ = choice_of(narrow(*[16] * 20), np.ones(16))
+    found, _ = choice_of(narrow(*[10] * 10), np.ones(10))
     coloured = dict(found.predictions)["coloured forward"]
     assert coloured.is_bound
     assert coloured.seconds > dict(found.predictions)["structured forward"].seconds / ENOUGH

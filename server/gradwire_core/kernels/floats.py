@@ -8,12 +8,13 @@ own templates and integer names alone. What raises (`operations` says when) is c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
 
 from gradwire_core.kernels.operations import OPERATIONS, function_of
+from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Row, Tape
 from gradwire_core.types import Array
 
@@ -61,16 +62,6 @@ class Floats:
 
 
 # -- source --------------------------------------------------------------------------------------------------------------------
-
-
-def _make(name: str, arguments: str, lines: Sequence[str], bound: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return the function of the given arguments and statements, in which the names of `bound` are bound."""
-    body = "\n        ".join([f"    def {name}({arguments}):", *lines])
-    source = f"def make({', '.join(bound)}):\n{body}\n    return {name}"
-    scope: dict[str, Any] = {}
-    exec(compile(source, "<tape>", "exec"), scope)  # noqa: S102  # our own templates and integer names
-    made: Callable[..., Any] = scope["make"](*bound.values())
-    return made
 
 
 def _functions(rows: Sequence[Row]) -> dict[str, Any]:
@@ -135,7 +126,7 @@ def _compile_straight(tape: Tape) -> Runner:
     results = [f"array({_nested(registers.tolist())})" for registers in tape.outputs]
     lines.append(f"return ({', '.join(results)},)" if results else "return ()")
     bound = {**_functions(tape.rows), **{f"v{register}": number for register, number in tape.constants.items()}, "array": np.array}
-    return _make("run", ", ".join([f"x{index}" for index in range(len(tape.inputs))]), lines, bound)
+    return make_function(", ".join([f"x{index}" for index in range(len(tape.inputs))]), lines, bound)
 
 
 # -- long tapes ----------------------------------------------------------------------------------------------------------------
@@ -212,7 +203,7 @@ class _Chunks:
             taken = [operand for operand in _count_uses(rows) if operand not in own]
             lines = [f"v{operand} = s[{places[operand]}]" for operand in taken]
             lines += _statements(rows, self._kept, lambda register: f"s[{places[register]}] = ")
-            self._chunks[number] = _make("run", "s", lines, _functions(rows))
+            self._chunks[number] = make_function("s", lines, _functions(rows))
             self._waiting[number] = ()
 
     def _played(self, rows: Sequence[Row]) -> list[_Played]:

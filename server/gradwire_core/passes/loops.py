@@ -32,7 +32,7 @@ def merge_loops(program: Program) -> Program:
     for group in changed:
         whole = _merge(group.loops, uses)
         merged.update(dict.fromkeys(group.loops, whole))
-    return Program(program.inputs, _ordered(program, merged), program.outputs)
+    return Program(program.inputs, ordered(program, merged), program.outputs)
 
 
 # -- which loops become one ----------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def _merge(loops: Sequence[Equation], uses: Counter[Operand]) -> Equation:
     return Equation(scan_primitive, operands, params, (*results, *[var for var, _ in kept]))
 
 
-def _ordered(program: Program, merged: dict[Equation, Equation]) -> tuple[Equation, ...]:
+def ordered(program: Program, merged: dict[Equation, Equation]) -> tuple[Equation, ...]:
     """Return the equations, those that are merged replaced, each behind those it takes from."""
     made = {var: merged.get(equation, equation) for equation in program.equations for var in equation.results}
     done: set[Equation] = set()

@@ -1,0 +1,285 @@
+"""Clusters run block by block: what is computed between their inputs and their outputs stays in the cache.
+
+The equations of a block become NumPy calls that write into buffers, which blocks and calls use again, and into the outputs. Threads
+may share a cluster: each call takes buffers of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.builder import Builder, Value
+from gradwire_core.kernels.source import make_function
+from gradwire_core.planner import narrow_operands
+from gradwire_core.program import Equation, Literal, Operand, Params, Program
+from gradwire_core.types import Array, Shape, TensorType
+
+LENGTH = 2**13
+"""The elements of a block: some arrays of it fit into a second-level cache."""
+
+
+# -- how a cluster is cut ------------------------------------------------------------------------------------------------------
+
+
+def _whole_shape(body: Program) -> Shape:
+    """Return the shape over which a body computes."""
+    return next(equation.results[0].type.shape for equation in body.equations if equation.primitive.is_elementwise)
+
+
+def _row_count(shape: Shape) -> int:
+    """Return how many rows of an array of a shape make a block; 0 where one is too long."""
+    return min(shape[0], LENGTH // math.prod(shape[1:]))
+
+
+def _block_of(body: Program, shape: Shape) -> Program:
+    """Return the body over a block: arrays are of its shape, numbers stay."""
+    builder = Builder()
+    known: dict[Operand, Value] = {
+        var: builder.input(TensorType(var.type.dtype, shape if var.type.shape else ())) for var in body.inputs
+    }
+    for equation in body.equations:
+        params = OF_BLOCKS[equation.primitive.name](shape) if equation.primitive.name in OF_BLOCKS else equation.params
+        operands = [builder.resolve(operand, known) for operand in equation.operands]
+        known.update(zip(equation.results, builder.emit(equation.primitive, operands, params), strict=True))
+    return builder.build([known[output] for output in body.outputs])
+
+
+# The params of what is not elementwise, over a block.
+OF_BLOCKS: Mapping[str, Callable[[Shape], Params]] = {
+    "broadcast_to": lambda shape: {"shape": shape},
+    "sum": lambda shape: {"axes": tuple(range(len(shape)))},
+}
+
+
+# -- a block -------------------------------------------------------------------------------------------------------------------
+
+
+def _logistic(x: Array, out: Array, scratch: Array) -> None:
+    np.exp(np.negative(np.abs(x, out=out), out=out), out=out)
+    np.add(1, out, out=scratch)
+    np.maximum(out, x >= 0, out=out)
+    np.divide(out, scratch, out=out)
+
+
+def _sech_squared(x: Array, out: Array, scratch: Array) -> None:
+    np.exp(np.multiply(-2, np.abs(x, out=out), out=out), out=out)
+    np.square(np.add(1, out, out=scratch), out=scratch)
+    np.divide(np.multiply(4, out, out=out), scratch, out=out)
+
+
+def _where(condition: Array, x: Array, y: Array, out: Array) -> None:
+    np.copyto(out, y)
+    np.copyto(out, x, where=condition)
+
+
+# Kernels that are not ufuncs, writing into memory that is none of their operands', and the buffers they need beside it.
+WRITING: Mapping[str, tuple[Callable[..., None], int]] = {
+    "logistic": (_logistic, 1),
+    "sech_squared": (_sech_squared, 1),
+    "where": (_where, 0),
+}
+
+
+@dataclass(eq=False)
+class _Block:
+    """A block as a function of its inputs, its outputs, and buffers.
+
+    Attributes:
+        run: computes it; returns the parts of what is summed over all blocks.
+        buffers: their types.
+        spare: buffers that no call has.
+    """
+
+    run: Callable[..., tuple[Any, ...]]
+    buffers: tuple[TensorType, ...]
+    spare: list[list[Array]] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the buffers."""
+        return sum(type.nbytes for type in self.buffers)
+
+
+class _Writing:
+    """The source of a block."""
+
+    def __init__(self, program: Program, is_written: Sequence[bool]) -> None:
+        self._program = program
+        self._names: dict[Operand, str] = {var: f"x{place}" for place, var in enumerate(program.inputs)}
+        self._bound: dict[str, Any] = {}
+        self._lines: list[str] = []
+        self._buffers: list[TensorType] = []
+        self._free: dict[TensorType, list[str]] = {}
+        self._owned: dict[Operand, tuple[TensorType, str]] = {}
+        self._targets: dict[Operand, str] = {}
+        self._returned: list[Operand] = []
+        for place, (output, has_memory) in enumerate(zip(program.outputs, is_written, strict=True)):
+            if not has_memory:
+                self._returned.append(output)
+            elif output not in self._targets:
+                self._targets[output] = f"y{place}"
+
+    def write(self, is_written: Sequence[bool]) -> _Block:
+        """Return the block."""
+        program = self._program
+        narrow = narrow_operands(program)
+        last = self._last_uses(narrow)
+        for number, equation in enumerate(program.equations):
+            if equation.results[0] in last:
+                dying = [operand for operand in dict.fromkeys(narrow[number]) if last[operand] == number and operand in self._owned]
+                self._write_equation(equation, narrow[number], dying)
+        for place, (output, has_memory) in enumerate(zip(program.outputs, is_written, strict=True)):
+            if has_memory and self._names[output] != f"y{place}":
+                self._lines.append(f"copyto(y{place}, {self._names[output]})")
+        self._lines.append(f"return ({''.join(f'{self._names[output]}, ' for output in self._returned)})")
+        arguments = [f"x{place}" for place in range(len(program.inputs))]
+        arguments += [f"y{place}" for place, has_memory in enumerate(is_written) if has_memory]
+        arguments += [f"b{place}" for place in range(len(self._buffers))]
+        run = make_function(", ".join(arguments), self._lines, {**self._bound, "copyto": np.copyto})
+        return _Block(run, tuple(self._buffers))
+
+    def _last_uses(self, narrow: Sequence[tuple[Operand, ...]]) -> dict[Operand, int]:
+        last: dict[Operand, int] = dict.fromkeys(self._program.outputs, len(narrow))
+        for number in range(len(narrow) - 1, -1, -1):
+            if self._program.equations[number].results[0] in last:
+                for operand in narrow[number]:
+                    last.setdefault(operand, number)
+        return last
+
+    def _write_equation(self, equation: Equation, operands: Sequence[Operand], dying: Sequence[Operand]) -> None:
+        result, name, kernel = equation.results[0], equation.primitive.name, equation.primitive.kernel
+        given = ", ".join([self._read(operand) for operand in operands])
+        if name == "sum":
+            self._write_sum(equation, given)
+            self._release(dying)
+        elif isinstance(kernel, np.ufunc) and result.type.shape:
+            self._release(dying)  # a ufunc may write over its operands
+            self._lines.append(f"{self._bind(kernel)}({given}, out={self._target(result)})")
+        elif name in WRITING:
+            function, count = WRITING[name]
+            scratch = [self._take(result.type) for _ in range(count)]
+            target = self._target(result)
+            self._lines.append(f"{self._bind(function)}({', '.join([given, target, *scratch])})")
+            self._free.setdefault(result.type, []).extend(scratch)
+            self._release(dying)
+        else:
+            bound = functools.partial(kernel, **equation.params) if equation.params else kernel
+            self._names[result] = f"v{len(self._names)}"
+            self._lines.append(f"{self._names[result]} = {self._bind(bound)}({given})")
+            self._release(dying)
+
+    def _write_sum(self, equation: Equation, given: str) -> None:
+        result = equation.results[0]
+        self._names[result] = f"v{len(self._names)}"
+        self._lines.append(
+            f"{self._names[result]} = {self._bind(np.add.reduce)}({given}, None, {self._bind(result.type.dtype.numpy)})"
+        )
+
+    def _read(self, operand: Operand) -> str:
+        found = self._names.get(operand)
+        if found is None:
+            assert isinstance(operand, Literal)
+            found = self._names[operand] = self._bind(operand.value[()])
+        return found
+
+    def _bind(self, item: Any) -> str:
+        name = f"k{len(self._bound)}"
+        self._bound[name] = item
+        return name
+
+    def _target(self, result: Operand) -> str:
+        """Return where a result is written: into an output, or into a buffer."""
+        target = self._targets.get(result)
+        if target is None:
+            target = self._take(result.type)
+            self._owned[result] = (result.type, target)
+        self._names[result] = target
+        return target
+
+    def _take(self, type: TensorType) -> str:
+        free = self._free.setdefault(type, [])
+        if free:
+            return free.pop()
+        self._buffers.append(type)
+        return f"b{len(self._buffers) - 1}"
+
+    def _release(self, dying: Sequence[Operand]) -> None:
+        for operand in dying:
+            type, buffer = self._owned.pop(operand)
+            self._free[type].append(buffer)
+
+
+def _write(body: Program, shape: Shape) -> _Block:
+    is_written = [bool(output.type.shape) for output in body.outputs]
+    return _Writing(_block_of(body, shape), is_written).write(is_written)
+
+
+def block_bytes(body: Program) -> int:
+    """Return the bytes of the buffers that a cluster needs: those of a block, and those of the last one."""
+    return 2 * _write(body, (LENGTH,)).nbytes
+
+
+# -- a cluster -----------------------------------------------------------------------------------------------------------------
+
+
+class Blocks:
+    """What runs a cluster.
+
+    Args:
+        body: the cluster as a program.
+    """
+
+    def __init__(self, body: Program) -> None:
+        self._shape = _whole_shape(body)
+        self._types = body.output_types
+        self._cut = [bool(type.shape) for type in body.input_types]
+        self._block = functools.cache(lambda shape: _write(body, shape))
+
+    def __call__(self, *operands: Array) -> Any:
+        """Return the outputs: an array, or a tuple of them."""
+        results = [np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types]
+        written = [array for array in results if array is not None]
+        arrays = [array for array, is_cut in zip(operands, self._cut, strict=True) if is_cut]
+        given: Sequence[Any] = operands
+        row_count, inner = _row_count(self._shape), self._shape[1:]
+        if not row_count or all(array.flags.c_contiguous for array in arrays):
+            row_count, inner = LENGTH, ()
+            given = [_flat(array) if is_cut else array for array, is_cut in zip(operands, self._cut, strict=True)]
+            written = [array.reshape(-1) for array in written]
+        count = math.prod(self._shape[: len(self._shape) - len(inner)])
+        whole = count // row_count * row_count
+        parts = self._run(given, written, range(0, whole, row_count), (row_count, *inner))
+        if whole < count:
+            parts += self._run(given, written, range(whole, count, row_count), (count - whole, *inner))
+        totals = iter(zip(*parts, strict=True))
+        found = [
+            np.add.reduce(np.array(next(totals)), 0, type.dtype.numpy) if array is None else array
+            for array, type in zip(results, self._types, strict=True)
+        ]
+        return found[0] if len(found) == 1 else found
+
+    def _run(self, given: Sequence[Any], results: Sequence[Array], starts: range, shape: Shape) -> list[tuple[Any, ...]]:
+        """Run blocks of one shape, and return their parts of the sums."""
+        block = self._block(shape)
+        try:
+            buffers = block.spare.pop()
+        except IndexError:
+            buffers = [np.empty(type.shape, type.dtype.numpy) for type in block.buffers]
+        run, parts, pairs = block.run, [], [*zip(given, self._cut, strict=True)]
+        for start in starts:
+            place = slice(start, start + shape[0])
+            inputs = [array[place] if is_cut else array for array, is_cut in pairs]
+            parts.append(run(*inputs, *[array[place] for array in results], *buffers))
+        block.spare.append(buffers)
+        return parts
+
+
+def _flat(array: Array) -> Any:
+    """Return what gives the elements of an array, in row-major order, without a copy of the whole."""
+    return array.reshape(-1) if array.flags.c_contiguous else array.flat
