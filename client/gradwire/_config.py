@@ -1,4 +1,4 @@
-"""How a client behaves: one frozen record. The only module of the SDK that reads the environment."""
+"""How a client behaves, and the engine in this process: frozen records. The only module of the SDK that reads the environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gradwire_core.errors import ArgumentError
@@ -113,6 +114,49 @@ class ClientConfig:
             if PREFIX + name.upper() in environ
         }
         return cls(**{**settings, **given})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """The settings of the engine in this process, which the environment alone tells.
+
+    Attributes:
+        keep_freed_memory: whether the process keeps freed memory for the next arrays, 512 MiB at most, instead of giving it back to
+            the system and asking for it again: large elementwise work is several times as fast.
+        native: whether large clusters of elementwise equations are compiled once they have run for a while; it needs
+            `gradwire[jit]`, and answers then change in their last bits.
+        cache_folder: where compiled code is kept, a folder of this user's alone; empty: nowhere.
+
+    Example:
+        >>> EngineConfig.from_environ({"GRADWIRE_NATIVE": "no"}).native
+        False
+    """
+
+    keep_freed_memory: bool = True
+    native: bool = True
+    cache_folder: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> EngineConfig:
+        """Return the settings that the environment gives: GRADWIRE_NATIVE and so on, a variable a field.
+
+        By default freed memory is left to the variables MALLOC_... where they are set, and the folder is `gradwire` in that of the
+        user's caches.
+
+        Raises:
+            ArgumentError: a variable is malformed; the text names it.
+        """
+        environ = os.environ if environ is None else environ
+        home = environ.get("HOME")
+        caches = environ.get("XDG_CACHE_HOME") or (str(Path(home) / ".cache") if home else "")
+        is_told = any(name.startswith("MALLOC_") for name in environ)
+        defaults = cls(keep_freed_memory=not is_told, cache_folder=str(Path(caches) / "gradwire") if caches else "")
+        found = {
+            field.name: _parse(field.name, environ[PREFIX + field.name.upper()], getattr(defaults, field.name))
+            for field in dataclasses.fields(cls)
+            if PREFIX + field.name.upper() in environ
+        }
+        return dataclasses.replace(defaults, **found)
 
 
 _is_token = re.compile("[!-~]+").fullmatch

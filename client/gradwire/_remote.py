@@ -91,6 +91,10 @@ class Line:
                 return self._calls[send.method](_request(send), timeout=send.timeout_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 return error
+            except ValueError:  # what gRPC makes of a closed channel
+                if self._is_closed:
+                    return closed()
+                raise
         answered = threading.Lock()
         answered.acquire()
         stream = self.stream()
@@ -107,6 +111,9 @@ class Line:
     def begin(self, send: Send, wake: Callable[[], None]) -> Pending:
         """Send a request and return at once; `wake` is called, in any thread, when something came of it."""
         if send.method is not EVALUATE_STREAM:
+            if self._is_closed:
+                wake()
+                return Pending(lambda: None, closed)
             future = self._calls[send.method].future(_request(send), timeout=send.timeout_s, metadata=self._metadata)
             future.add_done_callback(lambda _: wake())
             return Pending(future.cancel, functools.partial(_outcome, future))

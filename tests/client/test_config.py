@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import gradwire as gw
+from gradwire._config import EngineConfig
 
 
 def test_the_call_wins_over_the_environment():
@@ -113,3 +114,14 @@ def test_a_token_does_not_cross_a_network_in_plaintext_unless_told_so(target):
 )
 def test_a_token_stays_in_this_machine_in_plaintext(target):
     gw.connect(target, token="0123456789abcdef").close()  # noqa: S106  # of this test
+
+
+def test_the_engine_in_this_process_is_told_by_the_environment():
+    config = EngineConfig.from_environ({"HOME": "/home/ada", "GRADWIRE_NATIVE": "no"})
+    assert config == EngineConfig(native=False, cache_folder="/home/ada/.cache/gradwire")
+    environ = {"XDG_CACHE_HOME": "/caches", "MALLOC_TRIM_THRESHOLD_": "1", "HOME": "/home/ada"}
+    assert EngineConfig.from_environ(environ) == EngineConfig(keep_freed_memory=False, cache_folder="/caches/gradwire")
+    assert EngineConfig.from_environ({**environ, "GRADWIRE_KEEP_FREED_MEMORY": "yes"}).keep_freed_memory
+    assert EngineConfig.from_environ({}).cache_folder == ""
+    with pytest.raises(gw.ArgumentError, match="GRADWIRE_NATIVE: needed a bool, got 'maybe'"):
+        EngineConfig.from_environ({"GRADWIRE_NATIVE": "maybe"})

@@ -356,11 +356,14 @@ def test_closing_cancels_what_is_under_way(fake):
     client.close()
 
 
-def test_closing_ends_pauses(fake):
-    fake.refusals = [errors.OverloadedError("server: needed room, got none; retry", retry_after_s=50.0)]
-    client = gw.connect(fake.address)
+@pytest.mark.parametrize("sessions", [True, False])
+@pytest.mark.parametrize("is_map", [True, False])
+def test_closing_ends_pauses(fake, sessions, is_map):
+    fake.refusals = [errors.OverloadedError("server: needed room, got none; retry", retry_after_s=0.5)]
+    client = gw.connect(fake.address, sessions=sessions)
+    square = (lambda x: list(client.map(np.square, [x]))) if is_map else client.evaluate(np.square)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        call = pool.submit(client.evaluate(np.square), X)
+        call = pool.submit(square, X)
         assert fake.came.acquire(timeout=WAIT_S)
         client.close()
         with pytest.raises(gw.CancelledError):
