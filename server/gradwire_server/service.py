@@ -38,6 +38,7 @@ from gradwire_server.limits import Limits
 from gradwire_server.programs import StoredProgram
 from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
 from gradwire_server.segments import Segment
+from gradwire_server.skeletons import Skeletons, request_skeleton
 from gradwire_server.stores import Stores
 from gradwire_server.streams import RPC, Answer, Arrived, Peers, Session
 from gradwire_server.tasks import Pool
@@ -53,6 +54,7 @@ _PAGE_BYTES = 2**20
 _OTHER_FIELDS = 16  # of a request, besides its inputs and outputs
 _TENSORS_AT_ONCE = 1000  # that are looked at before others have their turn
 _SHOWN_NAMES = 12
+_UNDIVIDED_COUNT = 1024
 _NAMING = {
     Kind.EVALUATE: pb.EvaluateRequest,
     Kind.EVALUATE_IN_CHUNKS: pb.EvaluateRequest,
@@ -83,6 +85,8 @@ class DifferentiationService:
         self._capabilities = capabilities
         self._programs = stores.programs
         self._tensors = stores.tensors
+        # Requests that were answered without chunks, and always will be: as in calls, so that several can be evaluated as one.
+        self._undivided: Skeletons[bool] = Skeletons(_UNDIVIDED_COUNT)
         self._max_field_count = config.max_input_count + config.max_output_count + _OTHER_FIELDS
 
     def handlers(self) -> dict[str, Handler]:
@@ -136,7 +140,13 @@ class DifferentiationService:
         came = iter(await arrived())
         segments = [next(stored) if tensor.name else next(came) for tensor in apart]
         left = dataclasses.replace(call, timeout_s=call.timeout_s - (time.monotonic() - began_s))
-        return await self._run(Kind.EVALUATE_IN_CHUNKS, message, left, segments)
+        if not segments and self._undivided.find(message):
+            return await self._run(Kind.EVALUATE, message, left)
+        answer = await self._run(Kind.EVALUATE_IN_CHUNKS, message, left, segments)
+        skeleton = None if segments or answer.segments else request_skeleton(message)
+        if skeleton is not None:
+            self._undivided.put(skeleton, True)
+        return answer
 
     async def find_apart(self, message: bytes) -> list[Apart]:
         """Return the tensors of a serialized EvaluateRequest whose elements are not in it, checked against the limits."""

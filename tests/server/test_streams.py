@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from gradwire_core import errors
+from gradwire_core.program import Program
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
@@ -28,13 +29,16 @@ from gradwire_server.admission import Admission, Gate
 from gradwire_server.calls import ANONYMOUS, Call
 from gradwire_server.chunks import CHUNK_BYTES, Held, let_go
 from gradwire_server.config import ServerConfig
+from gradwire_server.frames import Frame, Kind
 from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
 from gradwire_server.requests import Apart, find_apart, outline
 from gradwire_server.segments import Segment
-from gradwire_server.service import SERVICE
+from gradwire_server.service import SERVICE, DifferentiationService
+from gradwire_server.stores import local_stores
 from gradwire_server.streams import Answer, Arrived, Peers, Session, encode_part, parse
+from gradwire_server.worker import Worker
 from tests.server.processes import cpu_ticks, is_alive, serving
 from tests.server.requests import PATIENCE_S, X, evaluation, product, quick, slow, until, value, wait_until
 
@@ -804,3 +808,42 @@ def test_much_memory_is_freed_in_a_thread():
 
     asyncio.run(scenario())
     assert threads[0] == threading.get_ident() != threads[1]
+
+
+class InProcess:
+    """A pool that is one worker of this process."""
+
+    def __init__(self) -> None:
+        self.worker = Worker(ServerConfig())
+        self.kinds: list[Kind] = []
+
+    async def run(self, task: Frame, timeout_s: float) -> Frame:
+        assert timeout_s > 0
+        self.kinds.append(task.kind)
+        return self.worker.answer(task)
+
+
+def test_what_is_known_to_be_answered_without_chunks_is_asked_for_as_in_calls():
+    async def scenario() -> None:
+        config, pool = ServerConfig(inline_budget_s=0), InProcess()
+        service = DifferentiationService(config, pool, local_stores(config, {}, NoMetrics()), b"")
+
+        async def none() -> Sequence[Segment]:
+            return ()
+
+        async def ask(program: Program, x: np.ndarray) -> Answer:
+            request = evaluation(program, x)
+            await service.create_program(pb.CreateProgramRequest(program=request.program).SerializeToString(), Call("id", 9.0))
+            request.program_name = "programs/" + program.digest
+            pool.kinds.clear()
+            return await service.evaluate_in_chunks(request.SerializeToString(), Call("id", 9.0), [], none)
+
+        answers = [(await ask(product(), x)).response for x in (X, X, 2 * X)]
+        assert answers[0] == answers[1] != answers[2]
+        assert set(pool.kinds) == {Kind.EVALUATE}
+        wide = TensorType(Dtype.FLOAT64, (2**17 + 1,))
+        for _ in range(2):
+            assert len((await ask(product(wide), np.ones(wide.shape))).segments) == 1
+            assert set(pool.kinds) == {Kind.EVALUATE_IN_CHUNKS}
+
+    asyncio.run(scenario())
