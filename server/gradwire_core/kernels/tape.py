@@ -79,12 +79,17 @@ def _is_worthwhile(program: Program) -> bool:
             return False
         edges += operand.type.size
     ours, theirs = edges * EDGE_SECONDS, 0.0
+    known: dict[Any, int | None] = {}
     for equation in program.equations:
-        count = _count_operations(equation)
+        operands, primitive = equation.operands, equation.primitive
+        key = (primitive, id(operands[0].type), id(operands[-1].type)) if primitive.is_elementwise else equation
+        if key not in known:  # asked once for a primitive and the types of its operands
+            known[key] = _count_operations(equation)
+        count = known[key]
         if count is None:
             return False
         ours += count * OPERATION_SECONDS
-        is_operator = equation.primitive.name in OPERATORS and not equation.results[0].type.shape
+        is_operator = primitive.name in OPERATORS and not equation.results[0].type.shape
         theirs += SCALAR_SECONDS if is_operator else CALL_SECONDS
     return ours < theirs
 
