@@ -78,10 +78,16 @@ class Segment:
 def copy_elements(array: np.ndarray[Any, np.dtype[Any]]) -> Segment:
     """Return a segment of the elements of an array, as in Tensor.data: row-major and little-endian.
 
+    They are written, not mapped: that takes half as long, and a lack of memory is an error, not the end of the process.
+
     Raises:
-        OSError: the system has no descriptor left, or allows no such size.
+        OSError: the system has no descriptor or memory left, or allows no such size.
     """
     segment = Segment.create(array.nbytes)
-    if array.nbytes:
-        np.ndarray(array.shape, array.dtype.newbyteorder("<"), segment.buffer)[...] = array
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+    rest = little.view(np.uint8).data
+    written = 0
+    while rest:
+        count = os.pwrite(segment.descriptor, rest, written)
+        rest, written = rest[count:], written + count
     return segment

@@ -117,7 +117,9 @@ class Worker:
             failure = self._out_of_memory()
         except Exception as error:  # noqa: BLE001  # whatever it is, it becomes the answer
             failure = _as_gradwire_error(error, request_id.decode())
-        return Frame(Kind.ERROR, (encode_status(failure).SerializeToString(),))
+        status = encode_status(failure)
+        del failure  # whose trace holds what the task held, this variable too
+        return Frame(Kind.ERROR, (status.SerializeToString(),))
 
     def _answer_repeated(self, task: Frame) -> Frame | None:
         """Return the answer to a task like one that was answered before; None where it is to be looked at in full."""
@@ -417,8 +419,11 @@ class Worker:
         results.clear()
         message = self._serialize(response)
         segments: list[Segment] = []
-        while large:
-            segments.append(copy_elements(large.popleft()))
+        try:
+            while large:
+                segments.append(copy_elements(large.popleft()))
+        except OSError as error:
+            raise MemoryError from error
         return message, segments
 
     def _serialize(self, response: pb.EvaluateResponse | pb.DifferentiateResponse | pb.ExplainResponse) -> bytes:

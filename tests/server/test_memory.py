@@ -17,8 +17,10 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.memory import count_kernel_kills
 from gradwire_server.pool import WorkerPool
+from gradwire_server.segments import copy_elements
 from tests.server.requests import PATIENCE_S, X, equation, evaluation
 from tests.server.test_pool import assert_works, with_pool
+from tests.server.test_pool_segments import open_count
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process bound its own memory")
 
@@ -80,6 +82,25 @@ async def test_a_task_that_needs_more_memory_than_its_worker_may_take_is_a_limit
     assert int(found.metadata["given"]) > 256 * 2**20
     await assert_works(pool)
     assert pool.pids == before
+
+
+@with_pool(workers=1, spare_workers=0, worker_memory_bytes=256 * 2**20)
+async def test_a_lack_of_memory_with_segments_leaves_nothing_open(pool: WorkerPool):
+    (pid,) = pool.pids
+    await assert_works(pool)
+    request = wide(20_000_000)
+    request.inputs[0].data = b""
+    counts = []
+    with copy_elements(X) as x:
+        for _ in range(3):
+            frame = Frame(Kind.EVALUATE_IN_CHUNKS, (b"wide", request.SerializeToString(), b"", x))
+            answer = await pool.run(frame, PATIENCE_S)
+            assert answer.kind is Kind.ERROR
+            assert decode_status(Status.FromString(answer.parts[0])).metadata["limit"] == "worker_memory_bytes"
+            counts.append((open_count(), open_count(pid)))
+    assert counts[0] == counts[1] == counts[2]
+    await assert_works(pool)
+    assert pool.pids == [pid]
 
 
 def test_the_bound_of_a_worker_leaves_room_for_all_it_may_hold():

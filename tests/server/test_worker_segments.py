@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 from pathlib import Path
 
@@ -156,3 +157,36 @@ def test_what_an_evaluation_is_predicted_to_take_comes_with_its_results(worker):
     assert answer.prediction.seconds > 0
     assert answer.prediction.peak_bytes >= 2 * X.nbytes
     assert answer.taken_s > 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE])
+def test_no_room_for_results_is_the_request_s_limit_and_leaves_nothing_open(worker, monkeypatch, number):
+    made = []
+
+    def copy(array):
+        if made:
+            raise OSError(number, "")
+        made.append(array.nbytes)
+        return copy_elements(array)
+
+    monkeypatch.setattr("gradwire_server.worker.CHUNKED_BYTES", 0)
+    before = open_count()
+    request = vjp_request([encode_tensor(X)], [encode_tensor(CT)])
+    with monkeypatch.context() as patch:
+        patch.setattr("gradwire_server.worker.copy_elements", copy)
+        answer = ask(worker, request, kind=Kind.EVALUATE_IN_CHUNKS)
+    found = decode_status(Status.FromString(answer.parts[0]))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == "worker_memory_bytes"
+    assert len(made) == 1
+    assert open_count() == before
+    ask(worker, request, kind=Kind.EVALUATE_IN_CHUNKS).close()
+    assert open_count() == before
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(6.0).reshape(2, 3).T, np.arange(4, dtype=">i4"), np.array(2.0), np.zeros((0, 3)), np.array([True, False])]
+)
+def test_elements_are_copied_row_major_and_little_endian(array):
+    with copy_elements(array) as found:
+        assert bytes(found.buffer) == encode_tensor(array).data
