@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, address = parse_arguments(sys.argv[1:] if argv is None else argv)
         if address:
             return probe(address)
-        configure_logging(config.log_level)
+        configure_logging(config.log_level, config.log_format)
         keep_freed_memory()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(config))

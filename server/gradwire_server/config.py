@@ -261,6 +261,20 @@ _ZERO_ALLOWED = frozenset(
 )
 
 
+_TOPICS = {
+    "listen": "where it listens",
+    "token_file": "who may call, and what callers see",
+    "front_ends": "processes",
+    "inline_budget_s": "which work runs where and when",
+    "default_timeout_s": "time",
+    "max_message_bytes": "limits of a request",
+    "max_connection_call_count": "limits of a connection, a session and an identity",
+    "program_store_bytes": "what is kept",
+    "reflection": "what it tells",
+}
+"""The topics of the settings, each by the first of them."""
+
+
 def _public(config: ServerConfig) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(config) if not field.metadata["secret"]]
 
@@ -302,15 +316,19 @@ def _parser() -> argparse.ArgumentParser:
     about = "Serve exact derivatives over gRPC. Every flag can also be given as the variable named beside it."
     parser = _Parser(prog="gradwire serve", description=about, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--probe", metavar="HOST:PORT", help="serve nothing; exit with 0 if the server there serves, else with 1")
+    group: argparse._ArgumentGroup | None = None
     for field in dataclasses.fields(ServerConfig):
+        if field.name in _TOPICS:
+            group = parser.add_argument_group(_TOPICS[field.name])
+        assert group is not None
         shown = str(field.default) if field.default not in ("", ()) else "none"
         text = f"{field.metadata['doc']} (default: {shown}; {_variable(field.name)})".replace("%", "%%")
         if field.type == "bool":
-            parser.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=text)
+            group.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, help=text)
         elif field.type == _LIST:
-            parser.add_argument(_flag(field.name), action="extend", nargs="+", metavar="STR", help=text)
+            group.add_argument(_flag(field.name), action="extend", nargs="+", metavar="STR", help=text)
         else:
-            parser.add_argument(_flag(field.name), type=_READERS[str(field.type)], metavar=str(field.type).upper(), help=text)
+            group.add_argument(_flag(field.name), type=_READERS[str(field.type)], metavar=str(field.type).upper(), help=text)
     return parser
 
 

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from gradwire_server.addresses import cannot_listen, join_address
 from gradwire_server.admission import Admission, Gate
 from gradwire_server.capabilities import describe_capabilities
-from gradwire_server.config import ServerConfig, split_address
+from gradwire_server.config import ConfigError, ServerConfig, split_address
 from gradwire_server.guard import Guard, certificate_identity, no_identity, token_identity
 from gradwire_server.interceptors import CallInterceptor, Context
 from gradwire_server.metrics import Metrics
@@ -99,6 +99,8 @@ class FrontEnd:
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         if self._config.reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        if self._config.channelz:
+            _add_channelz(server)
         try:
             if self._certificates is None:
                 self._port = server.add_insecure_port(self.address)
@@ -149,3 +151,16 @@ class FrontEnd:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
         )
+
+
+def _add_channelz(server: grpc.aio.Server) -> None:
+    """Serve channelz: what gRPC knows of its servers, connections and sockets.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    try:
+        from grpc_channelz.v1 import channelz  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigError(f'channelz: needed its package, got no {error.name}; pip install "gradwire[channelz]"') from error
+    channelz.add_channelz_servicer(server)

@@ -92,7 +92,7 @@ class FrontProcess:
     def _begin(self, arguments: bytes, frame: Frame) -> Frame:
         """Take the settings, and the programs that everyone sees."""
         self._config = config = ServerConfig.from_json(arguments)
-        configure_logging(config.log_level)
+        configure_logging(config.log_level, config.log_format)
         self._metrics = make_metrics(config.metrics_listen)
         codec = ProgramCodec()
         parts = iter(frame.parts)

@@ -456,7 +456,7 @@ def serve(connection: socket.socket, channel: Channel) -> None:
     if settings is None:
         return
     config = ServerConfig.from_json(bytes(settings.parts[0]))  # type: ignore[arg-type]  # settings are no segment
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     volunteer()
     worker = Worker(config, MemoryBound(config.worker_memory_limit_bytes))
     idle.append(worker.prepare)

@@ -20,6 +20,24 @@ def test_help_documents_every_setting_with_flag_and_variable(field, capsys):
     assert "".join(field.metadata["doc"].split()) in shown
 
 
+def test_help_is_grouped_by_topic(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    topics = dict(re.findall(r"^([a-z][^\n]*):\n(.*?)(?=^[a-z]|\Z)", shown, re.MULTILINE | re.DOTALL))
+    assert "--tls-cert-file" in topics["where it listens"]
+    assert "--worker-threads" in topics["processes"]
+    assert "--max-axis-count" in topics["limits of a request"]
+    assert "GRADWIRE_LOG_FORMAT" in topics["what it tells"]
+
+
+def test_a_list_is_a_flag_of_several_values_or_a_variable_as_path_is():
+    assert parse_arguments(["--preload", "a", "b", "--preload", "c"], {})[0].preload == ("a", "b", "c")
+    assert parse_arguments([], {"GRADWIRE_PRELOAD": "a:b"})[0].preload == ("a", "b")
+    config = ServerConfig(preload=("a",))
+    assert ServerConfig.from_json(config.to_json()) == config
+
+
 def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default():
     environ = {"GRADWIRE_WORKERS": "3", "GRADWIRE_QUEUE_COUNT": "5", "GRADWIRE_REFLECTION": "no", "OTHER": "x"}
     config, probe = parse_arguments(["--workers", "4", "--grace-s", "1.5"], environ)
@@ -42,6 +60,7 @@ def test_probe_takes_an_address():
         (["--grace-s", "-1"], {}, "grace_s: needed 0 or more, got -1.0"),
         (["--grace-s", "nan"], {}, "grace_s: needed 0 or more, got nan"),
         (["--log-level", "loud"], {}, "log_level: needed one of debug, info, warning, error, got loud"),
+        (["--log-format", "xml"], {}, "log_format: needed one of text, json, got xml"),
         (["--listen", "50051"], {}, "listen: needed HOST:PORT"),
         (["--listen", "127.0.0.1:65536"], {}, "listen: needed HOST:PORT"),
         (["--listen", "::1:80"], {}, "listen: needed HOST:PORT"),

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import struct
 
+import grpc
 import pytest
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from tests.server.processes import serving
+from tests.server.requests import PATIENCE_S
 
 SERVICE = "gradwire.v1.DifferentiationService"
 
@@ -50,3 +54,12 @@ def test_evaluate_works_from_reflected_messages_alone(database, channel):
 def test_health_is_told_for_the_server_and_the_service(service, channel):
     response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
     assert response.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_channelz_is_served_if_asked_for(channel):
+    call = "/grpc.channelz.v1.Channelz/GetServers"
+    with pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(call)(b"")
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    with serving("--workers", "1", "--spare-workers", "0", "--channelz") as server:
+        assert server.channel.unary_unary(call)(b"", timeout=PATIENCE_S)
