@@ -38,6 +38,7 @@ _EVALUATE_TAG = bytes((_EVALUATE << 3 | LENGTH,))
 _DROPPED_COUNT = 1024
 _DOUBLE = struct.Struct("<d")
 _LONGEST_S = 1e7
+_AT_ONCE_S = 0.01  # far more than what is answered at once takes
 _NOTHING = memoryview(b"")
 
 
@@ -64,8 +65,9 @@ class Part(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether all that it says of a request is its content."""
-        return not (self.unknown or self.request_id or self.timeout_s)
+        """Whether what it says of a request besides its content makes no difference to one that is answered at once."""
+        is_soon = self.timeout_s and not _AT_ONCE_S <= self.timeout_s < math.inf
+        return not (self.unknown or self.request_id or is_soon)
 
 
 class Answer(NamedTuple):

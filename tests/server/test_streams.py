@@ -625,11 +625,21 @@ def test_what_is_answered_at_once_waits_for_what_is_being_written():
     session(scenario)
 
 
-def test_a_request_with_a_name_or_a_deadline_of_its_own_is_not_answered_at_once():
+@pytest.mark.parametrize("told", [{"request_id": "mine"}, {"timeout_s": 0.001}])
+def test_a_request_with_a_name_or_a_close_deadline_of_its_own_is_not_answered_at_once(told):
     async def scenario(pipe, desk, _gate, _running):
-        pipe.begin(1, "quick", request_id="mine")
+        pipe.begin(1, "quick", **told)
         await until(lambda: "quick" in desk.calls)
         assert not desk.quick_count
+
+    session(scenario)
+
+
+def test_a_deadline_far_off_is_kept_by_what_is_answered_at_once():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.begin(1, "quick", timeout_s=60.0)
+        assert (await pipe.receive()).id == 1
+        assert desk.quick_count == 1
 
     session(scenario)
 
