@@ -13,7 +13,7 @@ from gradwire_load.search import Outcome
 REDRAW_S = 0.25
 PLAIN_S = 5.0  # between lines, where the output is no terminal
 BLOCKS = " ▁▂▃▄▅▆▇█"
-TRACE = 24  # seconds of throughput shown
+TRACE = 16  # seconds of throughput shown
 
 
 class Progress:
@@ -88,8 +88,8 @@ def progress_line(trial: Trial, now_s: float) -> str:
         f"{rate:6.0f}/s",
         f"p50 {latency.percentile_s(50.0) * 1e3:.2f}",
         f"p99 {latency.percentile_s(99.0) * 1e3:.2f} ms",
-        f"{tally.in_flight} under way",
         f"{failed} failed",
+        f"{tally.in_flight} under way",
     ]
     if not tally.is_valid:
         parts.append(f"{tally.late_share:.1%} sent late")

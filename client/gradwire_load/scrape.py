@@ -146,7 +146,7 @@ def _charts(key: tuple[str, str, str], readings: Sequence[Reading]) -> Iterator[
         yield _chart(name, text, "/s", counted)
         sums = {label.partition("|")[2]: _rates(times, values) for label, values in columns.items() if label.startswith("_sum")}
         if sums:
-            factor, unit = (1e3, "ms") if name.endswith("_seconds") else (1.0, name.rpartition("_")[2])
+            factor, unit = (1e3, "ms") if name.endswith("_seconds") else (1.0, "B" if name.endswith("_bytes") else "")
             means = {
                 label: [_ratio(*pair, factor) for pair in zip(values, counted[label], strict=True)]
                 for label, values in sums.items()

@@ -2,11 +2,11 @@
 
 import itertools
 
+import prometheus_client
 import pytest
 
 from gradwire_core.errors import ArgumentError
 from gradwire_load.scrape import Scraper, normal_url
-from gradwire_server.metrics import PrometheusMetrics
 
 TEXT = """# HELP gradwire_queue_length Tasks that wait.
 # TYPE gradwire_queue_length gauge
@@ -70,18 +70,24 @@ def test_what_cannot_be_read_is_told():
     assert scraper.summary(0.0, 1.0) == {"problem": "http://127.0.0.1:1/metrics: Connection refused", "t": [], "charts": []}
 
 
-def test_the_metrics_of_a_server_are_read():
-    metrics = PrometheusMetrics("127.0.0.1", 0)
+def test_metrics_are_read_over_http():
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Gauge("gradwire_queue_length", "Tasks that wait.", registry=registry).set(4)
+    prometheus_client.Gauge("other_thing", "Not ours.", registry=registry).set(1)
+    server, thread = prometheus_client.start_http_server(0, "127.0.0.1", registry)
     try:
-        metrics.set_queue_length(4)
-        scraper = Scraper([f"127.0.0.1:{metrics.port}"])
+        scraper = Scraper([f"127.0.0.1:{server.server_port}"])
         scraper.read()
         assert scraper.problem == ""
-        names = {name for name, _, _ in scraper.readings[0].samples}
-        assert "gradwire_queue_length" in names
-        assert all(name.startswith(("gradwire_", "process_")) for name in names)
+        assert scraper.readings[0].samples == {("gradwire_queue_length", "gauge", "Tasks that wait."): {"|": 4.0}}
+        missing = Scraper([f"127.0.0.1:{server.server_port}", "127.0.0.1:1"])
+        missing.read()
+        assert missing.readings == []
+        assert "127.0.0.1:1/metrics" in missing.problem
     finally:
-        metrics.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.mark.parametrize(
