@@ -172,7 +172,7 @@ def test_metrics_are_served_on_their_own_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with serving("--workers", "1", "--metrics-listen", address) as server:
+    with serving("--workers", "1", "--spare-workers", "0", "--metrics-listen", address) as server:
         server.stub.Evaluate(quick(), timeout=PATIENCE_S)
         text = scrape(address)
     assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
