@@ -262,3 +262,10 @@ def test_entries_of_no_rows_are_refused():
     types = TensorType(Dtype.FLOAT64, (3,)), TensorType(Dtype.INT64, (3,)), TensorType(Dtype.INT64, (3,))
     with pytest.raises(ShapeError, match="from 1 where there are entries"):
         PRIMITIVES["sparse_slogdet"].infer(*types, size=0)
+
+
+def test_a_matrix_of_one_column_alone_is_singular():
+    data, rows = np.ones(8, np.float32), np.array([0, 2, 1, 1, 2, 3, 3, 3])
+    sign, log = PRIMITIVES["sparse_slogdet"].kernel(data, rows, np.full(8, 2), size=4)
+    assert (float(sign), float(log)) == (0.0, -np.inf)
+    assert np.isnan(PRIMITIVES["sparse_inverse"].kernel(data, rows, np.full(8, 2), size=4)).all()

@@ -228,3 +228,17 @@ def test_a_constant_index_out_of_range_is_refused_when_it_runs():
     executable = compile(Program((x,), (take,), take.results), [Output(), Output((Transform("jacobian"),), "sparse")])
     with pytest.raises(ArgumentError, match="take: needed indices within their axis"):
         executable.run([np.ones(3)])
+
+
+def test_so_is_one_whose_derivative_scatters():
+    x, type, scalar = Var(TensorType(Dtype.FLOAT64, (3,))), TensorType(Dtype.FLOAT64, (2,)), Var(TensorType(Dtype.FLOAT64, ()))
+    takes = [
+        Equation(find_primitive("take"), (x, Literal(np.array(indices))), {"axis": 0, "batch": 0}, (Var(type),))
+        for indices in ([0, -100], [2, 1])
+    ]
+    product = Equation(find_primitive("multiply"), (*takes[0].results, *takes[1].results), {}, (Var(type),))
+    total = Equation(find_primitive("sum"), product.results, {"axes": (0,)}, (scalar,))
+    outputs = [Output(), Output((Transform("grad"), Transform("jacobian")))]
+    executable = compile(Program((x,), (*takes, product, total), (scalar,)), outputs)
+    with pytest.raises(ArgumentError, match="take: needed indices within their axis"):
+        executable.run([np.ones(3)])

@@ -169,8 +169,12 @@ def _compressed(rows: Array, columns: Array, size: int) -> tuple[Array, Array, A
 
 
 def _factorized(data: Array, flat: Array, places: Array, starts: Array, size: int) -> Any:
-    """Return SuperLU's factors of the transpose, with the added entries; None where it is exactly singular."""
+    """Return SuperLU's factors of the transpose, with the added entries; None where there are none.
+
+    And whether that is because it is exactly singular, or else because entries, or what comes of them, are not finite.
+    """
     from scipy.sparse import csc_array
+    from scipy.sparse.csgraph import structural_rank
     from scipy.sparse.linalg import splu
 
     entries = np.zeros(flat.size, data.dtype)
@@ -179,13 +183,12 @@ def _factorized(data: Array, flat: Array, places: Array, starts: Array, size: in
         return None, False
     if not starts.size:
         return None, True
+    # Compressed rows of a matrix are the compressed columns of its transpose.
+    matrix = csc_array((entries, flat % size, starts), (size, size))
     try:
-        # Compressed rows of a matrix are the compressed columns of its transpose.
-        return splu(csc_array((entries, flat % size, starts), (size, size))), True
-    except RuntimeError as error:
-        if "singular" not in str(error):
-            raise
-        return None, True
+        return splu(matrix), True
+    except RuntimeError as error:  # where no entry can be a pivot, it may give up in other words
+        return None, "singular" in str(error) or structural_rank(matrix) < size
 
 
 def _slogdet_of_entries(data: Array, flat: Array, places: Array, starts: Array, size: int) -> tuple[Any, Any]:

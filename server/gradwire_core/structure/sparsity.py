@@ -180,8 +180,10 @@ def _act(equation: Equation, position: int, matrix: Any, residuals: Residuals) -
     primitive = equation.primitive
     if primitive.is_elementwise or primitive.name == "convert":
         return _masked(equation, position, matrix, residuals)
-    rule = RULES.get(primitive.name, _mixed)
-    return rule(equation, position, matrix, residuals)
+    try:
+        return RULES.get(primitive.name, _mixed)(equation, position, matrix, residuals)
+    except IndexError:  # of a constant index, which is refused when the program runs
+        return None
 
 
 def _union(one: Any, other: Any, unions: dict[tuple[int, int], Any]) -> Any:
@@ -276,11 +278,7 @@ def _moved(equation: Equation, position: int, matrix: Any, residuals: Residuals)
             arrays.append(operand.value)
         else:
             arrays.append(np.broadcast_to(np.zeros((), np.int64), types[place].shape))
-    try:
-        moved = equation.primitive.kernel(*arrays, **equation.params)
-    except IndexError:  # refused when the program runs
-        return None
-    return _gathered(matrix, moved)
+    return _gathered(matrix, equation.primitive.kernel(*arrays, **equation.params))
 
 
 def _params(equation: Equation) -> Any:
