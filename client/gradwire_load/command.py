@@ -51,6 +51,8 @@ def run(arguments: Sequence[str]) -> int:
         return int(options.command(options))
     except SystemExit as stop:  # after --help or a wrong option
         return int(stop.code or 0)
+    except KeyboardInterrupt:  # the second one, for the first ends a run early
+        return int(ExitCode.STOPPED)
     except GradwireError as error:
         print("\n".join([f"gradwire load: {error.message}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return int(ExitCode.UNREACHABLE if isinstance(error, UnreachableError) else ExitCode.BAD_USE)

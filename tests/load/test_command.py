@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradwire.__main__ import main as gradwire
-from gradwire_load import runner
+from gradwire_load import command, runner
 from gradwire_load.command import run
 from gradwire_load.programs import NAMED
 from gradwire_load.result import MEANINGS, ExitCode
@@ -187,6 +187,14 @@ def test_a_wrong_answer_is_an_error_of_its_own(wrong_address, tiny, result):
 def test_bad_use(arguments, said, capsys):
     assert run(arguments) == ExitCode.BAD_USE
     assert said in capsys.readouterr().err
+
+
+def test_a_second_interrupt_ends_at_once(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "Runner", interrupted)
+    assert run(["run", "smoke", "--quiet"]) == ExitCode.STOPPED
 
 
 def test_help_tells_the_exit_codes(capsys):
