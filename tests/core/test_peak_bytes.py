@@ -1,0 +1,105 @@
+"""The peak memory a plan promises is kept by what runs it: derivatives of many kinds, measured with tracemalloc."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.special
+
+import gradwire as gw
+from gradwire_core.engine import Executable, Output, compile
+from gradwire_core.transforms import Transform
+
+RNG = np.random.default_rng(0)
+
+
+def waves(x):
+    return np.sum(np.sin(x) * np.exp(-0.5 * (x * x)) + np.tanh(x) * np.log(1.0 + x * x))
+
+
+def rosenbrock(x):
+    return np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+
+
+def logistic(w, features, labels):
+    return np.mean(np.log1p(np.exp(-labels * (features @ w))))
+
+
+def network(first, second, inputs, targets):
+    return np.mean((np.tanh(inputs @ first) @ second - targets) ** 2)
+
+
+def gates(weights, x, h, c):
+    size = c.shape[1]
+    z = np.concatenate([x, h], axis=1) @ weights
+    inside, forget, out = [1.0 / (1.0 + np.exp(-z[:, part * size : (part + 1) * size])) for part in range(3)]
+    carried = forget * c + inside * np.tanh(z[:, 3 * size :])
+    return np.sum((out * np.tanh(carried)) ** 2)
+
+
+def price(spot, time, volatility):
+    spread = volatility * np.sqrt(time)
+    above = (np.log(spot / 100.0) + 0.5 * volatility * volatility * time) / spread
+    normal = lambda x: 0.5 + 0.5 * scipy.special.erf(x * np.sqrt(0.5))
+    return np.sum(spot * normal(above) - 100.0 * normal(above - spread))
+
+
+def density(covariance, x):
+    factor = np.linalg.cholesky(covariance)
+    white = np.linalg.solve(factor, x)
+    return -0.5 * np.sum(white * white) - np.sum(np.log(np.diagonal(factor)))
+
+
+def mixture(means, factors, x):
+    apart = x[:, None, :] - means[None, :, :]
+    inner = -0.5 * np.sum(np.einsum("kab,nkb->nka", factors, apart) ** 2, axis=2)
+    return np.sum(np.log(np.sum(np.exp(inner), axis=1)))
+
+
+def spread(*shape, low=0.5, high=1.5):
+    return RNG.uniform(low, high, shape)
+
+
+GRADIENTS = {
+    "elementwise": (waves, (spread(600_000),)),
+    "elementwise, in rows": (waves, (spread(600, 1000),)),
+    "Rosenbrock": (rosenbrock, (spread(300_000),)),
+    "logistic regression": (logistic, (spread(50), spread(20_000, 50), np.ones(20_000))),
+    "two layers": (network, (spread(300, 200), spread(200, 10), spread(500, 300), spread(500, 10))),
+    "LSTM step": (gates, (spread(256, 512), *[spread(200, 128) for _ in range(3)])),
+    "Black-Scholes": (price, (spread(300_000, low=80.0, high=120.0), spread(300_000), spread(300_000))),
+    "Cholesky": (density, (np.eye(300) * 300 + spread(300, 300), spread(300))),
+    "mixture": (mixture, (spread(20, 10), spread(20, 10, 10), spread(600, 10))),
+}
+
+
+def peak_of(executable: Executable, arrays) -> int:
+    """Return the most bytes of a second call, its inputs included."""
+    executable.run(arrays)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        executable.run(arrays)
+        return tracemalloc.get_traced_memory()[1] + sum(array.nbytes for array in arrays)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_keep_the_promise(name: str) -> None:
+    function, arrays = GRADIENTS[name]
+    executable = compile(gw.trace(function, *arrays), [Output((Transform("grad", tuple(range(len(arrays)))),))])
+    assert peak_of(executable, arrays) <= executable.plan.peak_bytes * 1.05 + 2**20
+
+
+def test_a_batch_of_jacobians_keeps_the_promise() -> None:
+    def residual(x):
+        return np.stack([x[0] * np.sin(x[1]), np.sqrt(x[0] * x[0] + x[2] * x[2]), x[1] / x[2]])
+
+    arrays = (spread(8000, 3),)
+    program = gw.trace(residual, arrays[0][0])
+    executable = compile(program, [Output((Transform("jacobian", (0,)), Transform("vmap", (), (0,), 8000)))])
+    assert peak_of(executable, arrays) <= executable.plan.peak_bytes * 1.05 + 2**20
