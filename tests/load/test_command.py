@@ -190,7 +190,7 @@ def test_bad_use(arguments, said, capsys):
 
 
 def test_a_second_interrupt_ends_at_once(monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "Runner", interrupted)
