@@ -215,14 +215,17 @@ class WorkerPool:
         return found
 
     def _check_room(self, item: Waiting) -> None:
-        """Check the predicted seconds of work that waits before a task, and the number of tasks that wait."""
+        """Check the predicted seconds of work that waits before a task, and the number of tasks that wait.
+
+        One for each worker may wait in any case: predictions are too rough to refuse what is next.
+        """
         count = len(self._waiting)
         queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
-        allowed_s = max(self._config.max_queue_s, item.expected.seconds)
+        allowed_s = self._config.max_queue_s
         retry_s = max(
             queued_s - allowed_s + min((run.left_s(item.arrived_s) for run in self._runs.values()), default=0.0), _LEAST_RETRY_S
         )
-        if queued_s > allowed_s:
+        if queued_s > allowed_s and count >= self._config.workers:
             text = f"queue: needed at most {allowed_s:.3g} s of work waiting for each worker, got {queued_s:.3g} s; retry later"
             raise OverloadedError(
                 text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", retry_after_s=f"{retry_s:.3g}"

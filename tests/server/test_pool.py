@@ -288,8 +288,17 @@ async def test_more_predicted_work_than_may_wait_is_refused(pool):
         await pool.run(QUICK, PATIENCE_S, cost=Prediction(0.15, 1))
     assert float(refused.value.metadata["retry_after_s"]) >= 0.1
     ahead = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.0, 1)))  # which need not wait for the others
-    as_long = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.5, 1)))
-    assert {answer.kind for answer in await asyncio.gather(running, *waiting, ahead, as_long)} == {Kind.RESULT}
+    assert {answer.kind for answer in await asyncio.gather(running, *waiting, ahead)} == {Kind.RESULT}
+
+
+@with_pool(workers=2, max_queue_s=0.0)
+async def test_one_task_for_each_worker_may_wait_in_any_case(pool):
+    costs = [Prediction(0.05, 1)] * 4
+    tasks = [asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=cost)) for cost in costs]
+    await until(lambda: pool.queue_length == 2)
+    with pytest.raises(OverloadedError, match=r"needed at most 0 s of work waiting for each worker, got 0\.05 s"):
+        await pool.run(QUICK, PATIENCE_S, cost=Prediction(0.05, 1))
+    assert {answer.kind for answer in await asyncio.gather(*tasks)} == {Kind.RESULT}
 
 
 @with_pool(workers=1, max_pool_bytes=1000)
