@@ -91,7 +91,7 @@ def _ms(value: float) -> str:
 
 def _load_text(settings: dict[str, Any]) -> str:
     unit = " under way" if settings["arrivals"] == "closed" else "/s"
-    levels = " → ".join(f"{step['level']:g}" for step in settings["steps"])
+    levels = " → ".join(f"{step['level']:.4g}" for step in settings["steps"])
     kind = {"poisson": "Poisson arrivals", "uniform": "evenly spaced arrivals", "closed": "a closed loop"}[settings["arrivals"]]
     return f"{kind}, {levels}{unit}"
 
