@@ -41,8 +41,7 @@ class Gate:
         Raises:
             DrainingError: the server drains.
         """
-        if self._is_closed:
-            raise draining()
+        self.check()
         self._running_count += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -50,6 +49,21 @@ class Gate:
         self._running_count -= 1
         if self._is_closed and not self._running_count:
             self._empty.set()
+
+    def check(self) -> None:
+        """Let a request in that is answered before anything else happens, so that nobody need count it; raises as entering."""
+        if self._is_closed:
+            raise draining()
+
+    @property
+    def running_count(self) -> int:
+        """The number of requests that run."""
+        return self._running_count
+
+    @property
+    def listener_count(self) -> int:
+        """The number of those who listen: the sessions that are open."""
+        return len(self._listeners)
 
     def close(self) -> None:
         """Refuse new requests from now on, and tell those who listen."""
@@ -118,7 +132,8 @@ class Admission:
         started = time.perf_counter()
         code = "OK"
         try:
-            with self.gate, self._quotas.using(identity):
+            self.gate.check()
+            with self._quotas.using(identity):
                 return handler(message)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
             failure = _as_gradwire_error(error, rpc, request_id, identity)

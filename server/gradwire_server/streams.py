@@ -212,7 +212,13 @@ class Session:
         while (message := await self._stream.read()) is not None:
             part = parse(message)
             if part.kind == _EVALUATE:
-                await self._begin(part)
+                answer = self._answer_at_once(part) if part.is_plain and part.id not in self._running else None
+                if answer is None:
+                    await self._begin(part)
+                elif self._is_writing:
+                    await self._write(iter((answer,)))
+                else:
+                    await self._write_now(answer)
             elif part.kind == _CHUNK:
                 self._take(part)
             elif part.id in self._running:
@@ -229,11 +235,6 @@ class Session:
         if part.id in self._running:
             text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
             raise ArgumentError(text, given=part.id)
-        if part.is_plain:
-            tiny = self._evaluator.find_tiny(part.content, self._call.identity)
-            if tiny is not None:
-                await self._answer_at_once(part, tiny)
-                return
         await self._room.acquire()
         await self._peer_room.acquire()
         self._dropped.pop(part.id, None)
@@ -246,17 +247,17 @@ class Session:
         self._running[part.id] = task = self._start(self._answer(part, work))
         task.add_done_callback(functools.partial(self._forget, part.id))
 
-    async def _answer_at_once(self, part: Part, tiny: Tiny) -> None:
+    def _answer_at_once(self, part: Part) -> bytes | None:
+        """Return the message that answers a request; None where that takes longer."""
+        tiny = self._evaluator.find_tiny(part.content, self._call.identity)
+        if tiny is None:
+            return None
         request_id = make_request_id()
         try:
-            kind = _ANSWER
             content = self._admission.answer_at_once(RPC, tiny.answer, part.content, request_id, self._call.identity)
         except GradwireError as error:
-            kind, content = _ERROR, encode_status(error, request_id).SerializeToString()
-        if self._is_writing:
-            await self._write(self._messages(part.id, kind, content))
-        else:
-            await self._write_now(encode_part(part.id, kind, content))
+            return encode_part(part.id, _ERROR, encode_status(error, request_id).SerializeToString())
+        return encode_part(part.id, _ANSWER, content)
 
     async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
         """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""
