@@ -15,7 +15,7 @@ from gradwire_core.program import Program
 from gradwire_core.testing import primitive_program
 from gradwire_core.types import Array
 from gradwire_proto.program import decode_program, encode_program
-from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.tensor import encode_name, encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import transform_pb2 as pb_transform
 
@@ -54,12 +54,13 @@ def corpus() -> list[Case]:
         found.append(Case("GetProgram", (pb.GetProgramRequest(name=name),), origin))
         found.append(Case("DeleteProgram", (pb.DeleteProgramRequest(name=name),), origin))
     found += [
-        Case("DeleteTensor", (pb.DeleteTensorRequest(name=name.replace("programs", "tensors")),), "delete"),
         Case("ListPrograms", (pb.ListProgramsRequest(page_size=3),), "list"),
         Case("ListPrograms", (pb.ListProgramsRequest(page_size=3, page_token=name),), "list"),
         Case("GetCapabilities", (pb.GetCapabilitiesRequest(),), "capabilities"),
     ]
-    found += [Case("CreateTensor", tuple(tensor_pieces(array)), "tensor") for array in _arrays()]
+    for array in _arrays():
+        found.append(Case("CreateTensor", tuple(tensor_pieces(array)), "tensor"))
+        found.append(Case("DeleteTensor", (pb.DeleteTensorRequest(name=encode_name(array).name),), "delete"))
     return found + list(_sessions(evaluations))
 
 
