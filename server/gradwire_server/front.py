@@ -90,6 +90,13 @@ class FrontEnd:
         server = grpc.aio.server(interceptors=guards, options=self._options())
         capabilities = describe_capabilities(self._config).SerializeToString()
         service = DifferentiationService(self._config, self._pool, self._stores, capabilities)
+        self._metrics.watch(
+            {
+                "gradwire_calls_running": lambda: self._gate.running_count,
+                "gradwire_sessions": lambda: self._gate.listener_count,
+                "gradwire_inline_evaluations": lambda: service.inline_count,
+            }
+        )
         tensors = TensorService(self._config, self._stores.tensors)
         methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in (service.handlers() | tensors.handlers()).items()}
         methods |= {rpc: interceptor.wrap_upload(rpc, handler) for rpc, handler in tensors.upload_handlers().items()}

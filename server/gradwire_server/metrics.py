@@ -5,6 +5,7 @@ Without an address for metrics nothing is counted, and prometheus-client is not 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 _WAITS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -12,8 +13,19 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _RATIOS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
+WATCHED = {
+    "gradwire_calls_running": ("gauge", "Requests that are being answered, those of sessions included."),
+    "gradwire_sessions": ("gauge", "Sessions that are open: streams of EvaluateStream."),
+    "gradwire_inline_evaluations": ("counter", "Evaluations done by a front end itself, so small that no worker was asked."),
+}
+"""Counts that are not told but read, each with its type and meaning."""
+
+
 class Metrics(Protocol):
     """What the server tells about itself."""
+
+    def watch(self, counts: Mapping[str, Callable[[], int]]) -> None:
+        """Have counts that others keep be read whenever metrics are: by name, each one of `WATCHED`."""
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
         """Count a finished call: its rpc, the name of its status code, and how long it took."""
@@ -48,6 +60,9 @@ class Metrics(Protocol):
 
 class NoMetrics:
     """Metrics that nobody reads."""
+
+    def watch(self, counts: Mapping[str, Callable[[], int]]) -> None:
+        """Do nothing."""
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
         """Do nothing."""
@@ -179,6 +194,26 @@ class PrometheusMetrics:
         """Tell how many tensors are stored, in how many bytes."""
         self._tensors.set(count)
         self._tensor_bytes.set(size)
+
+    def watch(self, counts: Mapping[str, Callable[[], int]]) -> None:
+        """Have counts that others keep be read whenever metrics are."""
+        self.registry.register(_Watch(counts))
+
+
+class _Watch:
+    """Collects counts that others keep."""
+
+    def __init__(self, counts: Mapping[str, Callable[[], int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Any]:
+        """Yield a family for each count."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        for name, count in self._counts.items():
+            type, documentation = WATCHED[name]
+            family = GaugeMetricFamily if type == "gauge" else CounterMetricFamily
+            yield family(name, documentation, value=count())
 
 
 class MetricsPage:

@@ -73,12 +73,16 @@ class DifferentiationService:
         pool: runs what is not a matter of bytes.
         stores: programs, and the tensors that requests name.
         capabilities: the serialized GetCapabilitiesResponse.
+
+    Attributes:
+        inline_count: how many evaluations no worker was asked for.
     """
 
     def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, capabilities: bytes) -> None:
         self._config = config
         self._limits = Limits.from_config(config)
         self._inline = Inline(config)
+        self.inline_count = 0
         self._peers = Peers(config.max_connection_call_count)
         self._held = Held("chunked_bytes", config.chunked_bytes)
         self._pool = pool
@@ -126,7 +130,10 @@ class DifferentiationService:
     def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest of an identity at once; None where a worker must."""
         tiny = self._inline.find(message)
-        return None if tiny is None or self._programs.get(identity, tiny.digest) is None else tiny
+        if tiny is None or self._programs.get(identity, tiny.digest) is None:
+            return None
+        self.inline_count += 1
+        return tiny
 
     async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
         """Evaluate outputs of programs, many requests over one stream."""

@@ -1,10 +1,11 @@
 import sys
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gradwire_server import metrics
 from gradwire_server.config import ConfigError
-from gradwire_server.exposition import make_metrics, serving_metrics
+from gradwire_server.exposition import Sum, add_samples, encode_samples, keep_totals, make_metrics, serving_metrics
 
 
 def test_without_an_address_nothing_is_counted_or_needed(monkeypatch):
@@ -45,3 +46,33 @@ def test_what_the_pool_observes_is_told():
     assert told["gradwire_evaluation_seconds_total"] == pytest.approx(0.6)
     assert told["gradwire_prediction_ratio_sum"] == pytest.approx(6.0)
     assert (told["gradwire_executables_totalhit"], told["gradwire_executables_totalmiss"]) == (2, 1)
+
+
+def test_counts_that_others_keep_are_read_when_metrics_are():
+    made, counts = make_metrics("127.0.0.1:0"), {"gradwire_sessions": 3, "gradwire_inline_evaluations": 5}
+    made.watch({name: lambda name=name: counts[name] for name in counts})
+    for expected in ((3, 5), (4, 6)):
+        found = (
+            made.registry.get_sample_value("gradwire_sessions"),
+            made.registry.get_sample_value("gradwire_inline_evaluations_total"),
+        )
+        assert found == expected
+        counts["gradwire_sessions"], counts["gradwire_inline_evaluations"] = 4, 6
+
+
+def test_samples_of_several_processes_add_up_and_counts_of_those_that_ended_stay():
+    parts = []
+    for number in (1, 2):
+        made = make_metrics("127.0.0.1:0")
+        made.set_queue_length(number)
+        for _ in range(number):
+            made.observe_call("Evaluate", "OK", 0.25)
+        parts.append(encode_samples(made.registry))
+    page = CollectorRegistry()
+    page.register(Sum(lambda: parts))
+    labels = {"rpc": "Evaluate", "code": "OK"}
+    for queue_length, ended in ((3, parts[1]), (1, keep_totals(add_samples([parts[1]])))):
+        parts[1] = ended
+        assert page.get_sample_value("gradwire_call_seconds_count", labels) == 3
+        assert page.get_sample_value("gradwire_call_seconds_sum", labels) == 0.75
+        assert page.get_sample_value("gradwire_queue_length") == queue_length

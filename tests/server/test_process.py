@@ -178,6 +178,9 @@ def test_metrics_are_served_on_their_own_port():
     assert 'gradwire_call_seconds_count{code="OK",rpc="Evaluate"} 1.0' in text
     assert "gradwire_worker_starts_total 1.0" in text
     assert "gradwire_stored_programs 1.0" in text
+    assert "gradwire_calls_running 0.0" in text
+    assert "gradwire_sessions 0.0" in text
+    assert "gradwire_inline_evaluations_total 0.0" in text
 
 
 def test_what_is_too_large_is_refused_and_the_next_request_answered():
