@@ -225,10 +225,10 @@ def _value_and_grad(trace: Trace, form: Form) -> Prepared:
 
 
 def _jacobian(trace: Trace, form: Form) -> Prepared:
-    chosen, outer = select(trace, form), _of_results(trace)
+    chosen, outer, names = select(trace, form), _of_results(trace), _output_names(trace)
 
     def rebuild(results: Results) -> Any:
-        rows = _called(trace, form, chosen.leaves, _output_names(trace), results[0])
+        rows = _called(trace, form, chosen.leaves, names, results[0])
         return outer([chosen.regroup(row) for row in rows])
 
     return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
@@ -236,9 +236,9 @@ def _jacobian(trace: Trace, form: Form) -> Prepared:
 
 def _hessian(trace: Trace, form: Form) -> Prepared:
     chosen = select(trace, form)
+    gradients = [f"(d{_output_names(trace)[0]}/d{trace.names[leaf]})" for leaf in chosen.leaves] if trace.names else []
 
     def rebuild(results: Results) -> Any:
-        gradients = [f"(d{_output_names(trace)[0]}/d{trace.names[leaf]})" for leaf in chosen.leaves] if trace.names else []
         rows = _called(trace, form, chosen.leaves, gradients, results[0])
         return chosen.regroup([chosen.regroup(row) for row in rows])
 
