@@ -14,6 +14,7 @@ from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.logs import configure_logging
 from gradwire_server.loops import loop_factory
+from gradwire_server.memory import allow_descriptors
 
 if TYPE_CHECKING:
     from gradwire_server.keeper import Keeper
@@ -52,6 +53,7 @@ async def serve(config: ServerConfig) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     _LOGGER.info("starting %s", config)
+    allow_descriptors()
     async with _make_server(config) as server:
         _announce(server.address)
         await stopping.wait()

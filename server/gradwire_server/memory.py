@@ -21,6 +21,7 @@ _SMALL_BYTES = 4 * _MEBIBYTE
 _SLACK_BYTES = 256 * _MEBIBYTE
 _VICTIM_SCORE = "500"
 _PR_SET_PDEATHSIG = 1
+_DESCRIPTOR_COUNT = 65536
 
 
 class MemoryBound:
@@ -67,6 +68,14 @@ def volunteer() -> None:
     if _IS_LINUX:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(_VICTIM_SCORE)
+
+
+def allow_descriptors() -> None:
+    """Allow this process, and those that it starts, as many file descriptors as it may have, within reason."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _DESCRIPTOR_COUNT if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTOR_COUNT)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def end_with_parent() -> None:

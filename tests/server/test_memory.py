@@ -111,3 +111,12 @@ def test_the_bound_of_a_worker_leaves_room_for_all_it_may_hold():
 
 def test_the_kernel_tells_how_often_it_killed():
     assert count_kernel_kills() >= 0
+
+
+def test_a_server_may_have_as_many_descriptors_as_the_system_allows():
+    code = (
+        "import resource as r; from gradwire_server.memory import allow_descriptors as a;"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, r.getrlimit(r.RLIMIT_NOFILE)[1])); a(); print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    soft, hard = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert soft == (65536 if hard < 0 else min(hard, 65536))
