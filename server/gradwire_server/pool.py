@@ -44,6 +44,7 @@ _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
 _LEAST_RETRY_S = 0.02
 _BATCH_BYTES = 2**22
+_EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
 _NAMED_PARTS = 2  # of a task that brings no program
 _KEY_COUNT = 4096
 
@@ -202,7 +203,7 @@ class WorkerPool:
 
     def _find_key(self, task: Frame) -> bytes | None:
         """Return what tasks that ask the same of other numbers have in common: a number for each skeleton of their messages."""
-        if task.kind is not Kind.EVALUATE or len(task.parts) != _NAMED_PARTS:
+        if task.kind not in _EVALUATIONS or len(task.parts) != _NAMED_PARTS:
             return None
         message = task.parts[1]
         assert isinstance(message, bytes)

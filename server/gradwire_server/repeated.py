@@ -93,6 +93,11 @@ class Repeated:
         seeds = [[next(rest) for _ in found] for found in executable.seed_types]
         return cls(digest, outputs, request, response, inputs, seeds, _is_stackable(executable, request, cost), cost.overhead)
 
+    @property
+    def largest_bytes(self) -> int:
+        """The bytes of the largest result."""
+        return max((end - start for start, end in self.response.spans), default=0)
+
     def read(self, message: Message) -> tuple[list[Array], list[list[Array]]]:
         """Return inputs and seeds of a request, in the memory of its message.
 

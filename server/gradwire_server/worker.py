@@ -39,7 +39,7 @@ from gradwire_proto.v1 import tensor_pb2 as pb_tensor
 from gradwire_server.cache import RecentlyUsed
 from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig
-from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind, Prediction, join_frames, split_frame
+from gradwire_server.frames import CHUNKED_BYTES, Frame, Joined, Kind, Prediction, join_frames, split_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
 from gradwire_server.memory import MemoryBound, end_with_parent, volunteer
@@ -51,6 +51,7 @@ from gradwire_server.skeletons import Message, Skeletons
 
 _LOGGER = logging.getLogger(__name__)
 _READ_BYTES = 2**18
+_EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
 _NAMED_PARTS = 2  # of a task that brings no program
 _IDLE_S = 0.01
 _IDLE_SHARE = 0.2
@@ -94,6 +95,7 @@ class Worker:
         self._repeated: Skeletons[Repeated] = Skeletons(config.executable_cache_count)
         self._wanted: tuple[Repeated, int] | None = None
         self._compiled_s = 0.0
+        self._taken_s = 0.0
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes)
 
@@ -137,17 +139,21 @@ class Worker:
         answer = repeated.write(results)
         taken_s = time.perf_counter() - began_s
         repeated.note_alone(taken_s)
-        return Frame(Kind.RESULT, (program_name(repeated.digest).encode(), answer), admitted.prediction, taken_s, was_cached=True)
+        return _repeated_result(task, repeated, answer, admitted.prediction, taken_s)
 
     def _find_repeated(self, task: Frame) -> tuple[Repeated, engine.Executable, Admitted] | None:
-        if task.kind is not Kind.EVALUATE or len(task.parts) != _NAMED_PARTS:
+        if task.kind not in _EVALUATIONS or len(task.parts) != _NAMED_PARTS:
             return None
         repeated = self._repeated.find(task.parts[1])  # type: ignore[arg-type]  # a message
-        if repeated is None:
-            return None
-        executable = self._executables.find(repeated.digest, repeated.outputs)
+        executable = None if repeated is None else self._executables.find(repeated.digest, repeated.outputs)
         admitted = None if executable is None else self._admitted.get(executable)
-        return None if executable is None or admitted is None else (repeated, executable, admitted)
+        if repeated is None or executable is None or admitted is None:
+            return None
+        if task.kind is Kind.EVALUATE:
+            fits = admitted.result_bytes <= self._limits.message_bytes
+        else:
+            fits = repeated.largest_bytes <= CHUNKED_BYTES
+        return (repeated, executable, admitted) if fits else None
 
     def _answer_all(self, tasks: Sequence[Frame]) -> list[Frame]:
         """Return the answers to tasks that are alike, evaluated as one where that is faster."""
@@ -156,12 +162,16 @@ class Worker:
             repeated, _, admitted = found
             messages = [task.parts[1] for task in tasks]
             if all(self._repeated.find(message) is repeated for message in messages):  # type: ignore[arg-type]  # a message
-                answers = self._evaluate_as_one(repeated, messages, admitted)  # type: ignore[arg-type]  # the same
+                answers = self._evaluate_as_one(repeated, messages)  # type: ignore[arg-type]  # the same
                 if answers is not None:
-                    return answers
+                    share_s = self._taken_s / len(tasks)
+                    return [
+                        _repeated_result(task, repeated, answer, admitted.prediction, share_s)
+                        for task, answer in zip(tasks, answers, strict=True)
+                    ]
         return [self.answer(task) for task in tasks]
 
-    def _evaluate_as_one(self, repeated: Repeated, messages: Sequence[Message], admitted: Admitted) -> list[Frame] | None:
+    def _evaluate_as_one(self, repeated: Repeated, messages: Sequence[Message]) -> list[bytes | Joined] | None:
         """Return the answers to requests evaluated as one; None where they are to be evaluated one by one."""
         began_s = time.perf_counter()
         count = repeated.choose_count(len(messages))
@@ -182,12 +192,10 @@ class Worker:
             results = executable.run(inputs, seeds)
         except (GradwireError, MemoryError):
             return None  # each is told its own
-        name = program_name(repeated.digest).encode()
         answers = [repeated.write_row(results, row) for row in range(len(messages))]
-        taken_s = time.perf_counter() - began_s
-        repeated.note_stacked(count, taken_s)
-        share_s = taken_s / len(messages)
-        return [Frame(Kind.RESULT, (name, answer), admitted.prediction, share_s, was_cached=True) for answer in answers]
+        self._taken_s = time.perf_counter() - began_s
+        repeated.note_stacked(count, self._taken_s)
+        return answers
 
     def prepare(self) -> None:
         """Use time that nobody asks for anything in: compile what would have been of use."""
@@ -267,7 +275,9 @@ class Worker:
             results = executable.run(inputs, seeds)
             del inputs, seeds  # before their results take as much again
             if in_chunks:
-                return _result(source, *self._encode_in_chunks(source, results, executable.specs), prediction=admitted.prediction)
+                response, found = self._encode_in_chunks(source, results, executable.specs)
+                admitted = admitted if found else self._note(message, source.digest, outputs, executable, response)
+                return _result(source, response, found, prediction=admitted.prediction)
             response = self._serialize(self._encode_results(source, results, executable.specs, encode_tensor))
             admitted = self._note(message, source.digest, outputs, executable, response)
             return _result(source, response, prediction=admitted.prediction)
@@ -513,6 +523,14 @@ def _result(
         program = encode_stored(name, source.program, source.inline)
         stored = (program.response, program.summary)
     return Frame(Kind.RESULT, (name.encode(), response, *stored, *(segments or ())), prediction)
+
+
+def _repeated_result(task: Frame, repeated: Repeated, answer: bytes | Joined, prediction: Prediction, taken_s: float) -> Frame:
+    """Return the answer of a task like one before."""
+    parts: tuple[bytes | Joined, ...] = (program_name(repeated.digest).encode(), answer)
+    if task.kind is Kind.EVALUATE_IN_CHUNKS:
+        parts += b"", b""
+    return Frame(Kind.RESULT, parts, prediction, taken_s, was_cached=True)
 
 
 def _elements_apart(request: pb.EvaluateRequest, segments: Iterator[Segment]) -> Iterator[Elements | None]:

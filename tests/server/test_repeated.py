@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from google.rpc.status_pb2 import Status
@@ -198,3 +200,27 @@ def test_skeletons_are_bounded_and_the_least_recently_used_leave():
 @pytest.mark.parametrize("message", [b"", b"\xff", pb.EvaluateRequest(program=encode_program(product())).SerializeToString()])
 def test_what_brings_its_program_or_is_no_message_has_no_skeleton(message):
     assert request_skeleton(message) is None
+
+
+def test_what_is_answered_in_chunks_is_known_as_well_unless_a_chunk_is_needed(warm, alone, monkeypatch):
+    tasks = [frame(request([number, 1.0, 2.0])) for number in range(4)]
+    mixed = [Frame(Kind.EVALUATE_IN_CHUNKS, task.parts) if number % 2 else task for number, task in enumerate(tasks)]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "parse_request", None)
+        answers = split_frame(warm.answer(join_frames(mixed)))
+    for found, task in zip(answers, mixed, strict=True):
+        expected = alone.answer(task)
+        assert len(found.parts) == len(expected.parts) == (4 if task.kind is Kind.EVALUATE_IN_CHUNKS else 2)
+        assert_same(found, expected)
+    monkeypatch.setattr(worker_module, "CHUNKED_BYTES", 0)
+    assert len(list(warm.answer(mixed[1]).segments)) == 6
+
+
+def test_what_was_answered_in_chunks_may_be_too_large_for_a_message():
+    asked = frame(request([1.0, 2.0, 3.0]))
+    worker = started()
+    assert worker.answer(Frame(Kind.EVALUATE_IN_CHUNKS, asked.parts)).kind is Kind.RESULT
+    worker._limits = dataclasses.replace(worker._limits, message_bytes=10)
+    found = decode_status(Status.FromString(worker.answer(asked).parts[0]))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == "message_bytes"
