@@ -19,11 +19,15 @@ class Embedded(Functions):
 
     @cached_property
     def _cache(self) -> ExecutableCache:
+        from gradwire._config import EngineConfig
         from gradwire_core.allocator import keep_freed_memory
         from gradwire_core.engine import ExecutableCache
+        from gradwire_core.native.tier import open_tier
 
-        keep_freed_memory()
-        return ExecutableCache()
+        config = EngineConfig.from_environ()
+        if config.keep_freed_memory:
+            keep_freed_memory()
+        return ExecutableCache(tier=open_tier(config.cache_folder) if config.native else None)
 
     def _perform(self, task: Task) -> Any:
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)

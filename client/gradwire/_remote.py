@@ -28,6 +28,7 @@ from gradwire._replicas import Replica
 from gradwire._session import (
     CREATE_TENSOR,
     EVALUATE_STREAM,
+    GET_CAPABILITIES,
     Conversation,
     Evaluation,
     Leave,
@@ -40,6 +41,7 @@ from gradwire._session import (
 )
 from gradwire._streams import Stream, Ticket
 from gradwire_core.errors import ArgumentError
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
 
 
 def check_open(session: Session, *, is_closed: bool) -> None:
@@ -138,9 +140,11 @@ class Line:
             return self._stream
 
     def probe(self, wake: Callable[[], None]) -> None:
-        """Connect, now or as soon as that can be; then call `wake`."""
-        ready = grpc.channel_ready_future(self._channel)
-        ready.add_done_callback(lambda found: None if found.cancelled() else wake())
+        """Ask whether anybody is there, as soon as there is a connection; then call `wake`, whatever the answer."""
+        if not self._is_closed:
+            ask = self._calls[GET_CAPABILITIES].future
+            found = ask(pb.GetCapabilitiesRequest(), metadata=self._metadata, wait_for_ready=True)
+            found.add_done_callback(lambda _: wake())
 
     def close(self) -> None:
         """Close the channel; requests under way are cancelled."""
@@ -199,6 +203,7 @@ class SyncBackend:
         self._lines: dict[Replica, Line] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._parallels: weakref.WeakSet[_Parallel] = weakref.WeakSet()
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close, self._pid, self._lines)
         for replica in self.session.replicas:
@@ -228,11 +233,15 @@ class SyncBackend:
             ArgumentError: the client is closed, or the process was forked since it was opened.
         """
         self._check()
-        return _Parallel(self._begin, self._do, self.session.config.hedge_after_s).drive(iter(conversations), in_flight)
+        parallel = _Parallel(self._begin, self._do, self.session.config.hedge_after_s)
+        self._parallels.add(parallel)
+        return parallel.drive(iter(conversations), in_flight)
 
     def close(self) -> None:
         """Close the channels; calls under way are cancelled."""
         self._closing.set()
+        for parallel in list(self._parallels):
+            parallel.end_pauses()
         self._finalizer()
 
     def _check(self) -> None:
@@ -352,7 +361,7 @@ class _Parallel:
         self._do = do
         self._hedge_after_s = hedge_after_s
         self._window: deque[_Run] = deque()
-        self._woken: SimpleQueue[tuple[_Run, int]] = SimpleQueue()
+        self._woken: SimpleQueue[tuple[_Run, int] | None] = SimpleQueue()
 
     def drive(self, conversations: Iterator[Conversation], in_flight: int) -> Iterator[Any]:
         """Yield the answers of conversations in their order, so many of which are under way at a time."""
@@ -374,6 +383,10 @@ class _Parallel:
             for run in window:
                 run.cancel()
                 run.conversation.close()
+
+    def end_pauses(self) -> None:
+        """Let what pauses go on at once; may be called from any thread."""
+        self._woken.put(None)
 
     def _advance(self, run: _Run, answer: Any) -> None:
         """Go on with a conversation until it waits, or ends."""
@@ -409,13 +422,16 @@ class _Parallel:
         first = min(timed, key=lambda run: run.timers[0][0], default=None)
         try:
             left_s = None if first is None else max(first.timers[0][0] - time.monotonic(), 0.0)
-            run, turn = self._woken.get(timeout=left_s)
+            woken = self._woken.get(timeout=left_s)
         except Empty:
             assert first is not None
             first.timers.pop(0)[1]()
             return
-        if turn == run.turn:
-            self._hear(run)
+        if woken is None:
+            for run in [run for run in timed if not run.pending]:
+                run.timers.pop(0)[1]()
+        elif woken[1] == woken[0].turn:
+            self._hear(woken[0])
 
     def _hear(self, run: _Run) -> None:
         """Go on with a conversation if what came is an answer, or if nothing else can come."""

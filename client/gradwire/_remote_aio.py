@@ -22,6 +22,7 @@ from gradwire._replicas import Replica
 from gradwire._session import (
     CREATE_TENSOR,
     EVALUATE_STREAM,
+    GET_CAPABILITIES,
     Conversation,
     Evaluation,
     Leave,
@@ -33,6 +34,7 @@ from gradwire._session import (
     is_failure,
 )
 from gradwire._streams import Stream
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
 
 
 class AsyncLine:
@@ -74,8 +76,9 @@ class AsyncLine:
         return ticket.answer or LATE
 
     async def connect(self) -> None:
-        """Connect, now or as soon as that can be."""
-        await self._channel.channel_ready()
+        """Wait until there is a connection and somebody answers, whatever the answer."""
+        with contextlib.suppress(grpc.RpcError):
+            await self._calls[GET_CAPABILITIES](pb.GetCapabilitiesRequest(), metadata=self._metadata, wait_for_ready=True)
 
     async def close(self) -> None:
         """Close the channel; requests under way are cancelled."""

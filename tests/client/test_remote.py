@@ -359,15 +359,16 @@ def test_closing_cancels_what_is_under_way(fake):
 @pytest.mark.parametrize("sessions", [True, False])
 @pytest.mark.parametrize("is_map", [True, False])
 def test_closing_ends_pauses(fake, sessions, is_map):
-    fake.refusals = [errors.OverloadedError("server: needed room, got none; retry", retry_after_s=0.5)]
+    fake.refusals = [errors.OverloadedError("server: needed room, got none; retry", retry_after_s=50.0)]
     client = gw.connect(fake.address, sessions=sessions)
     square = (lambda x: list(client.map(np.square, [x]))) if is_map else client.evaluate(np.square)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         call = pool.submit(square, X)
         assert fake.came.acquire(timeout=WAIT_S)
+        concurrent.futures.wait([call], timeout=0.1)  # so that it pauses
         client.close()
         with pytest.raises(gw.CancelledError):
-            call.result(WAIT_S)
+            call.result(20.0)
 
 
 async def test_closing_cancels_what_is_awaited(fake):
@@ -553,6 +554,8 @@ def test_a_call_can_be_interrupted(fake, call):
     """
     with run(script, fake.address) as process:
         assert fake.came.acquire(timeout=WAIT_S)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)  # so that it waits
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=WAIT_S)
     assert out == "interrupted\n", err
