@@ -40,6 +40,7 @@ _LOGGER = logging.getLogger(__name__)
 _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 2.0
 _WATCH_INTERVAL_S = 0.25
+_STOP_AFTER_S = 0.1  # of a task that nobody waits for
 _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
 _LEAST_RETRY_S = 0.02
@@ -346,12 +347,17 @@ class WorkerPool:
             _fail(item, WorkerLostError(text, worker_count=count))
 
     def _give_up(self, item: Waiting) -> None:
-        """Stop a task that nobody waits for any more."""
+        """Stop a task that nobody waits for any more. One that is over in a moment need not cost its worker."""
         self._waiting.discard(item)
         self._metrics.set_queue_length(len(self._waiting))
         for run in self._runs.values():
             if item in run.items and all(other.answer.done() for other in run.items):
-                run.worker.stop()
+                asyncio.get_running_loop().call_later(_STOP_AFTER_S, self._stop, run)
+
+    def _stop(self, run: _Run) -> None:
+        """End the worker of a run that still goes on."""
+        if self._runs.get(run.worker) is run:
+            run.worker.stop()
 
     def _release(self, worker: WorkerProcess) -> None:
         """Call a worker idle, and dispatch; the last to become idle has the warmest caches."""

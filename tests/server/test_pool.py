@@ -244,6 +244,19 @@ async def test_cancelling_stops_a_running_task_and_drops_a_waiting_one(pool):
     await assert_works(pool)
 
 
+@with_pool(workers=1)
+async def test_a_cancelled_task_that_is_over_in_a_moment_keeps_its_worker(pool):
+    await warm_up(pool)
+    before = pool.pids
+    for _ in range(20):
+        task = asyncio.create_task(pool.run(QUICK, PATIENCE_S))
+        await until(lambda: busy(pool))
+        task.cancel()
+        await until(lambda: not busy(pool))
+    await assert_works(pool)
+    assert pool.pids == before
+
+
 @with_pool(workers=1, queue_count=1)
 async def test_a_full_queue_refuses(pool):
     running = asyncio.create_task(pool.run(SHORT, PATIENCE_S))
