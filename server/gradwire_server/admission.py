@@ -65,16 +65,6 @@ class Gate:
         """The number of those who listen: the sessions that are open."""
         return len(self._listeners)
 
-    @property
-    def running_count(self) -> int:
-        """The number of requests that run."""
-        return self._running_count
-
-    @property
-    def listener_count(self) -> int:
-        """The number of those who listen: the sessions that are open."""
-        return len(self._listeners)
-
     def close(self) -> None:
         """Refuse new requests from now on, and tell those who listen."""
         self._is_closed = True
