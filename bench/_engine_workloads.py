@@ -120,7 +120,7 @@ def triangle(d):
 
 
 def mixture_loss(lib):
-    np = lib.np
+    np, is_torch = lib.np, lib.name == "torch.func"
 
     def loss(alphas, means, factors, x, zeros):
         d = x.shape[1]
@@ -129,7 +129,7 @@ def mixture_loss(lib):
         apart = x[:, None, :] - means[None, :, :]
         scaled = np.sum((np.einsum("kab,nkb->nka", matrices, apart)) ** 2, axis=2)
         inner = alphas + np.sum(logs, axis=1) - 0.5 * scaled
-        most = inner.max(axis=1) if lib.name != "torch.func" else inner.amax(dim=1)
+        most = inner.amax(dim=1) if is_torch else inner.max(axis=1)
         total = np.sum(np.log(np.sum(np.exp(inner - most[:, None]), axis=1)) + most)
         prior = 0.5 * GAMMA**2 * (np.sum(np.exp(2.0 * logs)) + np.sum(below**2)) - WISHART * np.sum(logs)
         return total - len(x) * np.log(np.sum(np.exp(alphas))) + prior
@@ -297,9 +297,10 @@ def option_price(lib):
 
 
 def greeks(lib):
-    total = lambda *given: lib.np.sum(option_price(lib)(*given))
-    first = lib.grad(total, (0, 1, 2, 3))
-    second = lib.grad(lambda *given: lib.np.sum(lib.grad(total, 0)(*given)), 0)
+    np, price = lib.np, option_price(lib)
+    total = lambda *given: np.sum(price(*given))
+    first, delta = lib.grad(total, (0, 1, 2, 3)), lib.grad(total, 0)
+    second = lib.grad(lambda *given: np.sum(delta(*given)), 0)
 
     def run(*given):
         return (*first(*given), second(*given))
@@ -330,7 +331,7 @@ def log_density(lib):
 
     def density(covariance, x):
         factor = np.linalg.cholesky(covariance)
-        white = lib.np.solve_triangular(factor, x)
+        white = np.solve_triangular(factor, x)
         return -0.5 * np.sum(white * white) - np.sum(np.log(np.diagonal(factor)))
 
     return density
@@ -461,10 +462,12 @@ def kepler_step(np, x, y, u, v):
 def kepler_end(lib):
     """The squared distance at the end of an orbit, by the symplectic Euler method."""
 
+    np = lib.np
+
     def end(start):
         state = start[0], start[1], start[2], start[3]
         for _ in range(STEPS):
-            state = kepler_step(lib.np, *state)
+            state = kepler_step(np, *state)
         return state[0] * state[0] + state[1] * state[1]
 
     return end

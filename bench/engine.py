@@ -91,7 +91,7 @@ def in_turns(calls: dict[str, Callable[[], Any]], spent: dict[str, float]) -> di
     """Return the median milliseconds of each call, timed in turns; `spent` is about what one took."""
     counts = {name: max(1, min(2000, int(ROUND_MS / max(spent[name], 1e-3)))) for name in calls}
     whole = sum(spent[name] * counts[name] for name in calls)
-    rounds = min(ROUNDS, max(2, int(WORKLOAD_MS / max(whole, 1e-3))))
+    rounds = min(ROUNDS, max(3, int(WORKLOAD_MS / max(whole, 1e-3))))
     found: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
