@@ -26,6 +26,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
 from gradwire_core.executor import Executor
 from gradwire_core.kernels.cluster import plan_clustered
+from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan
 from gradwire_core.program import Program
@@ -82,32 +83,33 @@ class _Part(NamedTuple):
     specs: tuple[Spec, ...] | None
 
 
-def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool = False) -> Executable:
+def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool = False, tier: Tier | None = None) -> Executable:
     """Return the executable of the outputs of a program: expensive, and pure.
 
     Args:
         program: what the outputs are of; it is not checked.
         outputs: what to compute.
         reproducible: whether every run must give the same bits.
+        tier: compiles what runs long, in the background.
 
     Raises:
         ArgumentError: a transform or layout does not fit, or outputs need inputs of different dtypes.
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    found = _compile(program, outputs, reproducible)
+    found = _compile(program, outputs, reproducible, tier)
     if any(choice.chosen not in BY_TERMS for choice in found.plan.choices):
-        found.by_terms = _ByTerms(program, tuple(outputs), reproducible)
+        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier)
     return found
 
 
-def _compile(program: Program, outputs: Sequence[Output], reproducible: bool) -> Executable:
+def _compile(program: Program, outputs: Sequence[Output], reproducible: bool, tier: Tier | None) -> Executable:
     with _collecting_later():
         with recording() as choices:
             parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
         found = plan_clustered(run_passes(joint), reproducible=reproducible, choices=choices)
-        return Executable(found, len(program.inputs), kept)
+        return Executable(found, len(program.inputs), kept, tier)
 
 
 @dataclass(slots=True)
@@ -118,18 +120,20 @@ class _ByTerms:
         program: what the outputs are of.
         outputs: what is computed.
         reproducible: whether every run must give the same bits.
+        tier: compiles what runs long.
     """
 
     program: Program
     outputs: tuple[Output, ...]
     reproducible: bool
+    tier: Tier | None = None
     _made: Executable | None = None
 
     def get(self) -> Executable:
         """Return the executable; threads that ask at once may compile it twice, to the same."""
         if self._made is None:
             with preferring(BY_TERMS):
-                self._made = _compile(self.program, self.outputs, self.reproducible)
+                self._made = _compile(self.program, self.outputs, self.reproducible, self.tier)
         return self._made
 
     @property
@@ -221,7 +225,7 @@ class Executable:
         by_terms: the same outputs by terms alone, where some Jacobian is computed in another way; None where none is.
     """
 
-    def __init__(self, plan: Plan, input_count: int, readings: tuple[_Reading, ...]) -> None:
+    def __init__(self, plan: Plan, input_count: int, readings: tuple[_Reading, ...], tier: Tier | None = None) -> None:
         self.plan = plan
         self.program = plan.program
         types = self.program.input_types
@@ -234,7 +238,7 @@ class Executable:
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._takes_any_order = not plan.reproducible
-        self._execute = Executor(plan)
+        self._execute = Executor(plan, tier)
         self.by_terms: _ByTerms | None = None
 
     @property
@@ -348,13 +352,15 @@ class ExecutableCache:
     Args:
         max_executables: how many it keeps.
         max_bytes: how many bytes they may take, by their own estimate; the last one asked for stays in any case.
+        tier: compiles what runs long, in the background.
 
     Attributes:
         hits: how often an executable was there, or on its way.
         misses: how often one had to be compiled, or `find` found none.
     """
 
-    def __init__(self, max_executables: int = 1024, max_bytes: int = 512 * 2**20) -> None:
+    def __init__(self, max_executables: int = 1024, max_bytes: int = 512 * 2**20, tier: Tier | None = None) -> None:
+        self._tier = tier
         self.max_executables = max_executables
         self.max_bytes = max_bytes
         self.hits = 0
@@ -410,7 +416,7 @@ class ExecutableCache:
 
     def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
         try:
-            made = compile(program, key[1], reproducible=key[2])
+            made = compile(program, key[1], reproducible=key[2], tier=self._tier)
         except BaseException as error:
             with self._lock:
                 del self._coming[key]

@@ -21,6 +21,7 @@ from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import expand
+from gradwire_core.native.tier import Tier
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Handover, Plan, Step
@@ -40,11 +41,13 @@ class Executor:
 
     Args:
         plan: what to run.
+        tier: compiles clusters that run long; not for plans that must give the same bits every time.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, tier: Tier | None = None) -> None:
         self.plan = plan
-        self._run: Runner = _find_floats(plan) or np.errstate(all="ignore")(_compile_steps(plan))
+        tier = None if plan.reproducible else tier
+        self._run: Runner = _find_floats(plan) or np.errstate(all="ignore")(_compile_steps(plan, tier))
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
@@ -122,7 +125,7 @@ KEYWORD_OUT: Mapping[Kernel, Kernel] = {
 }
 
 
-def bind(equation: Equation, *, symmetric: bool = False) -> Kernel:
+def bind(equation: Equation, *, symmetric: bool = False, tier: Tier | None = None) -> Kernel:
     """Return the kernel of an equation as a function of its operands alone; `symmetric` as a step of a plan says."""
     primitive, params = equation.primitive, equation.params
     if _is_scalar(equation):
@@ -134,7 +137,7 @@ def bind(equation: Equation, *, symmetric: bool = False) -> Kernel:
     if primitive is CLUSTER:
         body = params["body"]
         assert isinstance(body, Program)
-        return Blocks(body)
+        return Blocks(body) if tier is None else tier.take_over(body, Blocks(body))
     binding = BINDINGS.get(primitive.name)
     if binding is not None:
         return binding(params)
@@ -155,7 +158,8 @@ def _is_number(type: TensorType) -> bool:
 class _Kernels:
     """The bound kernels of a plan: equal ones are bound once."""
 
-    def __init__(self) -> None:
+    def __init__(self, tier: Tier | None) -> None:
+        self._tier = tier
         self.bound: list[Kernel] = []
         self._numbers: dict[Any, int] = {}
 
@@ -174,7 +178,7 @@ class _Kernels:
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self.bound)
-            self.bound.append(key if callable(key) else bind(equation, symmetric=step.is_symmetric))
+            self.bound.append(key if callable(key) else bind(equation, symmetric=step.is_symmetric, tier=self._tier))
         return found
 
 
@@ -215,18 +219,18 @@ def _find_floats(plan: Plan) -> Runner | None:
     return None if tape is None else Floats(tape, functools.partial(_compile_steps, plan))
 
 
-def _compile_steps(plan: Plan) -> Runner:
+def _compile_steps(plan: Plan, tier: Tier | None = None) -> Runner:
     """Return the steps of a plan as a function of its inputs."""
-    return _compile_straight(plan) if len(plan.steps) <= STRAIGHT else _Chunks(plan).run
+    return _compile_straight(plan, tier) if len(plan.steps) <= STRAIGHT else _Chunks(plan, tier).run
 
 
 def _local(slot: int) -> str:
     return f"v{slot}" if slot >= 0 else f"c{~slot}"
 
 
-def _compile_straight(plan: Plan) -> Callable[..., tuple[Array, ...]]:
+def _compile_straight(plan: Plan, tier: Tier | None) -> Callable[..., tuple[Array, ...]]:
     """Return the plan as one function."""
-    kernels = _Kernels()
+    kernels = _Kernels(tier)
     lines = [f"{_local(slot)} = {_local(slot)}[()]" for slot, type in enumerate(plan.program.input_types) if _is_number(type)]
     lines += _lines(plan.steps, _local, kernels)
     results = [_handed_over(_local(slot), finish) for slot, finish in _finishes(plan)]
@@ -243,8 +247,8 @@ def _compile_straight(plan: Plan) -> Callable[..., tuple[Array, ...]]:
 class _Chunks:
     """A long plan, over a list that holds inputs, other slots and literals."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._kernels = _Kernels()
+    def __init__(self, plan: Plan, tier: Tier | None) -> None:
+        self._kernels = _Kernels(tier)
         self._numbers = [place for place, type in enumerate(plan.program.input_types) if _is_number(type)]
         self._literals = _scalars(plan.literals)
         self._slot_count = plan.slot_count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
 
 import gradwire as gw
+from gradwire_core.engine import ExecutableCache, Output
 from gradwire_core.interpreter import interpret
 from gradwire_core.native import compiler, tier
 from gradwire_core.native.loops import Loops
@@ -109,3 +112,26 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path):
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(PermissionError, match="this user alone"):
         compiler.compile_in(tmp_path / "open")
+
+
+def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits():
+    program = gw.trace(lambda x: (x * x + 3.0 * x) / (2.0 + x * x), np.ones(2**19))
+    point = np.linspace(0.0, 1.0, 2**19)
+    native = Tier(None)
+    found = ExecutableCache(tier=native).get(program, [Output()])
+    ((first,),) = found.run([point])
+    deadline = time.monotonic() + PATIENCE_S
+    while not native.compiled_count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ((second,),) = found.run([point])
+    assert native.compiled_count == 1
+    np.testing.assert_allclose(second, first, rtol=1e-14)
+    fixed = ExecutableCache(tier=native).get(program, [Output()], reproducible=True)
+    ((third,),) = fixed.run([point])
+    np.testing.assert_array_equal(third, first)
+
+
+def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):
+    assert isinstance(tier.open_tier(str(tmp_path)), Tier)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert tier.open_tier(str(tmp_path)) is None

@@ -54,15 +54,21 @@ def compile_in(folder: Path) -> Callable[[str, str], Run]:
             draft = path.with_suffix(f".{os.getpid()}")
             draft.write_text(f"SIGNATURE = {signature!r}\n\n\n{source}", encoding="utf-8")
             draft.replace(path)
-        command = [sys.executable, "-m", "gradwire_core.native.compiler", str(path)]
-        done = subprocess.run(  # noqa: S603  # this Python, on a file named by a digest
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LAST_BUILD_S, check=False
-        )
-        if done.returncode:  # for lack of memory, say
+        is_built = next(folder.glob(f"__pycache__/{path.stem}.*.nbi"), None) is not None
+        if not is_built and not _build(path):
             return compile_source(source, signature)
         return load(path)
 
     return compile_or_find
+
+
+def _build(path: Path) -> bool:
+    """Have a process of its own compile a source; tell whether it could, for it may lack memory, say."""
+    command = [sys.executable, "-m", "gradwire_core.native.compiler", str(path)]
+    done = subprocess.run(  # noqa: S603  # this Python, on a file named by a digest
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LAST_BUILD_S, check=False
+    )
+    return not done.returncode
 
 
 def load(path: Path) -> Run:

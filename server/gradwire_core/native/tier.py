@@ -20,12 +20,29 @@ from gradwire_core.native import compiler
 from gradwire_core.native.loops import Loops, shape_of
 from gradwire_core.program import Program
 
+MOST_WAITING = 64
+MOST_KEPT = 512
 HOT_SECONDS = 0.1
 """So long a cluster runs in all before it is compiled, which takes seconds of another process."""
 
 Kernel = Callable[..., Any]
 
 _LOGGER = logging.getLogger(__name__)
+
+
+def open_tier(folder: str) -> Tier | None:
+    """Return a tier that keeps machine code in a folder, or nowhere for an empty text; None where Numba is not installed.
+
+    A folder that cannot be used is told in the log, and does without.
+    """
+    if importlib.util.find_spec("numba") is None:
+        return None
+    if folder:
+        try:
+            return Tier(Path(folder))
+        except OSError as error:
+            _LOGGER.warning("compiled code is not kept: %s", error)
+    return Tier(None)
 
 
 class Tier:
@@ -48,11 +65,6 @@ class Tier:
         self.compiled_count = 0
         self.failed_count = 0
 
-    @staticmethod
-    def is_possible() -> bool:
-        """Whether Numba is installed."""
-        return importlib.util.find_spec("numba") is not None
-
     def take_over(self, cluster: Program, kernel: Kernel) -> Kernel:
         """Return what runs a cluster by its kernel, and by compiled loops once there are any.
 
@@ -62,13 +74,16 @@ class Tier:
         """
         return kernel if shape_of(cluster) is None else Switch(self, cluster, kernel)
 
-    def ask(self, cluster: Program, take: Callable[[Loops], None]) -> None:
-        """Have a cluster compiled, and given to `take` when it is."""
+    def ask(self, cluster: Program, take: Callable[[Loops], None]) -> bool:
+        """Have a cluster compiled, and given to `take` when it is; tell whether it will be, for not too many may wait."""
+        if self._waiting.qsize() >= MOST_WAITING:
+            return False
         self._waiting.put((cluster, take))
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="gradwire-native", daemon=True)
                 self._thread.start()
+        return True
 
     def _work(self) -> None:
         while True:
@@ -78,6 +93,8 @@ class Tier:
                 if loops is None:
                     began = time.perf_counter()
                     loops = self._known[cluster.digest] = Loops(cluster, self._compile)
+                    while len(self._known) > MOST_KEPT:
+                        del self._known[next(iter(self._known))]
                     _LOGGER.info("compiled loops equations=%d seconds=%.2f", len(cluster.equations), time.perf_counter() - began)
                 self.compiled_count += 1
                 take(loops)
@@ -109,8 +126,7 @@ class Switch:
         result = self._kernel(*operands)
         self._spent_s += time.perf_counter() - began
         if self._spent_s > HOT_SECONDS and not self._is_asked:
-            self._is_asked = True
-            self._tier.ask(self._cluster, self._take)
+            self._is_asked = self._tier.ask(self._cluster, self._take)
         return result
 
     def _take(self, loops: Loops) -> None:
