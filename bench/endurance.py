@@ -55,9 +55,9 @@ def overload(server: Running, chosen: argparse.Namespace, report: Report) -> Non
 
 
 async def _overload(server: Running, chosen: argparse.Namespace, report: Report) -> None:
-    matrix = 2.0 * np.eye(250)
-    program = gw.trace(lambda x: np.sum(np.linalg.inv(np.linalg.inv(x))), matrix)
-    inputs = [encode_tensor(matrix)]
+    x = np.linspace(0.0, 1.0, 600)  # few bytes, and some tens of milliseconds of work: the generator keeps up
+    program = gw.trace(lambda x: np.sum(np.linalg.inv(np.exp(-50.0 * np.abs(x[:, None] - x[None, :])))), x)
+    inputs = [encode_tensor(x)]
     message = pb.EvaluateRequest(program=encode_program(program), inputs=inputs, outputs=[pb.Output()])
     async with grpc.aio.insecure_channel(server.address, options=ANY_SIZE) as channel:
         call = channel.unary_unary(EVALUATE)
