@@ -498,7 +498,7 @@ def kepler_by_hand(start):
 
 def kepler() -> Iterator[Workload]:
     start = np.array([1.0, 0.1, -0.1, 0.9])
-    peers = tuple(name for name in SCALAR if name != "jax.jit")  # which compiles the unrolled program for minutes
+    peers = tuple(name for name in SCALAR if name != "jax.jit")  # which does not compile even 30 unrolled steps in two minutes
     others = {}
     if jax is not None:
         others["jax.jit, scan"] = lambda: jitted(jax.grad(kepler_by_scan), start)
