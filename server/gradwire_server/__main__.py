@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gradwire_core.allocator import keep_freed_memory
@@ -33,14 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return probe(address)
         configure_logging(config.log_level, config.log_format)
         keep_freed_memory()
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve(config))
+        with _cache_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(serve(dataclasses.replace(config, cache_folder=folder)))
     except ConfigError as error:
         print(f"gradwire serve: {error}", file=sys.stderr)
         return _BAD_CONFIG
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
     return 0
+
+
+@contextlib.contextmanager
+def _cache_folder(config: ServerConfig) -> Iterator[str]:
+    """Yield the folder of compiled code: that of the configuration, or a temporary one; none where there is no place for one."""
+    with contextlib.ExitStack() as stack:
+        folder = config.cache_folder
+        if config.native and not folder:
+            with contextlib.suppress(OSError):
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gradwire-", ignore_cleanup_errors=True))
+        yield folder
 
 
 async def serve(config: ServerConfig) -> None:

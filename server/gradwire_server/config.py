@@ -108,6 +108,12 @@ class ServerConfig:
     program_cache_bytes: int = setting(16 * 2**20, "bytes, as sent, of the programs that each worker keeps decoded")
     executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
     executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
+    native: bool = setting(
+        True, 'compile large clusters of elementwise equations that run for long, in the background; needs "gradwire[jit]"'
+    )
+    cache_folder: str = setting(
+        "", "folder, of this user alone, where compiled code is kept between starts; empty: a temporary one"
+    )
     preload: tuple[str, ...] = setting(
         (),
         "files of programs that everyone may name, compiled in every worker before the server serves; each a serialized Program, "

@@ -119,21 +119,21 @@ ROOT = Path(__file__).parents[2]
 CERTIFICATES = {"GRADWIRE_TLS_CERT_FILE": "x.crt", "GRADWIRE_TLS_KEY_FILE": "x.key"}
 
 
-def test_the_image_serves_once_it_is_told_how_and_is_probed_where_it_tells_its_health():
+def test_the_image_serves_as_it_is_and_is_probed_where_it_tells_its_health():
     text = (ROOT / "deploy" / "Dockerfile").read_text()
-    probe, command = (json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE))
-    for environ in (CERTIFICATES, {"GRADWIRE_INSECURE_LISTEN_ANYWHERE": "true"}):
-        config, _ = parse_arguments(command, environ)
+    environ = dict(re.findall(r"^\s*(?:ENV )?(GRADWIRE_\w+)=(\S+)", text, re.MULTILINE))
+    (probe,) = (json.loads(found) for found in re.findall(r"CMD (\[.*\])$", text, re.MULTILINE))
+    for more in ({}, CERTIFICATES):
+        config, _ = parse_arguments([], {**environ, **more})
+        assert config.listen == "0.0.0.0:50051"
         assert parse_arguments(probe[2:], {})[1] == config.health_listen
-    with pytest.raises(ConfigError, match="--tls-cert-file"):
-        parse_arguments(command, {})
 
 
 def test_the_composed_server_is_published_on_loopback_alone():
     text = (ROOT / "docker-compose.yml").read_text()
-    config, _ = parse_arguments(json.loads(re.findall(r"command: (\[.*\])$", text, re.MULTILINE)[0]), {})
-    assert config.insecure_listen_anywhere
-    assert re.findall(r'^      - "(.*:\d+)"$', text, re.MULTILINE) == ["127.0.0.1:50051:50051"]
+    published = re.findall(r'^      - "(.*:\d+)"$', text, re.MULTILINE)
+    assert "127.0.0.1:${GRADWIRE_PORT-50051}:50051" in published
+    assert all(address.startswith("127.0.0.1:") for address in published)
 
 
 def test_other_addresses_are_served_over_tls():

@@ -262,7 +262,11 @@ def erf(x: Any) -> Any:
     return y if x == x else x
 
 
-@njit(error_model="numpy", fastmath={"contract", "reassoc"})  # the one place where a sum may be reordered
+def _reordered(function: Any) -> Any:
+    return njit(function, error_model="numpy", fastmath={"contract", "reassoc"})
+
+
+@_reordered  # the one place where a sum may be
 def total(values: Any, count: Any) -> Any:
     """Return the sum of the first numbers of an array."""
     found = 0.0
