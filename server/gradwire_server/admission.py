@@ -27,10 +27,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Gate:
-    """Counts the requests that run, and refuses new ones once the server drains; `with gate:` is one request."""
+    """Counts the requests that run, and refuses new ones once the server drains; `with gate:` is one request.
+
+    It also counts the calls that are not over, since an answer takes time to be sent after its request has run.
+    """
 
     def __init__(self) -> None:
         self._running_count = 0
+        self._call_count = 0
         self._is_closed = False
         self._empty = asyncio.Event()
         self._listeners: set[Callable[[], None]] = set()
@@ -47,7 +51,21 @@ class Gate:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Let a request out."""
         self._running_count -= 1
-        if self._is_closed and not self._running_count:
+        self._tell_if_empty()
+
+    def hold(self) -> bool:
+        """Count a call until `let_go`, and tell so; not once the server drains, which those that come then do not keep waiting."""
+        if not self._is_closed:
+            self._call_count += 1
+        return not self._is_closed
+
+    def let_go(self) -> None:
+        """Count a call no longer: all of its answer is sent, or it has ended otherwise."""
+        self._call_count -= 1
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if self._is_closed and not (self._running_count or self._call_count):
             self._empty.set()
 
     def check(self) -> None:
@@ -79,8 +97,8 @@ class Gate:
         return lambda: self._listeners.discard(listener)
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait for the requests that run, once the gate is closed; tell whether all of them finished in time."""
-        if self._running_count:
+        """Wait for the requests that run and the calls that are not over, once the gate is closed; tell whether all did."""
+        if self._running_count or self._call_count:
             try:
                 await asyncio.wait_for(self._empty.wait(), timeout_s)
             except TimeoutError:

@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradwire_core.errors import WorkerLostError
+from gradwire_server.admission import draining
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers
 from gradwire_server.exposition import encode_samples, make_metrics
 from gradwire_server.frames import Frame, Kind, Prediction
@@ -59,8 +61,17 @@ class RemotePool:
         self._link = link
 
     async def run(self, task: Frame, timeout_s: float, *, key: bytes | None = None, cost: Prediction | None = None) -> Frame:
-        """Run a task on some worker and return the answer; as `WorkerPool.run`."""
-        return await self._link.ask(Verb.RUN, encode_run(timeout_s, key, cost), task)
+        """Run a task on some worker and return the answer; as `WorkerPool.run`.
+
+        Raises:
+            DrainingError: that process is gone, and so this one will be.
+        """
+        try:
+            return await self._link.ask(Verb.RUN, encode_run(timeout_s, key, cost), task)
+        except WorkerLostError:
+            if self._link.ended.is_set():
+                raise draining() from None
+            raise
 
 
 class FrontProcess:

@@ -105,6 +105,9 @@ class CallInterceptor:
         except GradwireError as error:
             await self._refuse(rpc, context, error, request_id)
             raise
+        gate = self._admission.gate
+        if gate.hold():
+            context.add_done_callback(lambda _: gate.let_go())  # type: ignore[arg-type]  # it is given the context alone
         return Call(request_id, self._default_timeout_s if left_s is None else left_s, identity)
 
     async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> None:

@@ -40,3 +40,19 @@ def test_a_gate_gives_up_after_its_time():
             assert not await gate.drain(0.01)
 
     asyncio.run(scenario())
+
+
+def test_a_gate_drains_when_all_of_the_last_call_is_sent():
+    async def scenario() -> None:
+        gate = Gate()
+        assert gate.hold()
+        with gate:
+            gate.close()
+            assert not gate.hold()
+        draining = asyncio.create_task(gate.drain(30.0))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        gate.let_go()
+        assert await draining
+
+    asyncio.run(scenario())

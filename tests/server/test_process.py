@@ -16,11 +16,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from gradwire_core import errors
+from gradwire_core.program import Program, Var
+from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.program import encode_program
 from gradwire_proto.status import decode_status
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from tests.server.processes import READY, is_alive, occupy, run, serving, start
-from tests.server.requests import FOREVER, PATIENCE_S, X, chain, evaluation, quick, slow, value, wait_until
+from tests.server.requests import FOREVER, PATIENCE_S, X, chain, equation, evaluation, quick, slow, value, wait_until
 
 FULL = Path("/dev/full")
 ALONE = ("--workers", "1", "--spare-workers", "0", "--max-peak-bytes", str(2**50))
@@ -70,6 +72,21 @@ def test_what_waits_for_a_worker_is_answered_before_it_stops(free_address):
         server.popen.send_signal(signal.SIGTERM)
         for call in (running, *waiting):
             assert np.isfinite(value(call.result())).all()
+        assert server.popen.wait(PATIENCE_S) == 0
+
+
+def test_an_answer_that_is_being_sent_is_sent_to_its_end():
+    one, wide = TensorType(Dtype.FLOAT64, (1,)), TensorType(Dtype.FLOAT64, (4_000_000,))
+    x = Var(one)
+    spread = equation("broadcast_to", (x,), wide, shape=wide.shape)
+    request = evaluation(Program((x,), (spread,), spread.results), np.ones(1))
+    with serving(*ALONE) as server:
+        pausing = threading.Event()
+        answers = server.stub.EvaluateStream(iter([pb.EvaluateStreamRequest(id=1, evaluate=request)]))
+        size = len(next(answers).chunk) + len(next(answers).chunk)
+        server.popen.send_signal(signal.SIGTERM)
+        pausing.wait(1.5)  # longer than calls that are over have to be let go of
+        assert size + sum(len(answer.chunk) for answer in answers) == wide.nbytes
         assert server.popen.wait(PATIENCE_S) == 0
 
 
