@@ -95,7 +95,7 @@ def address():
 def test_every_block_of_the_readme_is_of_a_kind_that_is_tested_below():
     kinds = re.findall(r"^```(\w*)\n.*?^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert set(kinds) == {"sh", "pycon", "json"}
-    assert {words[0] for words, _ in commands()} == {"make", "pip", "gradwire", "buf"}
+    assert {words[0] for words, _ in commands()} == {"make", "pip", "gradwire", "buf", "docker"}
     assert len(blocks(README, "json")) == 1
 
 
@@ -112,6 +112,22 @@ def test_the_terminal_prints_what_is_shown():
     words, shown = command("gradwire", "eval")
     done = subprocess.run([SCRIPTS / words[0], *words[1:]], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert done.stdout == shown
+
+
+def test_the_load_of_the_readme_runs(address):
+    words, _ = command("gradwire", "load")
+    more = ["--target", address, "--duration", "1", "--warmup", "0", "--quiet"]
+    done = subprocess.run([SCRIPTS / words[0], *words[1:], *more], check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_compose_file_serves_where_the_readme_says():
+    words, comment = command("docker")
+    assert words[1:3] == ["compose", "up"]
+    assert ADDRESS in comment
+    host, _, port = ADDRESS.partition(":")
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert f'- "{host}:${{GRADWIRE_PORT-{port}}}:50051"' in text
 
 
 def test_make_targets_exist_and_are_run_before_a_change_lands():
