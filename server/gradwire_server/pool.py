@@ -172,7 +172,7 @@ class WorkerPool:
         """
         if timeout_s <= 0:
             raise _late(timeout_s)
-        item = self._admit_task(task, key or self._find_key(task), cost)
+        item = self._admit_task(task, timeout_s, key or self._find_key(task), cost)
         size = item.expected.peak_bytes
         self._admitted_bytes += size
         try:
@@ -186,7 +186,7 @@ class WorkerPool:
             if item.answer.cancelled():
                 self._give_up(item)
 
-    def _admit_task(self, task: Frame, key: bytes | None, cost: Prediction | None) -> Waiting:
+    def _admit_task(self, task: Frame, timeout_s: float, key: bytes | None, cost: Prediction | None) -> Waiting:
         """Have a task wait, if there is room."""
         if self._closed:
             raise _lost()
@@ -195,7 +195,7 @@ class WorkerPool:
         expected = self._costs.expect(key, cost)
         item = Waiting(task, key, expected, now_s, loop.create_future(), is_alone=not expected.is_stackable)
         if not self._idle:
-            self._check_room(item)
+            self._check_room(item, timeout_s)
         self._check_bytes(item.expected.peak_bytes)
         if not item.is_long:
             self._last_short_s = now_s
@@ -216,14 +216,15 @@ class WorkerPool:
                 self._keys.put(skeleton, found)
         return found
 
-    def _check_room(self, item: Waiting) -> None:
+    def _check_room(self, item: Waiting, timeout_s: float) -> None:
         """Check the predicted seconds of work that waits before a task, and the number of tasks that wait.
 
+        No more may wait than leaves it time to be done: what would come too late is told so while its caller can ask elsewhere.
         One for each worker may wait in any case: predictions are too rough to refuse what is next.
         """
         count = len(self._waiting)
         queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
-        allowed_s = self._config.max_queue_s
+        allowed_s = min(self._config.max_queue_s, max(0.0, timeout_s - item.expected.seconds))
         retry_s = max(
             queued_s - allowed_s + min((run.left_s(item.arrived_s) for run in self._runs.values()), default=0.0), _LEAST_RETRY_S
         )

@@ -314,6 +314,18 @@ async def test_one_task_for_each_worker_may_wait_in_any_case(pool):
     assert {answer.kind for answer in await asyncio.gather(*tasks)} == {Kind.RESULT}
 
 
+@with_pool(workers=1, max_queue_s=10.0)
+async def test_a_task_that_would_wait_until_it_is_too_late_is_refused_at_once(pool):
+    running = asyncio.create_task(pool.run(SHORT, PATIENCE_S))
+    await until(lambda: busy(pool))
+    waiting = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(3.0, 1)))
+    await until(lambda: pool.queue_length == 1)
+    with pytest.raises(OverloadedError, match=r"needed at most 1 s of work waiting for each worker, got 3 s"):
+        await pool.run(QUICK, 5.0, cost=Prediction(4.0, 1))
+    in_time = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(4.0, 1)))
+    assert {answer.kind for answer in await asyncio.gather(running, waiting, in_time)} == {Kind.RESULT}
+
+
 @with_pool(workers=1, max_pool_bytes=1000)
 async def test_more_predicted_bytes_than_may_be_taken_are_refused(pool):
     running = asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=Prediction(0.0, 5000)))
