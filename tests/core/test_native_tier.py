@@ -132,6 +132,8 @@ def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits(
 
 
 def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):
-    assert isinstance(tier.open_tier(str(tmp_path)), Tier)
+    found = tier.open_tier(str(tmp_path))
+    assert isinstance(found, Tier)
+    assert tier.open_tier(str(tmp_path)) is found
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert tier.open_tier(str(tmp_path)) is None
+    assert tier.open_tier(str(tmp_path / "other")) is None

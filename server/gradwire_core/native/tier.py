@@ -7,6 +7,7 @@ Without Numba, or where the compiler fails, the kernel serves for ever.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import queue
@@ -30,8 +31,9 @@ Kernel = Callable[..., Any]
 _LOGGER = logging.getLogger(__name__)
 
 
+@functools.cache
 def open_tier(folder: str) -> Tier | None:
-    """Return a tier that keeps machine code in a folder, or nowhere for an empty text; None where Numba is not installed.
+    """Return the tier of this process that keeps machine code in a folder, or nowhere for an empty text; None without Numba.
 
     A folder that cannot be used is told in the log, and does without.
     """
@@ -52,6 +54,7 @@ class Tier:
         folder: where machine code is kept; None: nowhere, and this process compiles by itself.
 
     Attributes:
+        asked_count: how many clusters were to be compiled.
         compiled_count: how many clusters were compiled, or found compiled.
         failed_count: how many could not be.
     """
@@ -62,8 +65,14 @@ class Tier:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._known: dict[str, Loops] = {}
+        self.asked_count = 0
         self.compiled_count = 0
         self.failed_count = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was asked for is done."""
+        return self.asked_count == self.compiled_count + self.failed_count
 
     def take_over(self, cluster: Program, kernel: Kernel) -> Kernel:
         """Return what runs a cluster by its kernel, and by compiled loops once there are any.
@@ -80,6 +89,7 @@ class Tier:
             return False
         self._waiting.put((cluster, take))
         with self._lock:
+            self.asked_count += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="gradwire-native", daemon=True)
                 self._thread.start()
