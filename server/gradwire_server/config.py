@@ -56,6 +56,9 @@ class ServerConfig:
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
     worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
+    worker_niceness: int = setting(
+        5, "how much workers leave the processor to others, 0 to 19: so that front ends answer, and refuse, promptly while all work"
+    )
     worker_start_timeout_s: float = setting(60.0, "seconds a worker may take to start")
     worker_memory_bytes: int = setting(
         0, "bytes of memory that a worker may take, on Linux; 0: twice max_peak_bytes, its caches, and the messages it holds"
@@ -259,6 +262,7 @@ _ZERO_ALLOWED = frozenset(
         "max_queue_s",
         "spare_workers",
         "worker_memory_bytes",
+        "worker_niceness",
         "program_store_bytes",
         "tensor_store_bytes",
         "program_cache_bytes",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import select
 import signal
 import socket
@@ -470,6 +471,7 @@ def serve(connection: socket.socket, channel: Channel) -> None:
     config = ServerConfig.from_json(bytes(settings.parts[0]))  # type: ignore[arg-type]  # settings are no segment
     configure_logging(config.log_level, config.log_format)
     volunteer()
+    os.nice(config.worker_niceness)
     worker = Worker(config, MemoryBound(config.worker_memory_limit_bytes))
     idle.append(worker.prepare)
     with contextlib.suppress(OSError):  # the front end is gone

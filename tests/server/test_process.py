@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -88,6 +89,14 @@ def test_an_answer_that_is_being_sent_is_sent_to_its_end():
         pausing.wait(1.5)  # longer than calls that are over have to be let go of
         assert size + sum(len(answer.chunk) for answer in answers) == wide.nbytes
         assert server.popen.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("niceness", [0, 7])
+def test_workers_leave_others_the_processor_first(niceness):
+    with serving(*ALONE, "--worker-niceness", str(niceness)) as server:
+        (pid,) = server.worker_pids
+        own = os.getpriority(os.PRIO_PROCESS, server.popen.pid)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == own + niceness
 
 
 def test_past_the_grace_time_running_calls_are_ended():
