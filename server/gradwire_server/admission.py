@@ -1,4 +1,4 @@
-"""What every request passes through, however it came: the gate, the share of its identity, log line, metrics. No gRPC.
+"""What every request passes through, however it came: the gate, the share of its identity, log line, metrics, span. No gRPC.
 
 Whatever a handler raises leaves here as a GradwireError: any other exception is a defect, whose trace goes to the log, and whose
 caller gets INTERNAL with the request id to report it by.
@@ -11,12 +11,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from gradwire_core.errors import DrainingError, GradwireError, InternalError
 from gradwire_server.calls import ANONYMOUS, Call, Stream
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
+from gradwire_server.tracing import Tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 PUSHBACK_S = {"OVERLOADED": 0.1, "DRAINING": 0.0, "QUOTA_EXCEEDED": 1.0}
 """Seconds after which a refused caller may come again, by the reason of the refusal, where the error does not tell."""
@@ -113,12 +117,14 @@ class Admission:
         gate: lets them in and counts them.
         quotas: what each identity may use.
         metrics: told of every finished request.
+        tracer: makes a span of every request; None for no traces.
     """
 
-    def __init__(self, gate: Gate, quotas: Quotas, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, quotas: Quotas, metrics: Metrics, tracer: Tracer | None = None) -> None:
         self.gate = gate
         self._quotas = quotas
         self._metrics = metrics
+        self._tracer = tracer
 
     async def answer(self, rpc: str, handler: Callable[[bytes, Call], Awaitable[R]], message: bytes, call: Call) -> R:
         """Return what a handler answers to a request.
@@ -127,43 +133,60 @@ class Admission:
             GradwireError: the request is refused or fails.
         """
         started = time.perf_counter()
-        code = "CANCELLED"
+        code, reason = "CANCELLED", ""
+        if self._tracer is not None:
+            call = self._tracer.begin_call(rpc, call)
         try:
             with self.gate, self._quotas.using(call.identity):
                 response = await handler(message, call)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
             failure = _as_gradwire_error(error, rpc, call.request_id, call.identity)
-            code = failure.code
+            code, reason = failure.code, failure.reason
             raise failure from None
         else:
             code = "OK"
             return response
         finally:
             self._count(rpc, code, call.request_id, call.identity, time.perf_counter() - started)
+            if call.span is not None:
+                call.span.end(code, reason)
 
-    def answer_at_once(self, rpc: str, handler: Callable[[bytes], bytes], message: bytes, request_id: str, identity: str) -> bytes:
+    def answer_at_once(
+        self,
+        rpc: str,
+        handler: Callable[[bytes], bytes],
+        message: bytes,
+        request_id: str,
+        identity: str,
+        parent: Context | None = None,
+    ) -> bytes:
         """Return what a handler answers to a request that waits for nothing.
 
         Raises:
             GradwireError: the request is refused or fails.
         """
         started = time.perf_counter()
-        code = "OK"
+        code, reason = "OK", ""
+        span = None if self._tracer is None else self._tracer.begin(rpc, parent, request_id)
         try:
             self.gate.check()
             with self._quotas.using(identity):
-                return handler(message)
+                return handler(message) if span is None else span.run_inline(handler, message)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
             failure = _as_gradwire_error(error, rpc, request_id, identity)
-            code = failure.code
+            code, reason = failure.code, failure.reason
             raise failure from None
         finally:
             self._count(rpc, code, request_id, identity, time.perf_counter() - started)
+            if span is not None:
+                span.end(code, reason)
 
-    def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str) -> None:
-        """Account for a request that is refused before it is known who asks."""
+    def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str, parent: Context | None = None) -> None:
+        """Account for a request that is refused unread; one of a caller who is not known, and has no parent, leaves no span."""
         _log_refusal(error, rpc, request_id, caller)
         self._metrics.observe_call(rpc, error.code, 0.0)
+        if self._tracer is not None and parent is not None:
+            self._tracer.begin(rpc, parent, request_id).end(error.code, error.reason)
 
     def _count(self, rpc: str, code: str, request_id: str, identity: str, seconds: float) -> None:
         self._metrics.observe_call(rpc, code, seconds)

@@ -6,7 +6,12 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+    from gradwire_server.tracing import RpcSpan
 
 ANONYMOUS = "anonymous"
 """The identity of all callers where nobody is asked for one."""
@@ -26,12 +31,16 @@ class Call:
         timeout_s: seconds left for the answer.
         identity: who calls: the name of a token or a certificate.
         peer: the connection that the call came over; told of streams alone.
+        parent: where its spans belong; None where no traces are made.
+        span: that of its request; None where no traces are made.
     """
 
     request_id: str
     timeout_s: float
     identity: str = ANONYMOUS
     peer: str = ""
+    parent: Context | None = None
+    span: RpcSpan | None = None
 
 
 class Stream(Protocol):

@@ -1,7 +1,7 @@
 """How frames travel over a stream and a pair of sockets beside it, on either side. The caller reads and writes the stream.
 
-    frame ::= kind: uint32, count: uint32, predicted_s, taken_s: float64, peak_bytes: int64, is_stackable, was_cached: bool,
-              place and length: uint64 for each part, then the parts that stand in the stream; all little-endian
+    frame ::= kind: uint32, count: uint32, predicted_s: float64, peak_bytes: int64, is_stackable, was_cached: bool, timings:
+              5 float64, uint32, place and length: uint64 for each part, then the parts that stand in the stream; all little-endian
 
 The two highest bits of a length say where its part is: in the stream; in memory that both sides share; in a segment that is
 the part; or in a segment from which it is read. Descriptors of segments are sent ahead, by SCM_RIGHTS over the sockets beside
@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from gradwire_server.frames import Frame, Joined, Kind, Part, pack_cost, unpack_cost
+from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Part, pack_cost, unpack_cost
 from gradwire_server.segments import Segment
 
 SMALL_BYTES: Final = 64 * 1024
@@ -29,7 +29,7 @@ SMALL_BYTES: Final = 64 * 1024
 SHARED_BYTES: Final = 16 * 2**20
 """The most memory that a side keeps to send large parts through; larger ones take a segment each."""
 
-_HEAD = struct.Struct("<IIddq??")
+_HEAD = struct.Struct(f"<II{COST_FORMAT}")
 _STREAM, _SHARED, _SEGMENT, _APART = range(4)
 _PLACE_SHIFT = 62
 _LENGTH_MASK = 2**_PLACE_SHIFT - 1

@@ -124,6 +124,11 @@ class ServerConfig:
     )
     reflection: bool = setting(True, "serve gRPC reflection, so that tools can list and call the service")
     metrics_listen: str = setting("", "address for Prometheus metrics, HOST:PORT; empty: none")
+    traces: bool = setting(
+        False,
+        "export traces of calls, as the variables OTEL_... of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT: where to); "
+        'needs "gradwire[otel]"',
+    )
     channelz: bool = setting(False, "serve gRPC channelz, which tells callers of all connections, addresses of others included")
     log_format: str = setting("text", f"how log lines look: {' or '.join(LOG_FORMATS)}")
     log_level: str = setting("info", f"least severe lines logged on stderr: {', '.join(LOG_LEVELS)}; debug logs every call")
@@ -220,6 +225,16 @@ def worker_environ(config: ServerConfig) -> dict[str, str]:
 def forbid_fork_handlers() -> None:
     """Keep gRPC from stopping its threads whenever a worker is started; to be called before gRPC is imported."""
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
+def trace_exporter() -> str:
+    """Return the name of what exports traces, as packages offer it and the standard variables choose it; `none` for nothing."""
+    name = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    if name != "otlp":
+        return name
+    variables = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next(filter(None, map(os.environ.get, variables)), "http/protobuf")
+    return {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}.get(protocol, protocol)
 
 
 def split_address(name: str, address: str) -> tuple[str, int]:

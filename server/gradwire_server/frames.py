@@ -20,8 +20,8 @@ The front end sends CONFIGURE once, then tasks, one at a time; the worker answer
 A stored program is a serialized GetProgramResponse, or nothing where it need not be told; a summary is a serialized
 ProgramSummary. The segments of a task hold the elements of its tensors that are named or came in chunks: inputs first, then
 the seeds of each output, in order. Those of an answer hold the elements of each tensor of more than CHUNKED_BYTES, which the
-response leaves out, in its order. The RESULT of an evaluation tells what it was predicted to take, and what it took. Nothing
-else may live here.
+response leaves out, in its order. Every answer tells what it took, and the RESULT of an evaluation what it was predicted to
+take. Nothing else may live here.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from gradwire_server.segments import Segment
 
 CHUNKED_BYTES = 2**20
 """Elements of more bytes travel apart from the message that holds their tensor, in what is answered in chunks."""
 
-_MEMBER = struct.Struct("<IIddq??")
+COST_FORMAT = "dq??5dI"
+"""How `struct` writes what a frame tells of cost."""
+
+_MEMBER = struct.Struct(f"<II{COST_FORMAT}")
 
 
 class Kind(enum.IntEnum):
@@ -90,6 +93,34 @@ class Prediction:
     is_stackable: bool = False
 
 
+class Timings(NamedTuple):
+    """What an answer took, one part after the other, all in seconds.
+
+    Attributes:
+        wait_s: until a worker was at it.
+        decode_s: to read the request.
+        compile_s: to compile what answers it.
+        run_s: to compute.
+        encode_s: to write the answer.
+        batch_count: how many requests were answered together in that time.
+    """
+
+    wait_s: float = 0.0
+    decode_s: float = 0.0
+    compile_s: float = 0.0
+    run_s: float = 0.0
+    encode_s: float = 0.0
+    batch_count: int = 1
+
+    @property
+    def taken_s(self) -> float:
+        """The seconds that the worker was at this one request, compiling apart."""
+        return (self.decode_s + self.run_s + self.encode_s) / self.batch_count
+
+
+NO_TIME = Timings()
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One message between the front end and a worker.
@@ -98,14 +129,14 @@ class Frame:
         kind: what it means.
         parts: what it holds.
         prediction: what the evaluation it answers was predicted to take; None where nothing was evaluated.
-        taken_s: the seconds that the worker was at it, compiling apart.
+        timings: what it took.
         was_cached: whether what evaluated it had been compiled before.
     """
 
     kind: Kind
     parts: tuple[Part, ...] = ()
     prediction: Prediction | None = field(default=None, compare=False)
-    taken_s: float = field(default=0.0, compare=False)
+    timings: Timings = field(default=NO_TIME, compare=False)
     was_cached: bool = field(default=False, compare=False)
 
     @property
@@ -144,17 +175,17 @@ def split_frame(frame: Frame) -> list[Frame]:
     return found
 
 
-def pack_cost(frame: Frame) -> tuple[float, float, int, bool, bool]:
+def pack_cost(frame: Frame) -> tuple[float, ...]:
     """Return what a frame tells of cost as numbers."""
     found = frame.prediction
     if found is None:
-        return 0.0, frame.taken_s, -1, False, frame.was_cached
-    return found.seconds, frame.taken_s, found.peak_bytes, found.is_stackable, frame.was_cached
+        return 0.0, -1, False, frame.was_cached, *frame.timings
+    return found.seconds, found.peak_bytes, found.is_stackable, frame.was_cached, *frame.timings
 
 
 def unpack_cost(
-    predicted_s: float, taken_s: float, peak_bytes: int, is_stackable: bool, was_cached: bool
-) -> tuple[Prediction | None, float, bool]:
+    predicted_s: float, peak_bytes: int, is_stackable: bool, was_cached: bool, *timings: float
+) -> tuple[Prediction | None, Timings, bool]:
     """Return what numbers tell of cost."""
     prediction = None if peak_bytes < 0 else Prediction(predicted_s, peak_bytes, is_stackable)
-    return prediction, taken_s, was_cached
+    return prediction, Timings._make(timings), was_cached

@@ -31,6 +31,7 @@ from gradwire_server.tasks import Pool
 from gradwire_server.tensors import TensorService
 from gradwire_server.tls import Certificates
 from gradwire_server.tokens import TokenFile
+from gradwire_server.tracing import make_tracer
 
 _LOGGER = logging.getLogger(__name__)
 _LAST_WORDS_S = 1.0
@@ -46,6 +47,9 @@ class FrontEnd:
         stores: what callers store.
         metrics: told of every request.
         shares_port: whether other processes serve on the same addresses.
+
+    Raises:
+        ConfigError: a package is missing, or a file that the configuration names cannot be used.
     """
 
     def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, metrics: Metrics, *, shares_port: bool) -> None:
@@ -60,6 +64,7 @@ class FrontEnd:
         self._stack = AsyncExitStack()
         self._certificates = Certificates(config) if config.tls_cert_file else None
         self._tokens = TokenFile(config.token_file) if config.token_file else None
+        self._tracer = make_tracer(SERVICE) if config.traces else None
 
     @property
     def address(self) -> str:
@@ -73,6 +78,8 @@ class FrontEnd:
             ConfigError: an address cannot be served on.
         """
         async with AsyncExitStack() as stack:
+            if self._tracer is not None:
+                stack.push_async_callback(self._tracer.close)
             if self._config.health_listen:
                 stack.push_async_callback((await self._start_health()).stop, None)
             stack.push_async_callback(self._stop, await self._start())
@@ -84,8 +91,8 @@ class FrontEnd:
         await self._stack.aclose()
 
     async def _start(self) -> grpc.aio.Server:
-        admission = Admission(self._gate, Quotas(self._config), self._metrics)
-        interceptor = CallInterceptor(admission, self._config.default_timeout_s, self._identify())
+        admission = Admission(self._gate, Quotas(self._config), self._metrics, self._tracer)
+        interceptor = CallInterceptor(admission, self._config.default_timeout_s, self._identify(), self._tracer)
         guards = [] if self._tokens is None else [self._guard(self._tokens, interceptor)]
         server = grpc.aio.server(interceptors=guards, options=self._options())
         capabilities = describe_capabilities(self._config).SerializeToString()

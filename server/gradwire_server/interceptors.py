@@ -17,6 +17,7 @@ from gradwire_core.errors import GradwireError
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import PUSHBACK_S, Admission, StreamHandler
 from gradwire_server.calls import Call, Handler, UploadHandler, is_request_id, make_request_id
+from gradwire_server.tracing import Tracer
 
 REQUEST_ID = "x-request-id"
 """The metadata that names a call: taken from the caller, or made here; always among the trailers."""
@@ -36,10 +37,18 @@ class CallInterceptor:
         admission: lets requests in and accounts for them.
         default_timeout_s: seconds a call may take that brings no deadline.
         identify: tells who calls, or raises UnauthenticatedError.
+        tracer: finds out where the spans of a call belong; None for no traces.
     """
 
-    def __init__(self, admission: Admission, default_timeout_s: float, identify: Callable[[Context], str]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        default_timeout_s: float,
+        identify: Callable[[Context], str],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._admission = admission
+        self._tracer = tracer
         self._identify = identify
         self._default_timeout_s = default_timeout_s
 
@@ -80,7 +89,7 @@ class CallInterceptor:
             try:
                 await handler(_Stream(context), call, self._admission)
             except GradwireError as error:
-                self._admission.refuse(rpc, error, call.request_id, call.identity)
+                self._admission.refuse(rpc, error, call.request_id, call.identity, call.parent)
                 await _abort(context, error, call.request_id)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
@@ -108,7 +117,8 @@ class CallInterceptor:
         gate = self._admission.gate
         if gate.hold():
             context.add_done_callback(lambda _: gate.let_go())  # type: ignore[arg-type]  # it is given the context alone
-        return Call(request_id, self._default_timeout_s if left_s is None else left_s, identity)
+        parent = None if self._tracer is None else self._tracer.find_parent(context.invocation_metadata() or ())
+        return Call(request_id, self._default_timeout_s if left_s is None else left_s, identity, parent=parent)
 
     async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> None:
         self._admission.refuse(rpc, error, request_id, context.peer())

@@ -24,7 +24,7 @@ import itertools
 import logging
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gradwire_core.errors import DeadlineError, GradwireError, OverloadedError, PoisonedTaskError, WorkerLostError
 from gradwire_server.config import ConfigError, ServerConfig
@@ -308,17 +308,17 @@ class WorkerPool:
             if item.answer.done():
                 answer.close()
             else:
-                item.answer.set_result(answer)
+                item.answer.set_result(_with_wait(answer, run.began_s - item.arrived_s) if self._config.traces else answer)
         run.worker.has_answered = True
         self._release(run.worker)
 
     def _learn(self, run: _Run, answers: list[Frame]) -> None:
         for item, answer in zip(run.items, answers, strict=True):
             if answer.kind is Kind.RESULT:
-                self._costs.learn(item.key, answer.prediction, answer.taken_s)
+                self._costs.learn(item.key, answer.prediction, answer.timings.taken_s)
                 if answer.prediction is not None:
                     predicted_s = answer.prediction.seconds
-                    self._metrics.observe_evaluation(predicted_s, answer.taken_s, was_cached=answer.was_cached)
+                    self._metrics.observe_evaluation(predicted_s, answer.timings.taken_s, was_cached=answer.was_cached)
 
     async def _recover(self, run: _Run, error: Exception) -> None:
         """Have the tasks of a worker that died run again."""
@@ -440,6 +440,11 @@ class WorkerPool:
                 self.suspended_count += 1
                 worker.stop()
             seen = found
+
+
+def _with_wait(answer: Frame, wait_s: float) -> Frame:
+    """Return an answer that tells that its task waited longer than the worker knows."""
+    return replace(answer, timings=answer.timings._replace(wait_s=wait_s + answer.timings.wait_s))
 
 
 def _fail(item: Waiting, error: GradwireError) -> None:

@@ -118,7 +118,7 @@ class DifferentiationService:
         """Evaluate outputs of a program."""
         tiny = self.find_tiny(message, call.identity)
         if tiny is not None:
-            return tiny.answer(message)
+            return tiny.answer(message) if call.span is None else call.span.run_inline(tiny.answer, message)
         self._limits.check_request(len(message))
         apart = await self.find_apart(message)
         for tensor in apart:
@@ -229,10 +229,10 @@ class DifferentiationService:
                 self._find(call.identity, named)
         deadline = time.monotonic() + call.timeout_s
         head = (call.request_id.encode(), message)
-        answer = await self._pool.run(Frame(kind, (*head, b"", *segments) if segments else head), call.timeout_s)
+        answer = await self._ask(Frame(kind, (*head, b"", *segments) if segments else head), call.timeout_s, call)
         if answer.kind is Kind.MISSING:
             stored = self._find(call.identity, _bytes(answer.parts[0]).decode())
-            answer = await self._pool.run(Frame(kind, (*head, stored.response, *segments)), deadline - time.monotonic())
+            answer = await self._ask(Frame(kind, (*head, stored.response, *segments)), deadline - time.monotonic(), call)
         if answer.kind is Kind.ERROR:
             raise decode_status(Status.FromString(_bytes(answer.parts[0])))
         if answer.kind is not Kind.RESULT:
@@ -242,6 +242,15 @@ class DifferentiationService:
             digest = check_program_name(_bytes(answer.parts[0]).decode())
             self._inline.learn(message, digest, program.response, found.response, answer.prediction)
         return found
+
+    async def _ask(self, task: Frame, timeout_s: float, call: Call) -> Frame:
+        """Return the answer of a worker to a task of a call."""
+        if call.span is None:
+            return await self._pool.run(task, timeout_s)
+        began_ns = time.time_ns()
+        answer = await self._pool.run(task, timeout_s)
+        call.span.add_task(began_ns, answer)
+        return answer
 
     async def _accept(self, identity: str, answer: Frame, *, must_store: bool) -> tuple[Answer, StoredProgram]:
         """Return the answer in a result and its program, which is stored if it came with the request, and else must be still."""

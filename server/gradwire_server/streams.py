@@ -254,7 +254,9 @@ class Session:
             return None
         request_id = make_request_id()
         try:
-            content = self._admission.answer_at_once(RPC, tiny.answer, part.content, request_id, self._call.identity)
+            content = self._admission.answer_at_once(
+                RPC, tiny.answer, part.content, request_id, self._call.identity, self._call.parent
+            )
         except GradwireError as error:
             return encode_part(part.id, _ERROR, encode_status(error, request_id).SerializeToString())
         return encode_part(part.id, _ANSWER, content)
@@ -483,4 +485,4 @@ def _check(part: Part, stream: Call, request_id: str) -> Call:
         raise ArgumentError(
             f"timeout_s: needed 0 or more seconds, got {given}; leave it unset for no other than the stream's", given=given
         )
-    return Call(request_id, min(given, _LONGEST_S) or stream.timeout_s, stream.identity)
+    return Call(request_id, min(given, _LONGEST_S) or stream.timeout_s, stream.identity, parent=stream.parent)

@@ -8,6 +8,7 @@ Whatever a task raises becomes its answer, so a worker outlives every task that 
 from __future__ import annotations
 
 import contextlib
+import enum
 import itertools
 import logging
 import os
@@ -41,7 +42,7 @@ from gradwire_proto.v1 import tensor_pb2 as pb_tensor
 from gradwire_server.cache import RecentlyUsed
 from gradwire_server.channel import Channel
 from gradwire_server.config import ServerConfig
-from gradwire_server.frames import CHUNKED_BYTES, Frame, Joined, Kind, Prediction, join_frames, split_frame
+from gradwire_server.frames import CHUNKED_BYTES, Frame, Joined, Kind, Prediction, Timings, join_frames, split_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
 from gradwire_server.memory import MemoryBound, end_with_parent, volunteer
@@ -78,6 +79,42 @@ class Admitted:
     compile_s: float = 0.0
 
 
+class Phase(enum.IntEnum):
+    """The phases of a task, in the order of `Timings`."""
+
+    DECODE = 0
+    COMPILE = 1
+    RUN = 2
+    ENCODE = 3
+
+
+class Watch:
+    """Measures the phases of a task.
+
+    Args:
+        asked_s: when the task came, by `time.perf_counter`.
+    """
+
+    def __init__(self, asked_s: float) -> None:
+        self._spent_s = [0.0] * len(Phase)
+        self._phase = Phase.DECODE
+        self._since_s = time.perf_counter()
+        self._wait_s = self._since_s - asked_s
+
+    def enter(self, phase: Phase) -> Phase:
+        """Begin a phase, and return the one that ends by it."""
+        now_s, left = time.perf_counter(), self._phase
+        self._spent_s[left] += now_s - self._since_s
+        self._since_s, self._phase = now_s, phase
+        return left
+
+    def read(self) -> Timings:
+        """Return what the phases took so far."""
+        self.enter(self._phase)
+        decode_s, compile_s, run_s, encode_s = self._spent_s
+        return Timings(self._wait_s, decode_s, compile_s, run_s, encode_s)
+
+
 class MissingError(Exception):
     """Raised when a task names a program that this worker does not hold, and needs it."""
 
@@ -96,35 +133,39 @@ class Worker:
         self._limits = Limits.from_config(config)
         self._repeated: Skeletons[Repeated] = Skeletons(config.executable_cache_count)
         self._wanted: tuple[Repeated, int] | None = None
-        self._compiled_s = 0.0
-        self._taken_s = 0.0
+        self._watch = Watch(0.0)
+        self._asked_s = 0.0
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         tier = open_tier(config.cache_folder) if config.native else None
         self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes, tier)
 
     def answer(self, task: Frame) -> Frame:
         """Return the answer to a task, whatever happens; the segments of the task are the caller's to close."""
+        self._asked_s = time.perf_counter()
         if task.kind is Kind.BATCH:
             return join_frames(self._answer_all(split_frame(task)))
+        return self._answer_one(task)
+
+    def _answer_one(self, task: Frame) -> Frame:
         found = self._answer_repeated(task)
         if found is not None:
             return found
-        began_s, self._compiled_s = time.perf_counter(), 0.0
+        self._watch = watch = Watch(self._asked_s)
         request_id, message, *stored = (bytes(part) for part in task.parts if not isinstance(part, Segment))
         failure: GradwireError
         try:
             found = self._run(task, message, [part for part in stored if part])
-            taken_s = time.perf_counter() - began_s - self._compiled_s
-            return replace(found, taken_s=taken_s, was_cached=not self._compiled_s)
+            timings = watch.read()
+            return replace(found, timings=timings, was_cached=not timings.compile_s)
         except MissingError as error:
-            return Frame(Kind.MISSING, (str(error).encode(),))
+            return Frame(Kind.MISSING, (str(error).encode(),), timings=watch.read())
         except MemoryError:
             failure = self._out_of_memory()
         except Exception as error:  # noqa: BLE001  # whatever it is, it becomes the answer
             failure = _as_gradwire_error(error, request_id.decode())
         status = encode_status(failure)
         del failure  # whose trace holds what the task held, this variable too
-        return Frame(Kind.ERROR, (status.SerializeToString(),))
+        return Frame(Kind.ERROR, (status.SerializeToString(),), timings=watch.read())
 
     def _answer_repeated(self, task: Frame) -> Frame | None:
         """Return the answer to a task like one that was answered before; None where it is to be looked at in full."""
@@ -135,14 +176,17 @@ class Worker:
         repeated, executable, admitted = found
         try:
             inputs, seeds = repeated.read(task.parts[1])  # type: ignore[arg-type]  # a message
+            decoded_s = time.perf_counter()
             with self._expecting(executable, admitted.result_bytes):
                 results = executable.run(inputs, seeds)
         except (GradwireError, MemoryError):
             return None  # which tells how
+        ran_s = time.perf_counter()
         answer = repeated.write(results)
-        taken_s = time.perf_counter() - began_s
-        repeated.note_alone(taken_s)
-        return _repeated_result(task, repeated, answer, admitted.prediction, taken_s)
+        ended_s = time.perf_counter()
+        repeated.note_alone(ended_s - began_s)
+        timings = Timings(began_s - self._asked_s, decoded_s - began_s, 0.0, ran_s - decoded_s, ended_s - ran_s)
+        return _repeated_result(task, repeated, answer, admitted.prediction, timings)
 
     def _find_repeated(self, task: Frame) -> tuple[Repeated, engine.Executable, Admitted] | None:
         if task.kind not in _EVALUATIONS or len(task.parts) != _NAMED_PARTS:
@@ -165,18 +209,18 @@ class Worker:
             repeated, _, admitted = found
             messages = [task.parts[1] for task in tasks]
             if all(self._repeated.find(message) is repeated for message in messages):  # type: ignore[arg-type]  # a message
-                answers = self._evaluate_as_one(repeated, messages)  # type: ignore[arg-type]  # the same
-                if answers is not None:
-                    share_s = self._taken_s / len(tasks)
+                together = self._evaluate_as_one(repeated, messages)  # type: ignore[arg-type]  # the same
+                if together is not None:
+                    answers, timings = together
                     return [
-                        _repeated_result(task, repeated, answer, admitted.prediction, share_s)
+                        _repeated_result(task, repeated, answer, admitted.prediction, timings)
                         for task, answer in zip(tasks, answers, strict=True)
                     ]
-        return [self.answer(task) for task in tasks]
+        return [self._answer_one(task) for task in tasks]
 
-    def _evaluate_as_one(self, repeated: Repeated, messages: Sequence[Message]) -> list[bytes | Joined] | None:
-        """Return the answers to requests evaluated as one; None where they are to be evaluated one by one."""
-        began_s = time.perf_counter()
+    def _evaluate_as_one(self, repeated: Repeated, messages: Sequence[Message]) -> tuple[list[bytes | Joined], Timings] | None:
+        """Return the answers to requests evaluated as one, and what that took; None where they are to be evaluated one by one."""
+        self._watch = watch = Watch(self._asked_s)
         count = repeated.choose_count(len(messages))
         if not count:
             return None
@@ -186,19 +230,22 @@ class Worker:
             self._wanted = repeated, count
             if not repeated.is_worth(count):
                 return None
+            watch.enter(Phase.COMPILE)
             executable = self._compile_wanted()
+            watch.enter(Phase.DECODE)
             if executable is None:
                 return None
-        began_s = time.perf_counter()
         try:
             inputs, seeds = repeated.read_all(messages, count)
+            watch.enter(Phase.RUN)
             results = executable.run(inputs, seeds)
         except (GradwireError, MemoryError):
             return None  # each is told its own
+        watch.enter(Phase.ENCODE)
         answers = [repeated.write_row(results, row) for row in range(len(messages))]
-        self._taken_s = time.perf_counter() - began_s
-        repeated.note_stacked(count, self._taken_s)
-        return answers
+        timings = watch.read()
+        repeated.note_stacked(count, timings.taken_s)
+        return answers, timings._replace(batch_count=len(messages))
 
     def prepare(self) -> None:
         """Use time that nobody asks for anything in: compile what would have been of use."""
@@ -274,9 +321,11 @@ class Worker:
         admitted = self._admit(executable, in_chunks=in_chunks)
         seeds = [found for _, found in pairs]
         del request, pairs
+        self._watch.enter(Phase.RUN)
         with self._expecting(executable, admitted.result_bytes):
             results = executable.run(inputs, seeds)
             del inputs, seeds  # before their results take as much again
+            self._watch.enter(Phase.ENCODE)
             if in_chunks:
                 response, found = self._encode_in_chunks(source, results, executable.specs)
                 admitted = admitted if found else self._note(message, source.digest, outputs, executable, response)
@@ -293,7 +342,7 @@ class Worker:
         repeated = Repeated.find(digest, outputs, executable, (message, response), admitted.cost)
         if repeated is None:
             return admitted
-        repeated.compile_s = max(admitted.compile_s, self._compiled_s)
+        repeated.compile_s = max(admitted.compile_s, self._watch.read().compile_s)
         self._repeated.put(repeated.request, repeated)
         prediction = replace(admitted.prediction, is_stackable=repeated.is_stackable)
         self._admitted[executable] = found = replace(admitted, prediction=prediction, compile_s=repeated.compile_s)
@@ -342,9 +391,11 @@ class Worker:
         if not request.transforms:
             raise ArgumentError("DifferentiateRequest: needed at least one transform, got none; add one")
         derivative = _held(source)
+        self._watch.enter(Phase.RUN)
         for transform in map(evaluation.decode_transform, request.transforms):
             derivative = engine.derive(derivative, (transform,))
             self._limits.check_derived(len(derivative.equations))
+        self._watch.enter(Phase.ENCODE)
         response = pb.DifferentiateResponse(name=program_name(derivative.digest), program=encode_program(derivative))
         return _result(source, self._serialize(response))
 
@@ -360,7 +411,9 @@ class Worker:
             raise ArgumentError("ExplainRequest: needed outputs without seeds, got some; leave them out, nothing is evaluated")
         outputs, format = tuple(output for output, _ in pairs), explanation.decode_format(request.format)
         plan = self._compile(source, outputs, reproducible=False).plan
+        self._watch.enter(Phase.RUN)
         derivation = explain(_held(source), outputs, format=format, names=request.input_names, plan=plan)
+        self._watch.enter(Phase.ENCODE)
         response = pb.ExplainResponse(
             program_name=program_name(source.digest),
             derivation=explanation.encode_derivation(derivation),
@@ -395,9 +448,10 @@ class Worker:
     def _compile(self, source: Source, outputs: tuple[engine.Output, ...], *, reproducible: bool) -> engine.Executable:
         found = self._executables.find(source.digest, outputs, reproducible)
         if found is None:
-            began_s = time.perf_counter()
-            found = self._executables.get(_held(source), outputs, reproducible)
-            self._compiled_s = time.perf_counter() - began_s
+            program = _held(source)
+            left = self._watch.enter(Phase.COMPILE)
+            found = self._executables.get(program, outputs, reproducible)
+            self._watch.enter(left)
         return found
 
     def _encode_results(
@@ -529,12 +583,12 @@ def _result(
     return Frame(Kind.RESULT, (name.encode(), response, *stored, *(segments or ())), prediction)
 
 
-def _repeated_result(task: Frame, repeated: Repeated, answer: bytes | Joined, prediction: Prediction, taken_s: float) -> Frame:
+def _repeated_result(task: Frame, repeated: Repeated, answer: bytes | Joined, prediction: Prediction, timings: Timings) -> Frame:
     """Return the answer of a task like one before."""
     parts: tuple[bytes | Joined, ...] = (program_name(repeated.digest).encode(), answer)
     if task.kind is Kind.EVALUATE_IN_CHUNKS:
         parts += b"", b""
-    return Frame(Kind.RESULT, parts, prediction, taken_s, was_cached=True)
+    return Frame(Kind.RESULT, parts, prediction, timings, was_cached=True)
 
 
 def _elements_apart(request: pb.EvaluateRequest, segments: Iterator[Segment]) -> Iterator[Elements | None]:

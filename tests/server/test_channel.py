@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from gradwire_server.channel import SHARED_BYTES, SMALL_BYTES, Channel
-from gradwire_server.frames import Frame, Joined, Kind, Prediction
+from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Prediction, Timings, pack_cost
 from gradwire_server.segments import Segment
 
 LARGE = bytes(range(256)) * (SMALL_BYTES // 128)
 HUGE = bytes(SHARED_BYTES + 1)
+NO_COST = pack_cost(Frame(Kind.READY))
 
 
 @contextmanager
@@ -48,12 +49,12 @@ def open_count() -> int:
     "parts", [(), (b"",), (b"id", b"", b"program"), (b"id", LARGE, b"", LARGE[:-1]), (HUGE, LARGE), (Joined((b"ab", LARGE)), b"c")]
 )
 def test_a_frame_arrives_as_it_was_sent(takes_turns, reads_in_place, parts):
-    sent = Frame(Kind.RESULT, parts, Prediction(0.5, 2**40, is_stackable=True), 0.125, was_cached=True)
+    sent = Frame(Kind.RESULT, parts, Prediction(0.5, 2**40, is_stackable=True), Timings(0.125, 0.25, 0.5), was_cached=True)
     with channels(takes_turns=takes_turns, reads_in_place=reads_in_place) as (one, other):
         for _ in range(3):
             (found,) = other.feed(one.pack(sent))
             assert content(found) == content(sent)
-            assert (found.kind, found.prediction, found.taken_s) == (sent.kind, sent.prediction, sent.taken_s)
+            assert (found.kind, found.prediction, found.timings) == (sent.kind, sent.prediction, sent.timings)
             assert found.was_cached
             del found
 
@@ -132,9 +133,9 @@ def test_a_side_without_descriptors_left_says_so_and_leaves_none_open():
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack("<IIddq??", 99, 0, 0, 0, -1, False, False),
-        struct.pack("<IIddq??Q", Kind.RESULT, 1, 0, 0, -1, False, False, 1 << 62 | 10),
-        struct.pack("<IIddq??Q", Kind.RESULT, 1, 0, 0, -1, False, False, 2 << 62 | 10),
+        struct.pack(f"<II{COST_FORMAT}", 99, 0, *NO_COST),
+        struct.pack(f"<II{COST_FORMAT}Q", Kind.RESULT, 1, *NO_COST, 1 << 62 | 10),
+        struct.pack(f"<II{COST_FORMAT}Q", Kind.RESULT, 1, *NO_COST, 2 << 62 | 10),
     ],
     ids=["kind", "memory that is not shared", "segment that was not sent"],
 )

@@ -2,10 +2,10 @@ import struct
 
 import pytest
 
-from gradwire_server.frames import Frame, Joined, Kind, Prediction, join_frames, split_frame
+from gradwire_server.frames import Frame, Joined, Kind, Prediction, Timings, join_frames, split_frame
 
 FRAMES = [
-    Frame(Kind.RESULT, (b"name", b"response"), Prediction(0.5, 80), 0.25),
+    Frame(Kind.RESULT, (b"name", b"response"), Prediction(0.5, 80), Timings(0.25, run_s=0.5, batch_count=2)),
     Frame(Kind.ERROR, (b"",)),
     Frame(Kind.READY),
 ]
@@ -15,7 +15,7 @@ FRAMES = [
 def test_joined_frames_come_apart_again(frames):
     found = split_frame(join_frames(frames))
     assert found == frames
-    assert [(frame.prediction, frame.taken_s) for frame in found] == [(frame.prediction, frame.taken_s) for frame in frames]
+    assert [(frame.prediction, frame.timings) for frame in found] == [(frame.prediction, frame.timings) for frame in frames]
 
 
 @pytest.mark.parametrize("frame", [FRAMES[0], Frame(Kind.BATCH), Frame(Kind.BATCH, join_frames(FRAMES).parts[:2])])

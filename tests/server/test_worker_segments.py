@@ -156,7 +156,7 @@ def test_what_an_evaluation_is_predicted_to_take_comes_with_its_results(worker):
     answer = ask(worker, vjp_request([encode_tensor(X)], [encode_tensor(CT)]))
     assert answer.prediction.seconds > 0
     assert answer.prediction.peak_bytes >= 2 * X.nbytes
-    assert answer.taken_s > 0
+    assert answer.timings.taken_s > 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE])
