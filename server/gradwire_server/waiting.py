@@ -20,6 +20,8 @@ PATIENCE = 2.0
 LONG_S = 0.1
 """A task that is predicted to take longer is a long one."""
 
+_FORGOTTEN_COUNT = 64
+
 _number = itertools.count()
 
 
@@ -116,13 +118,17 @@ class WaitingTasks:
         return found
 
     def _take(self, item: Waiting) -> None:
-        """Have a task that waits do so no longer; the heaps forget it when it comes up."""
+        """Have a task that waits do so no longer; the heaps forget it when it comes up, or when there are many such."""
         self._present.remove(item)
         if item.key is not None and not item.is_alone:
             alike = self._alike[item.key]
             alike.remove(item)
             if not alike:
                 del self._alike[item.key]
+        if len(self._short) + len(self._long) > 2 * len(self._present) + _FORGOTTEN_COUNT:
+            for heap in (self._short, self._long):
+                heap[:] = [other for other in heap if other in self._present]
+                heapq.heapify(heap)
 
     def clear(self) -> list[Waiting]:
         """Forget all tasks and return them."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 
 import pytest
 
@@ -92,3 +93,15 @@ def test_clearing_returns_what_waited():
     assert set(tasks.clear()) == set(items)
     assert len(tasks) == 0
     assert tasks.pop(may_be_long=True) is None
+
+
+def test_tasks_that_are_given_up_while_others_wait_are_forgotten():
+    tasks = filled(first := waiting())
+    given_up = []
+    for number in range(1, 1001):
+        item = waiting(arrived_s=number)
+        given_up.append(weakref.ref(item.answer))
+        tasks.put(item)
+        tasks.discard(item)
+    assert sum(answer() is not None for answer in given_up) <= 100
+    assert pop_all(tasks) == [first]
