@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gradwire as gw
 from gradwire_core import engine, executor
 from gradwire_core.errors import GradwireError
+from gradwire_core.kernels import cluster, floats
+from gradwire_core.kernels import source as kernels_source
+from gradwire_core.native.loops import TEMPLATES, Loops
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Equation, Program, Var
 from gradwire_core.types import TensorType
@@ -53,11 +57,16 @@ METHODS = {"loads", "load", "evaluate", "re_evaluate", "fromfile", "memmap", "fi
 """Methods that read or run what they are given; `json.loads` reads data alone, and is not counted."""
 
 ALLOWED = {
-    ("gradwire_core/executor.py", "exec"): "the generator, whose text is checked below",
-    ("gradwire_core/executor.py", "compile"): "the same",
+    ("gradwire_core/allocator.py", "ctypes"): "sets the thresholds of the C library",
+    ("gradwire_core/kernels/source.py", "exec"): "the generator, whose text is checked below",
+    ("gradwire_core/kernels/source.py", "compile"): "the same",
+    ("gradwire_core/native/compiler.py", "exec"): "loops, whose text is checked below",
+    ("gradwire_core/native/compiler.py", "compile"): "the same",
+    ("gradwire_core/native/compiler.py", "subprocess"): "compiles loops beside: this Python, and a file named by a digest",
     ("gradwire_core/source.py", "compile"): "the library's own kernels, for numpy_source, which no server calls",
     ("gradwire_proto/__main__.py", "subprocess"): "runs the generator of the messages, for developers",
-    ("gradwire_server/worker.py", "ctypes"): "tells the kernel to end a worker with its front end",
+    ("gradwire_server/memory.py", "ctypes"): "tells the kernel to end a worker with its front end",
+    ("gradwire_server/tracing.py", "load"): "imports the exporter that the operator names",
 }
 
 
@@ -112,25 +121,33 @@ def test_the_scan_finds_what_it_looks_for(text):
 
 # -- generated source ----------------------------------------------------------------------------------------------------------
 
-_is_ours = re.compile(r"make|run|None|copy|keep|order|s|[vkc]\d+").fullmatch
+_is_numbered = re.compile(r"[vkcxyb]\d+").fullmatch
+_OURS = {"make", "run", "None", "copy", "keep", "order", "s", "array", "copyto", "out", *PRIMITIVES}
+
+
+def is_ours(name):
+    """Whether a name is one of the templates', of a primitive, or made of an integer."""
+    return name in _OURS or bool(_is_numbered(name))
 
 
 def check_generated(text):
     """Check that a generated source holds our templates and integer names alone."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Name):
-            assert _is_ours(node.id), node.id
-        elif isinstance(node, ast.arg):
-            assert _is_ours(node.arg), node.arg
+            assert is_ours(node.id), node.id
+        elif isinstance(node, (ast.arg, ast.keyword)):
+            assert is_ours(node.arg), node.arg
         elif isinstance(node, ast.FunctionDef):
             assert node.name in {"make", "run"}
         elif isinstance(node, ast.Constant):
-            assert node.value is None or type(node.value) is int
+            assert node.value is None or type(node.value) is int or node.value == 1.0
+        elif isinstance(node, ast.Attribute):
+            assert (node.attr, type(node.value)) == ("tolist", ast.Name)
         elif isinstance(node, ast.Subscript):
             assert isinstance(node.slice, (ast.Constant, ast.Tuple))
             assert isinstance(node.slice, ast.Constant) or not node.slice.elts
         else:
-            assert not isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
+            assert not isinstance(node, (ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
 
 
 @pytest.fixture
@@ -143,7 +160,7 @@ def generated(monkeypatch):
         texts.append(text)
         return builtins.compile(text, *args, **kwargs)
 
-    monkeypatch.setattr(executor, "compile", spy, raising=False)
+    monkeypatch.setattr(kernels_source, "compile", spy, raising=False)
     return texts
 
 
@@ -157,13 +174,56 @@ def single(primitive, sample):
 @pytest.mark.parametrize("name", sorted(PRIMITIVES))
 def test_the_source_of_every_primitive_is_made_of_templates_and_integers(name, chunk, generated, monkeypatch):
     if chunk:
-        monkeypatch.setattr(executor, "STRAIGHT", 0)
-        monkeypatch.setattr(executor, "CHUNK", chunk)
+        for module in (executor, floats):
+            monkeypatch.setattr(module, "STRAIGHT", 0)
+            monkeypatch.setattr(module, "CHUNK", chunk)
     for sample in PRIMITIVES[name].samples(np.random.default_rng(0)):
         run = engine.compile(single(PRIMITIVES[name], sample), [engine.Output()])
         for _ in range(3):
             run.run(sample.operands, [()])
     assert generated or chunk
+
+
+def test_the_sources_of_clusters_are_made_of_templates_and_integers(generated, monkeypatch):
+    monkeypatch.setattr(cluster, "LEAST_BYTES", 1)
+    x = np.linspace(0.0, 2.0, 2**17)
+    program = gw.trace(lambda x: np.where(x > 1.25, np.sin(x), x * 12345.5) + np.exp(x) ** 2, x)
+    engine.compile(program, [engine.Output()]).run([x])
+    assert any("out=" in text for text in generated)
+    assert not any("12345" in text for text in generated)
+
+
+def test_the_sources_of_loops_are_made_of_templates_and_integers():
+    x, row = np.ones((4, 5)), np.ones(5)
+    program = gw.trace(lambda x, row: (np.sin(x) * 12345.5 + row, np.sum(np.exp(x * row), axis=0)), x, row)
+    sources = []
+    Loops(program, lambda source, signature: sources.append(source))
+    (text,) = sources
+    words = set(re.findall(r"[a-z_]+", "".join(template.text for template in TEMPLATES.values())))
+    words |= {
+        "run",
+        "range",
+        "min",
+        "empty",
+        "total",
+        "bad",
+        "start",
+        "count",
+        "part",
+        "before",
+        "after",
+        "rest",
+        "j",
+        "largest_angle",
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Name, ast.arg)):
+            name = node.id if isinstance(node, ast.Name) else node.arg
+            assert name in words or re.fullmatch(r"[nxvaotci]\d+_?", name), name
+        elif isinstance(node, ast.Constant):
+            assert type(node.value) is int or node.value in {0.0, 1.0, -1.0}
+        else:
+            assert not isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
 
 
 def test_the_check_of_sources_finds_what_it_looks_for():
