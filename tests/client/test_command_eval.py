@@ -113,7 +113,7 @@ def test_a_server_gives_the_same_answer(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["evla", "x"], "needed a command among eval, explain, serve, trace, got 'evla'; the nearest is eval"),
+        (["evla", "x"], "needed a command among eval, explain, load, serve, trace, got 'evla'; the nearest is eval"),
         (["eval", "x", "x=1", "--hesian"], "unrecognized arguments: --hesian; the nearest option is --hessian"),
         (["eval"], "the following arguments are required"),
         (["eval", "sinn(x)", "x=1"], "got 'sinn'; the nearest is sin\n  sinn(x)\n  ^^^^"),

@@ -546,6 +546,8 @@ def test_a_process_ends_although_an_asyncio_client_is_open(fake):
 def test_a_call_can_be_interrupted(fake, call):
     fake.held.clear()
     script = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background is born to ignore
         client = gw.connect(address)
         try:
             {call}
