@@ -344,6 +344,14 @@ def _fill(specs: tuple[Spec, ...], factors: Sequence[Array]) -> list[Result]:
 _Key = tuple[str, tuple[Output, ...], bool]
 
 
+@dataclass(slots=True)
+class _Kept:
+    """An executable that a cache keeps, and the bytes it is counted as."""
+
+    executable: Executable
+    nbytes: int
+
+
 class ExecutableCache:
     """Executables by program digest, outputs and reproducibility; the least recently used leave first. Threads may share it.
 
@@ -366,9 +374,8 @@ class ExecutableCache:
         self.hits = 0
         self.misses = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[_Key, Executable] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._coming: dict[_Key, Future[Executable]] = {}
-        self._counted: dict[_Key, int] = {}
         self._nbytes = 0
 
     def __len__(self) -> int:
@@ -392,7 +399,7 @@ class ExecutableCache:
         """
         key = (program.digest, tuple(outputs), reproducible)
         with self._lock:
-            coming = self._coming.get(key)
+            coming = self._coming.get(key) if self._coming else None  # to hash a key takes a while
             if coming is not None:
                 self.hits += 1
             else:
@@ -411,8 +418,12 @@ class ExecutableCache:
             self.misses += 1
             return None
         self.hits += 1
-        self._keep(key, found)
-        return found
+        self._kept.move_to_end(key)
+        if found.nbytes != found.executable.nbytes:  # it compiled more when it ran
+            self._nbytes += found.executable.nbytes - found.nbytes
+            found.nbytes = found.executable.nbytes
+            self._drop()
+        return found.executable
 
     def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
         try:
@@ -429,12 +440,13 @@ class ExecutableCache:
         return made
 
     def _keep(self, key: _Key, made: Executable) -> None:
-        """Keep an executable as the last used, counted as what it takes by now."""
-        self._kept[key] = made
-        self._kept.move_to_end(key)
-        nbytes = made.nbytes
-        self._nbytes += nbytes - self._counted.get(key, 0)
-        self._counted[key] = nbytes
+        """Keep a new executable as the last used."""
+        self._kept[key] = _Kept(made, made.nbytes)
+        self._nbytes += made.nbytes
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget the least recently used, while there is too much."""
         while len(self._kept) > 1 and (len(self._kept) > self.max_executables or self._nbytes > self.max_bytes):
-            dropped, _ = self._kept.popitem(last=False)
-            self._nbytes -= self._counted.pop(dropped)
+            _, dropped = self._kept.popitem(last=False)
+            self._nbytes -= dropped.nbytes

@@ -111,7 +111,8 @@ class StructuredJacobian:
             input: the name of the input it is differentiated in.
             inputs: the names of the program's inputs, by position, for factors that are inputs.
         """
-        return replace(self, names=replace(self.names, output=output, input=input, inputs=tuple(inputs)))
+        names = Names(output, input, tuple(inputs), self.names.is_transposed)
+        return StructuredJacobian(self.shape_out, self.shape_in, self.dtype, self.patterns, self.factors, names)
 
     def todense(self) -> Array:
         """Return the dense Jacobian, of shape `shape_out + shape_in`."""
