@@ -60,6 +60,13 @@ def waiting(switch):
     return is_taken
 
 
+def wait_for(is_so):
+    """Wait until something is so, or for long."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_loops_take_over_from_the_kernel(x):
     kernel = Kernel(cluster(x))
     switch = Tier(None).take_over(kernel.program, kernel)
@@ -85,8 +92,8 @@ def test_the_kernel_serves_while_the_compiler_works_and_after_it_failed(x, monke
     for _ in range(3):
         switch(x)
     is_let_go.set()
-    while not slow.failed_count:
-        pass
+    wait_for(lambda: slow.failed_count)
+    assert slow.failed_count == 1
     switch(x)
     assert kernel.count == 4
 
@@ -120,9 +127,7 @@ def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits(
     native = Tier(None)
     found = ExecutableCache(tier=native).get(program, [Output()])
     ((first,),) = found.run([point])
-    deadline = time.monotonic() + PATIENCE_S
-    while not native.compiled_count and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: native.compiled_count)
     ((second,),) = found.run([point])
     assert native.compiled_count == 1
     np.testing.assert_allclose(second, first, rtol=1e-14)
