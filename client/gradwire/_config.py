@@ -108,12 +108,7 @@ class ClientConfig:
                 raise ArgumentError(
                     f"connect: needed a setting among {', '.join(fields)}, got {name}; correct its name", given=name
                 )
-        settings = {
-            name: _parse(name, environ[PREFIX + name.upper()], field.default)
-            for name, field in fields.items()
-            if PREFIX + name.upper() in environ
-        }
-        return cls(**{**settings, **given})
+        return cls(**{**_read(environ, {name: field.default for name, field in fields.items()}), **given})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,17 +146,21 @@ class EngineConfig:
         caches = environ.get("XDG_CACHE_HOME") or (str(Path(home) / ".cache") if home else "")
         is_told = any(name.startswith("MALLOC_") for name in environ)
         defaults = cls(keep_freed_memory=not is_told, cache_folder=str(Path(caches) / "gradwire") if caches else "")
-        found = {
-            field.name: _parse(field.name, environ[PREFIX + field.name.upper()], getattr(defaults, field.name))
-            for field in dataclasses.fields(cls)
-            if PREFIX + field.name.upper() in environ
-        }
-        return dataclasses.replace(defaults, **found)
+        return dataclasses.replace(defaults, **_read(environ, dataclasses.asdict(defaults)))
 
 
 _is_token = re.compile("[!-~]+").fullmatch
 _MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes", "kept_bytes", "hedge_after_s", "keepalive_s"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _read(environ: Mapping[str, str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that variables give, of the types of their defaults."""
+    return {
+        name: _parse(name, environ[PREFIX + name.upper()], default)
+        for name, default in defaults.items()
+        if PREFIX + name.upper() in environ
+    }
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
