@@ -133,7 +133,7 @@ class Performer(abc.ABC):
         builder = builder_of([*inputs, *seeds] if seeds else inputs)
         if builder is not None:
             return rebuild(_inline(builder, trace, form, [*inputs, *seeds]))
-        given = [*[()] * (len(prepared.outputs) - 1), seeds]
+        given = [*[()] * (len(prepared.outputs) - 1), seeds] if seeds else ()
         is_reproducible = reproducible or self._is_reproducible
         return self._perform(Task(trace.program, prepared.outputs, inputs, given, is_reproducible, rebuild))
 
@@ -208,17 +208,18 @@ class Vmapped(Transformed):
 
 def bind(f: Any, leaves: list[Any], arguments: Branch, axes: tuple[int | None, ...] | None = None) -> Call:
     """Return the call of a function: its trace for these arguments, and their leaves as arrays."""
+    types = []
     for number, leaf in enumerate(leaves):
-        if (type(leaf) is not np.ndarray or leaf.dtype not in NATIVE) and type(leaf) is not Value:
-            leaves[number] = to_array(leaf, f"{name_of(f)}: argument {number}")
-    if axes is None:
-        types = tuple([(leaf.dtype, leaf.shape) for leaf in leaves])
-    else:
-        types = tuple([(leaf.dtype, without_axis(leaf.shape, axis)) for leaf, axis in zip(leaves, axes, strict=True)])
+        if type(leaf) is not np.ndarray or leaf.dtype not in NATIVE:
+            if type(leaf) is not Value:
+                leaf = leaves[number] = to_array(leaf, f"{name_of(f)}: argument {number}")
+        types.append((leaf.dtype, leaf.shape))
+    if axes is not None:
+        types = [(dtype, without_axis(shape, axis)) for (dtype, shape), axis in zip(types, axes, strict=True)]
     if isinstance(f, Program):
         check_operands(f.traced.argument_types, _tensor_types(types), "program: argument")
         return Call(f.traced, leaves)
-    return Call(TRACES.find(f, arguments, types, lambda: _tensor_types(types)), leaves)
+    return Call(TRACES.find(f, arguments, tuple(types), lambda: _tensor_types(types)), leaves)
 
 
 def _tensor_types(types: Sequence[tuple[Any, tuple[int, ...]]]) -> list[TensorType]:

@@ -201,9 +201,14 @@ def positional(structure: Branch) -> tuple[Structure, ...]:
 
 def _flatten(tree: Any, leaves: list[Any]) -> Structure:
     kind = type(tree)
+    if kind in _LEAF_KINDS:
+        leaves.append(tree)
+        return LEAF
     if kind not in _CONTAINERS and not isinstance(tree, (tuple, list, dict)) and not hasattr(kind, "__dataclass_fields__"):
         if tree is None or kind is str or kind is bytes:
             return Static(tree)
+        if not kind.__flags__ & _HEAP_TYPE:
+            _LEAF_KINDS.add(kind)
         leaves.append(tree)
         return LEAF
     keys, items = _items(tree)
@@ -211,6 +216,8 @@ def _flatten(tree: Any, leaves: list[Any]) -> Structure:
 
 
 _CONTAINERS: Final = frozenset({tuple, list, dict})
+_LEAF_KINDS: Final[set[type]] = set()  # types known to be leaves, of those that are never freed
+_HEAP_TYPE: Final = 1 << 9
 
 
 @functools.cache

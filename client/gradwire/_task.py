@@ -69,8 +69,7 @@ class Prepared:
     rebuild: Callable[[Results], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One evaluation: a program, its numbers, the outputs, and what becomes of the results.
 
     Attributes:

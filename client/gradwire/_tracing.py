@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import threading
@@ -234,8 +233,10 @@ class TraceCache:
         if kept is not None:
             for found in kept:
                 if found.watch is not None and found.watch.holds(function):
-                    with contextlib.suppress(KeyError):  # dropped by another thread meanwhile
+                    try:
                         self._traces.move_to_end(key)
+                    except KeyError:  # dropped by another thread meanwhile
+                        pass
                     return found
         seen = watch(function, static_values(arguments))  # before the function runs, for it may change what it sees
         made = trace(function, arguments, input_types())

@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
@@ -59,6 +59,13 @@ class Output:
 
     transforms: tuple[Transform, ...] = ()
     layout: str = "dense"
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.transforms, self.layout)))
+
+    def __hash__(self) -> int:
+        return self._hash  # executables are found by it at every call
 
 
 Spec = JacobianSpec | SparseSpec
@@ -237,7 +244,8 @@ class Executable:
         self._nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes + places
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
-        self._takes_any_order = not plan.reproducible
+        self._seed_counts = [len(types) for types in self.seed_types]
+        self._is_reproducible = plan.reproducible
         self._execute = Executor(plan, tier)
         self.by_terms: _ByTerms | None = None
 
@@ -258,11 +266,14 @@ class Executable:
             ArgumentError: the number of arrays is wrong, or an index is out of range.
             LimitError: there is not enough memory.
         """
-        arrays = list(inputs)
-        if seeds:
-            arrays += [seed for group in seeds for seed in group]
-        arrays = self._check(arrays, inputs, seeds)
-        with _one_thread() if self.plan.reproducible else _UNCHANGED:
+        arrays = [*inputs]
+        for group in seeds:
+            arrays += group
+        self._check(arrays, inputs, seeds)
+        if self._is_reproducible:
+            with _one_thread():
+                flat = self._run(arrays)
+        else:
             flat = self._run(arrays)
         if self.by_terms is not None and not all(map(_is_finite, flat)):
             other = self.by_terms.get()
@@ -281,20 +292,19 @@ class Executable:
             text = f"run: needed {needed} bytes of memory at its peak, got fewer; ask for less at once, or for layout='structured'"
             raise LimitError(text, needed=needed) from error
 
-    def _check(self, arrays: list[Array], inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> list[Array]:
-        """Return the arrays as NumPy arrays in native byte order, if they are of the right types."""
-        expected, any_order = self._expected, self._takes_any_order
+    def _check(self, arrays: list[Array], inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> None:
+        """Make NumPy arrays in native byte order of the arrays, if they are of the right types."""
+        expected = self._expected
         if len(arrays) != len(expected) or len(inputs) != len(self.input_types):
             self._refuse_count(inputs, seeds)
         for index, (dtype, shape) in enumerate(expected):
             array = arrays[index]
-            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+            if type(array) is not np.ndarray or array.shape != shape or (array.dtype is not dtype and array.dtype != dtype):
                 array = arrays[index] = self._convert(array, index)
-            if not (any_order or array.flags.c_contiguous):
+            if self._is_reproducible and not array.flags.c_contiguous:
                 arrays[index] = array.copy()  # the order of axes in memory is an order of summation
-        if seeds and [*map(len, seeds)] != [*map(len, self.seed_types)]:
+        if seeds and [*map(len, seeds)] != self._seed_counts:
             self._refuse_count(inputs, seeds)
-        return arrays
 
     def _refuse_count(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]]) -> None:
         needed = f"{len(self.input_types)} inputs and {[*map(len, self.seed_types)]} seeds"
@@ -314,9 +324,6 @@ class Executable:
 def _is_finite(array: Array) -> bool:
     """Return whether all elements are finite: the sum of their squares tells, unless it overflows."""
     return math.isfinite(np.vdot(array, array).real) or bool(np.isfinite(array).all())
-
-
-_UNCHANGED = contextlib.nullcontext()
 
 
 def _one_thread() -> contextlib.AbstractContextManager[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradwire_core.errors import ArgumentError
 from gradwire_core.program import Program
@@ -42,6 +42,13 @@ class Transform:
     argnums: tuple[int, ...] = (0,)
     in_axes: tuple[int | None, ...] = ()
     axis_size: int = 0
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.name, self.argnums, self.in_axes, self.axis_size)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 TRANSFORMS: dict[str, Callable[[Program, Sequence[int]], Program]] = {
