@@ -209,10 +209,10 @@ class Vmapped(Transformed):
 def bind(f: Any, leaves: list[Any], arguments: Branch, axes: tuple[int | None, ...] | None = None) -> Call:
     """Return the call of a function: its trace for these arguments, and their leaves as arrays."""
     types = []
-    for number, leaf in enumerate(leaves):
-        if type(leaf) is not np.ndarray or leaf.dtype not in NATIVE:
-            if type(leaf) is not Value:
-                leaf = leaves[number] = to_array(leaf, f"{name_of(f)}: argument {number}")
+    for number, given in enumerate(leaves):
+        leaf = given
+        if (type(leaf) is not np.ndarray or leaf.dtype not in NATIVE) and type(leaf) is not Value:
+            leaf = leaves[number] = to_array(leaf, f"{name_of(f)}: argument {number}")
         types.append((leaf.dtype, leaf.shape))
     if axes is not None:
         types = [(dtype, without_axis(shape, axis)) for (dtype, shape), axis in zip(types, axes, strict=True)]

@@ -233,7 +233,7 @@ class TraceCache:
         if kept is not None:
             for found in kept:
                 if found.watch is not None and found.watch.holds(function):
-                    try:
+                    try:  # noqa: SIM105  # suppress takes as long as all else here
                         self._traces.move_to_end(key)
                     except KeyError:  # dropped by another thread meanwhile
                         pass

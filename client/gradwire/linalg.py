@@ -26,10 +26,11 @@ import numpy as np
 from gradwire_core.builder import Value, implements
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.ops._declare import call, constant
+from gradwire_core.ops.cholesky import cholesky
 from gradwire_core.ops.contraction import matmul
 from gradwire_core.ops.eigen import eig, eigh, eigvals, eigvalsh
 from gradwire_core.ops.exponential import expm, frechet_primitive
-from gradwire_core.ops.factorization import cholesky, lu, qr
+from gradwire_core.ops.factorization import lu, qr
 from gradwire_core.ops.linalg import det, inv, slogdet, solve
 from gradwire_core.ops.shaping import pad_with_zeros, promote
 from gradwire_core.ops.singular import pinv, rank_tolerance, svd, svdvals

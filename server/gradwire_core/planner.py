@@ -38,7 +38,9 @@ OWNERS = frozenset({
 # Elementwise kernels that broadcast as ufuncs do.
 BROADCASTING = frozenset({"where"})
 # Arrays of the size of the result that a kernel holds beside it at most.
-SCRATCH = {"logistic": 2.0, "sech_squared": 2.0, "inv": 2.0, "solve": 1.0, "adjugate": 5.0}
+SCRATCH = {
+    "logistic": 2.0, "sech_squared": 2.0, "inv": 2.0, "solve": 1.0, "adjugate": 5.0, "cholesky": 1.0, "cholesky_tangent": 4.0,
+}  # fmt: skip
 
 
 class Handover(enum.Enum):

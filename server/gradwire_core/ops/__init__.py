@@ -2,6 +2,7 @@
 
 from gradwire_core.ops import (
     bessel,
+    cholesky,
     complex,
     contraction,
     control,
@@ -34,6 +35,7 @@ from gradwire_core.ops._declare import PRIMITIVES, find_primitive
 __all__ = [
     "PRIMITIVES",
     "bessel",
+    "cholesky",
     "complex",
     "contraction",
     "control",

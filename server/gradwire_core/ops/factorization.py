@@ -6,7 +6,6 @@ primitives, so that all orders follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,86 +14,20 @@ from gradwire_core.builder import implements
 from gradwire_core.errors import ArgumentError, ShapeError
 from gradwire_core.ops._declare import Constant, Sample, Tangent, by_position, call, constant, declare, draw
 from gradwire_core.ops.contraction import matmul
-from gradwire_core.ops.linalg import check_square, solve, swap
+from gradwire_core.ops.linalg import solve, swap
 from gradwire_core.ops.shaping import concatenate, expand_dims
 from gradwire_core.ops.triangular import (
     SMALL,
     check_matrices,
     floating,
-    guarded,
     lower_of,
     matrix_flops,
     solve_right,
-    symmetrized,
     triangular_primitive,
-    triangular_solve,
     upper_of,
 )
 from gradwire_core.program import Primitive
 from gradwire_core.types import Array, TensorType
-
-# -- cholesky ----------------------------------------------------------------------------------------------------------------
-
-
-def _cholesky(x: Array) -> Array:
-    return guarded(np.linalg.cholesky, (x + np.swapaxes(x, -1, -2)) * x.dtype.type(0.5))  # type: ignore[no-any-return]
-
-
-def _infer_square(where_: str, count: int) -> Callable[..., tuple[TensorType, ...]]:
-    def infer(x: TensorType) -> tuple[TensorType, ...]:
-        check_matrices(where_, x)
-        check_square(where_, x)
-        return (x,) * count
-
-    return infer
-
-
-def _cholesky_tangent(t: Any, y: Any, x: Any) -> Any:
-    params = {"lower": True, "transpose": False, "unit_diagonal": False}
-    inner = call(triangular_primitive, y, swap(call(triangular_primitive, y, symmetrized(t), **params)), **params)
-    half = np.tri(x.shape[-1], dtype=x.dtype) - np.eye(x.shape[-1], dtype=x.dtype) / 2
-    return matmul(y, lower_of(inner * constant(x, half)))
-
-
-def _definite(rng: np.random.Generator, *shape: int, dtype: str = "float64") -> Array:
-    x = draw(rng, *shape, shape[-1], low=-1, high=1)
-    return np.asarray(x @ np.swapaxes(x, -1, -2) + 2 * np.eye(shape[-1])).astype(dtype)
-
-
-cholesky_primitive: Primitive = declare(
-    Primitive(
-        name="cholesky",
-        kernel=_cholesky,
-        infer=_infer_square("cholesky", 1),
-        derivative=by_position(Tangent(_cholesky_tangent)),
-        batch=lambda batched, operands, params: call(cholesky_primitive, *operands),
-        arity=1,
-        params=(),
-        doc="The lower triangular y with y y^T = (x + x^T) / 2; NaN where that is not positive definite.",
-        samples=lambda rng: [
-            Sample((_definite(rng, 3),)),
-            Sample((_definite(rng, 2, 3),)),
-            Sample((_definite(rng, 1),)),
-            Sample((_definite(rng, 3, dtype="float32"),)),
-        ],
-        flops=matrix_flops(1 / 3),
-    )
-)
-
-
-@implements(np.linalg.cholesky)
-def cholesky(a: Any, *, upper: bool = False) -> Any:
-    """Return the Cholesky factor of the symmetric part of positive definite matrices, lower or upper triangular."""
-    (a,) = floating("cholesky", a)
-    found = call(cholesky_primitive, a)
-    return swap(found) if upper else found
-
-
-def cho_solve(factor: Any, b: Any, *, lower: bool = True) -> Any:
-    """Return the solution y of a y = b for the Cholesky factor of a: two triangular solves."""
-    first = triangular_solve(factor, b, lower=lower, transpose=not lower)
-    return triangular_solve(factor, first, lower=lower, transpose=lower)
-
 
 # -- qr ----------------------------------------------------------------------------------------------------------------------
 

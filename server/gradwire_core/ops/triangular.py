@@ -92,7 +92,7 @@ def matrix_flops(factor: float) -> Callable[..., float]:
 # -- solving with a triangular matrix ----------------------------------------------------------------------------------------
 
 
-def _triangular_solve(a: Array, b: Array, *, lower: bool, transpose: bool, unit_diagonal: bool) -> Array:
+def solve_triangle(a: Array, b: Array, *, lower: bool, transpose: bool, unit_diagonal: bool) -> Array:
     count, n = int(np.prod(b.shape[:-2])), b.shape[-2]
     if count > SMALL >= n or b.size == 0:
         return _substitute(np.swapaxes(a, -1, -2) if transpose else a, b, lower != transpose, unit_diagonal)
@@ -160,7 +160,7 @@ def _triangular_samples(rng: np.random.Generator) -> list[Sample]:
 triangular_primitive: Primitive = declare(
     Primitive(
         name="triangular_solve",
-        kernel=_triangular_solve,
+        kernel=solve_triangle,
         infer=_infer_triangular,
         derivative=by_position(Tangent(_triangular_tangent), Linear(_triangular_transpose)),
         batch=lambda batched, operands, params: batch_solve(triangular_primitive, batched, operands, params),

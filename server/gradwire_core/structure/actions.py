@@ -411,6 +411,7 @@ ACTIONS: dict[str, Action] = {
 }
 
 MIXES: dict[str, Callable[[int, Mapping[str, Any]], Sequence[int]]] = {
+    "cholesky_tangent": lambda rank, params: (rank - 2, rank - 1),
     "expm_frechet": lambda rank, params: (rank - 2, rank - 1),
     "irfft": lambda rank, params: (params["axis"],),
     "linear_recurrence": lambda rank, params: (params["axis"],),
