@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from gradwire_core.passes.contraction import order_contractions
 from gradwire_core.passes.loops import merge_loops
+from gradwire_core.passes.merging import merge_contractions
 from gradwire_core.passes.prune import prune
 from gradwire_core.passes.simplify import simplify
 from gradwire_core.program import Program
 
-PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, merge_loops, order_contractions)
+PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, merge_loops, merge_contractions, order_contractions)
 
 
 def run_passes(program: Program) -> Program:
@@ -23,4 +24,4 @@ def run_passes(program: Program) -> Program:
     return program
 
 
-__all__ = ["PIPELINE", "merge_loops", "order_contractions", "prune", "run_passes", "simplify"]
+__all__ = ["PIPELINE", "merge_contractions", "merge_loops", "order_contractions", "prune", "run_passes", "simplify"]
