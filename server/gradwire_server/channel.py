@@ -1,14 +1,15 @@
 """How frames travel over a stream and a pair of sockets beside it, on either side. The caller reads and writes the stream.
 
-    frame ::= kind: uint32, count: uint32, predicted_s: float64, peak_bytes: int64, is_stackable, was_cached: bool, timings:
-              5 float64, uint32, place and length: uint64 for each part, then the parts that stand in the stream; all little-endian
+    frame ::= kind: uint32, count: uint32, read_count: uint64, buffer: int32, predicted_s: float64, peak_bytes: int64, is_stackable,
+              was_cached: bool, timings: 5 float64, uint32, place and length: uint64 for each part, then the parts that stand in the
+              stream; all little-endian
 
-The two highest bits of a length say where its part is: in the stream; in memory that both sides share; in a segment that is
+The two highest bits of a length say where its part is: in the stream; in the buffer, which both sides map; in a segment that is
 the part; or in a segment from which it is read. Descriptors of segments are sent ahead, by SCM_RIGHTS over the sockets beside
 the stream, so that they are there when the frame is. What was sent and not received is closed by the kernel with the sockets.
 
-Where the two sides take turns, what a side has sent has been read when the other answers. So the memory they share is used
-again for each large part, and no page of it is new but once. Nothing else may live here.
+Each frame tells how many its sender has read. So a buffer is used again once the frame that it was used for has been read, and no
+page of it is new but once. Nothing else may live here.
 """
 
 from __future__ import annotations
@@ -21,21 +22,20 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from gradwire_server.buffers import Buffer, Buffers
 from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Part, pack_cost, unpack_cost
 from gradwire_server.segments import Segment
 
 SMALL_BYTES: Final = 64 * 1024
 """Larger parts do not go through the stream."""
-SHARED_BYTES: Final = 16 * 2**20
-"""The most memory that a side keeps to send large parts through; larger ones take a segment each."""
 
-_HEAD = struct.Struct(f"<II{COST_FORMAT}")
-_STREAM, _SHARED, _SEGMENT, _APART = range(4)
+_HEAD = struct.Struct(f"<IIQi{COST_FORMAT}")
+_STREAM, _BUFFER, _SEGMENT, _APART = range(4)
 _PLACE_SHIFT = 62
 _LENGTH_MASK = 2**_PLACE_SHIFT - 1
-_NEW_SHARED = 2**31
+_NEW_BUFFER = 2**31
+_NO_BUFFER = -1
 _ALIGNMENT = 64
-_LEAST_SHARED_BYTES = 2**20
 _MESSAGE_DESCRIPTORS = 250  # the kernel passes 253 at most
 _DESCRIPTOR_BYTES = array.array("i").itemsize
 
@@ -45,26 +45,27 @@ class Channel:
 
     Args:
         descriptors: the socket beside the stream, for descriptors; it is closed with the channel.
-        takes_turns: whether each side sends again only when it has been answered; both sides say the same.
         reads_in_place: whether large parts are received as views, which hold until the channel sends, rather than as bytes.
     """
 
-    def __init__(self, descriptors: socket.socket, *, takes_turns: bool, reads_in_place: bool = False) -> None:
+    def __init__(self, descriptors: socket.socket, *, reads_in_place: bool = False) -> None:
         self._descriptors = descriptors
-        self._takes_turns = takes_turns
         self._reads_in_place = reads_in_place
-        self._ours: Segment | None = None
-        self._theirs: Segment | None = None
+        self._ours = Buffers()
+        self._theirs: dict[int, Segment] = {}
+        self._sent_count = 0
+        self._read_count = 0  # of their frames
+        self._known_count = 0  # of our frames that they have read
         self._received = bytearray()
         self._needed = _HEAD.size
 
     def close(self) -> None:
         """Let go of all descriptors."""
         self._descriptors.close()
-        for shared in (self._ours, self._theirs):
-            if shared is not None:
-                shared.close()
-        self._ours = self._theirs = None
+        self._ours.close()
+        for segment in self._theirs.values():
+            segment.close()
+        self._theirs.clear()
 
     # -- out -------------------------------------------------------------------------------------------------------------------
 
@@ -78,24 +79,26 @@ class Channel:
         inline: list[bytes | memoryview] = []
         passed: list[int] = []
         made: list[Segment] = []
-        kind = int(frame.kind)
+        buffer = self._choose_buffer(frame.parts)
+        kind, number = int(frame.kind), _NO_BUFFER
+        if buffer is not None:
+            number = buffer.number
+            if buffer.is_new:
+                kind |= _NEW_BUFFER
+                passed.append(buffer.segment.descriptor)
         try:
-            shared, is_new = self._share(frame.parts)
-            if is_new and shared is not None:
-                kind |= _NEW_SHARED
-                passed.append(shared.descriptor)
             offset = 0
             for part in frame.parts:
                 size = len(part) if not isinstance(part, memoryview) else part.nbytes
-                place = _place(part, size, shared)
+                place = _place(part, size, buffer)
                 places.append(place << _PLACE_SHIFT | size)
                 if isinstance(part, Segment):
                     passed.append(part.descriptor)
                 elif place == _STREAM:
                     inline += _pieces(part)
-                elif place == _SHARED:
-                    assert shared is not None
-                    _write(shared.buffer, offset, part)
+                elif place == _BUFFER:
+                    assert buffer is not None
+                    _write(buffer.segment.buffer, offset, part)
                     offset = _aligned(offset + size)
                 else:
                     made.append(Segment.create(size))
@@ -104,39 +107,27 @@ class Channel:
             if passed:
                 self._send(passed)
         except BaseException:
-            self._forget_shared(is_new=bool(kind & _NEW_SHARED))
+            if buffer is not None and buffer.is_new:
+                self._ours.forget(buffer)
             raise
         finally:
             for segment in made:
                 segment.close()
-        head = _HEAD.pack(kind, len(places), *pack_cost(frame))
+        self._sent_count += 1
+        if buffer is not None:
+            buffer.frame = self._sent_count
+        head = _HEAD.pack(kind, len(places), self._read_count, number, *pack_cost(frame))
         return b"".join([head, struct.pack(f"<{len(places)}Q", *places), *inline])
 
-    def _share(self, parts: Sequence[Part]) -> tuple[Segment | None, bool]:
-        """Return shared memory for the large parts, if any are to go through it, and whether the other side must be told of it."""
-        if not self._takes_turns:
-            return None, False
+    def _choose_buffer(self, parts: Sequence[Part]) -> Buffer | None:
+        """Return what the large parts are to go through, if there are any and it can be."""
         size = 0
         for part in parts:
             if not isinstance(part, Segment):
                 nbytes = part.nbytes if isinstance(part, memoryview) else len(part)
                 if nbytes > SMALL_BYTES:
                     size = _aligned(size + nbytes)
-        if not 0 < size <= SHARED_BYTES:
-            return None, False
-        if self._ours is not None and self._ours.size >= size:
-            return self._ours, False
-        made = Segment.create(max(_LEAST_SHARED_BYTES, 1 << (size - 1).bit_length()))
-        if self._ours is not None:
-            self._ours.close()
-        self._ours = made
-        return made, True
-
-    def _forget_shared(self, *, is_new: bool) -> None:
-        """Let go of memory that the other side was not told of."""
-        if is_new and self._ours is not None:
-            self._ours.close()
-            self._ours = None
+        return self._ours.take(size, self._known_count) if size else None
 
     def _send(self, passed: Sequence[int]) -> None:
         for start in range(0, len(passed), _MESSAGE_DESCRIPTORS):
@@ -174,7 +165,7 @@ class Channel:
 
     def _read(self, source: bytes | bytearray, start: int) -> tuple[Frame | None, int]:
         """Return the frame at a place and its bytes; None, and the bytes that it is known to need, if they are not all there."""
-        kind, count, *cost = _HEAD.unpack_from(source, start)
+        kind, count, known_count, number, *cost = _HEAD.unpack_from(source, start)
         head_size = _HEAD.size + 8 * count
         if len(source) - start < head_size:
             return None, head_size
@@ -182,12 +173,12 @@ class Channel:
         size = head_size + sum(place for place in places if place >> _PLACE_SHIFT == _STREAM)
         if len(source) - start < size:
             return None, size
-        meaning, is_new = Kind(kind & ~_NEW_SHARED), bool(kind & _NEW_SHARED)
+        meaning, is_new = Kind(kind & ~_NEW_BUFFER), bool(kind & _NEW_BUFFER)
         passed = self._receive(is_new + sum(place >> _PLACE_SHIFT >= _SEGMENT for place in places))
         segments = iter([Segment(descriptor, 0) for descriptor in passed])  # each closes what it holds, whatever happens
         if is_new:
-            self._renew(next(segments))
-        self._check_shared(places)
+            self._renew(number, next(segments))
+        buffer = self._find_buffer(number, places)
         parts: list[Part] = []
         position, offset = start + head_size, 0
         for item in places:
@@ -195,35 +186,36 @@ class Channel:
             if place == _STREAM:
                 parts.append(bytes(source[position : position + length]))
                 position += length
-            elif place == _SHARED:
-                parts.append(self._take_shared(offset, length))
+            elif place == _BUFFER:
+                view = buffer[offset : offset + length].toreadonly()
+                parts.append(view if self._reads_in_place else bytes(view))
                 offset = _aligned(offset + length)
             else:
                 segment = next(segments)
                 segment.size = length
                 parts.append(segment if place == _SEGMENT else _take_apart(segment, in_place=self._reads_in_place))
+        self._read_count += 1
+        self._known_count = known_count
         return Frame(meaning, tuple(parts), *unpack_cost(*cost)), size
 
-    def _renew(self, shared: Segment) -> None:
-        """Take over new memory of the other side."""
-        if self._theirs is not None:
-            self._theirs.close()
-        shared.size = os.fstat(shared.descriptor).st_size
-        self._theirs = shared
+    def _renew(self, number: int, segment: Segment) -> None:
+        """Take over a new buffer of the other side."""
+        before = self._theirs.pop(number, None)
+        if before is not None:
+            before.close()
+        segment.size = os.fstat(segment.descriptor).st_size
+        self._theirs[number] = segment
 
-    def _check_shared(self, places: Sequence[int]) -> None:
-        """Check that what is said to be in memory of the other side can be there."""
+    def _find_buffer(self, number: int, places: Sequence[int]) -> memoryview:
+        """Return the memory of a buffer, in which all that is said to be there can be."""
         end = 0
         for place in places:
-            if place >> _PLACE_SHIFT == _SHARED:
+            if place >> _PLACE_SHIFT == _BUFFER:
                 end = _aligned(end + (place & _LENGTH_MASK))
-        if end > (0 if self._theirs is None else self._theirs.size):
+        found = self._theirs.get(number)
+        if end > (0 if found is None else found.size):
             raise ValueError(end)
-
-    def _take_shared(self, offset: int, length: int) -> Part:
-        assert self._theirs is not None
-        view = self._theirs.buffer[offset : offset + length].toreadonly()
-        return view if self._reads_in_place else bytes(view)
+        return found.buffer if found is not None else memoryview(b"")
 
     def _receive(self, count: int) -> list[int]:
         """Return so many descriptors, which have been sent before."""
@@ -255,12 +247,12 @@ class Channel:
         return found
 
 
-def _place(part: Part, size: int, shared: Segment | None) -> int:
+def _place(part: Part, size: int, buffer: Buffer | None) -> int:
     if isinstance(part, Segment):
         return _SEGMENT
     if size <= SMALL_BYTES:
         return _STREAM
-    return _APART if shared is None else _SHARED
+    return _APART if buffer is None else _BUFFER
 
 
 def _pieces(part: Part) -> Sequence[bytes | memoryview]:

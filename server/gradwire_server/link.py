@@ -74,7 +74,7 @@ class Link(asyncio.Protocol):
     """
 
     def __init__(self, descriptors: socket.socket, answerers: Mapping[Verb, Answerer]) -> None:
-        self._channel = Channel(descriptors, takes_turns=False)
+        self._channel = Channel(descriptors)
         self._answerers = answerers
         self._transport: asyncio.Transport | None = None
         self._asked: dict[int, asyncio.Future[Frame]] = {}

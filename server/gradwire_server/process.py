@@ -126,7 +126,7 @@ class WorkerProcess:
             stack.enter_context(theirs)
             our_side, their_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             stack.enter_context(their_side)
-            line = _Line(Channel(our_side, takes_turns=True))
+            line = _Line(Channel(our_side))
             ours.setblocking(False)
             try:
                 transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: line, sock=ours)

@@ -505,7 +505,7 @@ def main(argv: Sequence[str]) -> int:
     end_with_parent()
     np.seterr(all="ignore")  # NaN and inf are results
     stream, descriptors = (socket.socket(fileno=int(number)) for number in argv)
-    with stream, contextlib.closing(Channel(descriptors, takes_turns=True, reads_in_place=True)) as channel:
+    with stream, contextlib.closing(Channel(descriptors, reads_in_place=True)) as channel:
         serve(stream, channel)
     return 0
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import socket
 import struct
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gradwire_server.channel import SHARED_BYTES, SMALL_BYTES, Channel
+from gradwire_server.buffers import SHARED_BYTES
+from gradwire_server.channel import SMALL_BYTES, Channel
 from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Prediction, Timings, pack_cost
 from gradwire_server.segments import Segment
 
@@ -19,11 +21,11 @@ NO_COST = pack_cost(Frame(Kind.READY))
 
 
 @contextmanager
-def channels(*, takes_turns: bool = True, reads_in_place: bool = False):
+def channels(*, reads_in_place: bool = False):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
-        closing(Channel(ours, takes_turns=takes_turns)) as one,
-        closing(Channel(theirs, takes_turns=takes_turns, reads_in_place=reads_in_place)) as other,
+        closing(Channel(ours)) as one,
+        closing(Channel(theirs, reads_in_place=reads_in_place)) as other,
     ):
         yield one, other
 
@@ -43,14 +45,13 @@ def open_count() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-@pytest.mark.parametrize("takes_turns", [True, False])
 @pytest.mark.parametrize("reads_in_place", [True, False])
 @pytest.mark.parametrize(
     "parts", [(), (b"",), (b"id", b"", b"program"), (b"id", LARGE, b"", LARGE[:-1]), (HUGE, LARGE), (Joined((b"ab", LARGE)), b"c")]
 )
-def test_a_frame_arrives_as_it_was_sent(takes_turns, reads_in_place, parts):
+def test_a_frame_arrives_as_it_was_sent(reads_in_place, parts):
     sent = Frame(Kind.RESULT, parts, Prediction(0.5, 2**40, is_stackable=True), Timings(0.125, 0.25, 0.5), was_cached=True)
-    with channels(takes_turns=takes_turns, reads_in_place=reads_in_place) as (one, other):
+    with channels(reads_in_place=reads_in_place) as (one, other):
         for _ in range(3):
             (found,) = other.feed(one.pack(sent))
             assert content(found) == content(sent)
@@ -62,19 +63,69 @@ def test_a_frame_arrives_as_it_was_sent(takes_turns, reads_in_place, parts):
 def test_large_parts_do_not_go_through_the_stream_and_take_new_memory_once():
     with channels(reads_in_place=True) as (one, other):
         (first,) = other.feed(one.pack(Frame(Kind.EVALUATE, (LARGE, b"small"))))
+        one.feed(other.pack(Frame(Kind.READY)))
         before = open_count()
         for _ in range(10):
             data = one.pack(Frame(Kind.EVALUATE, (LARGE[::-1], b"small")))
-            assert len(data) < 100
+            assert len(data) < 110
             (found,) = other.feed(data)
             assert content(found) == [LARGE[::-1], b"small"]
+            one.feed(other.pack(Frame(Kind.READY)))
         assert content(first)[0] == LARGE[::-1]  # the same memory
         assert open_count() == before
 
 
+def test_memory_is_used_again_once_its_frame_has_been_read_and_not_before():
+    frames = [Frame(Kind.EVALUATE, (bytes([number]) * (SMALL_BYTES + number),)) for number in range(1, 9)]
+    with channels() as (one, other):
+        for _ in range(3):
+            sent = [one.pack(frame) for frame in frames]
+            before = open_count()
+            assert [frame for data in sent for frame in other.feed(data)] == frames
+            one.feed(other.pack(Frame(Kind.READY)))
+        assert open_count() == before  # the first time took all memory that there is
+
+
+def test_memory_that_is_too_small_is_let_go():
+    with channels() as (one, other):
+        before = None
+        for size in (2**20, 2**22, 2**24, 2**20):
+            (found,) = other.feed(one.pack(Frame(Kind.EVALUATE, (bytes(size),))))
+            assert content(found) == [bytes(size)]
+            one.feed(other.pack(Frame(Kind.READY)))
+            before = before or open_count()
+            assert open_count() == before
+
+
+def test_what_is_not_read_takes_no_more_memory_than_may_be_kept():
+    parts = [bytes([number]) * (SHARED_BYTES // 4) for number in range(8)]
+    with channels() as (one, other):
+        sent = [one.pack(Frame(Kind.EVALUATE, (part,))) for part in parts]
+        assert sum(item.segment.size for item in one._ours._all) == SHARED_BYTES
+        assert [frame.parts[0] for data in sent for frame in other.feed(data)] == parts
+
+
+def test_a_frame_that_could_not_be_sent_leaves_nothing_behind():
+    with channels() as (one, other):
+        (found,) = other.feed(one.pack(Frame(Kind.EVALUATE, (LARGE,))))
+        one.feed(other.pack(Frame(Kind.READY)))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        next_free = os.dup(0)
+        os.close(next_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                one.pack(Frame(Kind.EVALUATE, (bytes(2**21),)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for part in (bytes(2**21), LARGE):
+            (found,) = other.feed(one.pack(Frame(Kind.EVALUATE, (part,))))
+            assert content(found) == [part]
+
+
 def test_frames_come_in_pieces_and_several_at_a_time():
     frames = [Frame(Kind.EVALUATE, (b"id", bytes(range(200)))), Frame(Kind.READY), Frame(Kind.MISSING, (b"name",))]
-    with channels(takes_turns=False) as (one, other):
+    with channels() as (one, other):
         data = b"".join(map(one.pack, frames))
         assert other.feed(data) == frames
         found = [frame for place in range(len(data)) for frame in other.feed(data[place : place + 1])]
@@ -133,9 +184,9 @@ def test_a_side_without_descriptors_left_says_so_and_leaves_none_open():
 @pytest.mark.parametrize(
     "data",
     [
-        struct.pack(f"<II{COST_FORMAT}", 99, 0, *NO_COST),
-        struct.pack(f"<II{COST_FORMAT}Q", Kind.RESULT, 1, *NO_COST, 1 << 62 | 10),
-        struct.pack(f"<II{COST_FORMAT}Q", Kind.RESULT, 1, *NO_COST, 2 << 62 | 10),
+        struct.pack(f"<IIQi{COST_FORMAT}", 99, 0, 0, -1, *NO_COST),
+        struct.pack(f"<IIQi{COST_FORMAT}Q", Kind.RESULT, 1, 0, 0, *NO_COST, 1 << 62 | 10),
+        struct.pack(f"<IIQi{COST_FORMAT}Q", Kind.RESULT, 1, 0, -1, *NO_COST, 2 << 62 | 10),
     ],
     ids=["kind", "memory that is not shared", "segment that was not sent"],
 )
