@@ -50,7 +50,7 @@ def encode_status(error: GradwireError, request_id: str = "") -> Status:
             `retry_after_s` the delay in seconds of a retry.
         request_id: the id of the request, quoted in RequestInfo.
     """
-    status = Status(code=code_pb2.Code.Value(error.code), message=_cut(error.message, MESSAGE_BYTES_LIMIT))
+    status = Status(code=code_pb2.Code.Value(error.code), message=cut_message(error.message))
     kept = list(error.metadata.items())[:METADATA_LIMIT]
     limits = {"names": NAMES_BYTES_LIMIT}
     metadata = {_cut(key, VALUE_BYTES_LIMIT): _cut(value, limits.get(key, VALUE_BYTES_LIMIT)) for key, value in kept}
@@ -72,6 +72,18 @@ def encode_status(error: GradwireError, request_id: str = "") -> Status:
         delay.FromNanoseconds(round(float(error.metadata.get("retry_after_s", delay_s)) * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def cut_message(text: str) -> str:
+    """Return the text of an error as its status has it."""
+    return _cut(text, MESSAGE_BYTES_LIMIT)
+
+
+def add_request_id(status: bytes, request_id: str) -> bytes:
+    """Return a serialized status with the id of the request quoted in it: fields of a message may stand in any order."""
+    quoted = Status()
+    quoted.details.add().Pack(error_details_pb2.RequestInfo(request_id=_cut(request_id, VALUE_BYTES_LIMIT)))
+    return status + bytes(quoted.SerializeToString())
 
 
 def decode_status(status: Status) -> GradwireError:

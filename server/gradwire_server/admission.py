@@ -17,6 +17,7 @@ from gradwire_core.errors import DrainingError, GradwireError, InternalError
 from gradwire_server.calls import ANONYMOUS, Call, Stream
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
+from gradwire_server.refusals import Refusal, Refusals
 from gradwire_server.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 PUSHBACK_S = {"OVERLOADED": 0.1, "DRAINING": 0.0, "QUOTA_EXCEEDED": 1.0}
 """Seconds after which a refused caller may come again, by the reason of the refusal, where the error does not tell."""
+
+_EVALUATIONS = frozenset({"Evaluate", "EvaluateStream"})
 
 R = TypeVar("R")
 
@@ -72,6 +75,11 @@ class Gate:
         if self._is_closed and not (self._running_count or self._call_count):
             self._empty.set()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the server drains."""
+        return self._is_closed
+
     def check(self) -> None:
         """Let a request in that is answered before anything else happens, so that nobody need count it; raises as entering."""
         if self._is_closed:
@@ -118,13 +126,17 @@ class Admission:
         quotas: what each identity may use.
         metrics: told of every finished request.
         tracer: makes a span of every request; None for no traces.
+        refusals: what was refused a moment ago.
     """
 
-    def __init__(self, gate: Gate, quotas: Quotas, metrics: Metrics, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self, gate: Gate, quotas: Quotas, metrics: Metrics, tracer: Tracer | None = None, refusals: Refusals | None = None
+    ) -> None:
         self.gate = gate
         self._quotas = quotas
         self._metrics = metrics
         self._tracer = tracer
+        self._refusals = refusals or Refusals()
 
     async def answer(self, rpc: str, handler: Callable[[bytes, Call], Awaitable[R]], message: bytes, call: Call) -> R:
         """Return what a handler answers to a request.
@@ -142,6 +154,8 @@ class Admission:
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
             failure = _as_gradwire_error(error, rpc, call.request_id, call.identity)
             code, reason = failure.code, failure.reason
+            if rpc in _EVALUATIONS:
+                self._refusals.note(call.identity, message, failure)
             raise failure from None
         else:
             code = "OK"
@@ -180,6 +194,15 @@ class Admission:
             self._count(rpc, code, request_id, identity, time.perf_counter() - started)
             if span is not None:
                 span.end(code, reason)
+
+    def refuse_again(self, rpc: str, message: bytes, request_id: str, identity: str) -> Refusal | None:
+        """Return the answer to a serialized EvaluateRequest whose like was refused a moment ago, and account for it; else None."""
+        if self.gate.is_closed or self._tracer is not None or self._quotas.is_limited:
+            return None  # which has more to be said, or counted
+        found = self._refusals.find(identity, message)
+        if found is not None:
+            self._count(rpc, found.error.code, request_id, identity, 0.0)
+        return found
 
     def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str, parent: Context | None = None) -> None:
         """Account for a request that is refused unread; one of a caller who is not known, and has no parent, leaves no span."""

@@ -75,35 +75,10 @@ class Channel:
         Raises:
             OSError: the other side is gone, or the system is out of descriptors or memory.
         """
-        places: list[int] = []
-        inline: list[bytes | memoryview] = []
-        passed: list[int] = []
-        made: list[Segment] = []
         buffer = self._choose_buffer(frame.parts)
-        kind, number = int(frame.kind), _NO_BUFFER
-        if buffer is not None:
-            number = buffer.number
-            if buffer.is_new:
-                kind |= _NEW_BUFFER
-                passed.append(buffer.segment.descriptor)
+        made: list[Segment] = []
         try:
-            offset = 0
-            for part in frame.parts:
-                size = len(part) if not isinstance(part, memoryview) else part.nbytes
-                place = _place(part, size, buffer)
-                places.append(place << _PLACE_SHIFT | size)
-                if isinstance(part, Segment):
-                    passed.append(part.descriptor)
-                elif place == _STREAM:
-                    inline += _pieces(part)
-                elif place == _BUFFER:
-                    assert buffer is not None
-                    _write(buffer.segment.buffer, offset, part)
-                    offset = _aligned(offset + size)
-                else:
-                    made.append(Segment.create(size))
-                    _write(made[-1].buffer, 0, part)
-                    passed.append(made[-1].descriptor)
+            places, inline, passed = _lay_out(frame.parts, buffer, made)
             if passed:
                 self._send(passed)
         except BaseException:
@@ -113,6 +88,10 @@ class Channel:
         finally:
             for segment in made:
                 segment.close()
+        kind, number = int(frame.kind), _NO_BUFFER
+        if buffer is not None:
+            number = buffer.number
+            kind |= _NEW_BUFFER if buffer.is_new else 0
         self._sent_count += 1
         if buffer is not None:
             buffer.frame = self._sent_count
@@ -245,6 +224,39 @@ class Channel:
                 os.close(descriptor)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return found
+
+
+def _lay_out(
+    parts: Sequence[Part], buffer: Buffer | None, made: list[Segment]
+) -> tuple[list[int], list[bytes | memoryview], list[int]]:
+    """Put the parts of a frame where they go: return their places, what stands in the stream, and the descriptors to be passed.
+
+    Args:
+        parts: of the frame.
+        buffer: what its large parts go through, if they do.
+        made: is given the segments that are made for them where they do not.
+    """
+    places: list[int] = []
+    inline: list[bytes | memoryview] = []
+    passed = [buffer.segment.descriptor] if buffer is not None and buffer.is_new else []
+    offset = 0
+    for part in parts:
+        size = len(part) if not isinstance(part, memoryview) else part.nbytes
+        place = _place(part, size, buffer)
+        places.append(place << _PLACE_SHIFT | size)
+        if isinstance(part, Segment):
+            passed.append(part.descriptor)
+        elif place == _STREAM:
+            inline += _pieces(part)
+        elif place == _BUFFER:
+            assert buffer is not None
+            _write(buffer.segment.buffer, offset, part)
+            offset = _aligned(offset + size)
+        else:
+            made.append(Segment.create(size))
+            _write(made[-1].buffer, 0, part)
+            passed.append(made[-1].descriptor)
+    return places, inline, passed
 
 
 def _place(part: Part, size: int, buffer: Buffer | None) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
 from gradwire_core.errors import GradwireError
-from gradwire_proto.status import encode_status
+from gradwire_proto.status import cut_message, encode_status
 from gradwire_server.admission import PUSHBACK_S, Admission, StreamHandler
 from gradwire_server.calls import Call, Handler, UploadHandler, is_request_id, make_request_id
 from gradwire_server.tracing import Tracer
@@ -57,6 +57,9 @@ class CallInterceptor:
 
         async def answer(message: bytes, context: Context) -> bytes:
             call = await self._open(rpc, context)
+            refusal = self._admission.refuse_again(rpc, message, call.request_id, call.identity)
+            if refusal is not None:
+                await _send_status(context, refusal.error, refusal.status(call.request_id), call.request_id)
             try:
                 return await self._admission.answer(rpc, handler, message, call)
             except GradwireError as error:
@@ -145,10 +148,15 @@ def _find_request_id(context: Context) -> str:
     return make_request_id()
 
 
-async def _abort(context: Context, error: GradwireError, request_id: str) -> None:
-    status = encode_status(error, request_id)
-    trailers: list[tuple[str, Any]] = [(_DETAILS, status.SerializeToString()), (REQUEST_ID, request_id)]
+async def _abort(context: Context, error: GradwireError, request_id: str) -> NoReturn:
+    await _send_status(context, error, encode_status(error, request_id).SerializeToString(), request_id)
+
+
+async def _send_status(context: Context, error: GradwireError, status: bytes, request_id: str) -> NoReturn:
+    """End a call with an error, of which this is the serialized status."""
+    trailers: list[tuple[str, Any]] = [(_DETAILS, status), (REQUEST_ID, request_id)]
     if error.reason in PUSHBACK_S:
         wait_s = float(error.metadata.get("retry_after_s", PUSHBACK_S[error.reason]))
         trailers.append((_PUSHBACK, str(math.ceil(wait_s * 1000))))
-    await context.abort(grpc.StatusCode[error.code], status.message, tuple(trailers))
+    await context.abort(grpc.StatusCode[error.code], cut_message(error.message), tuple(trailers))
+    raise AssertionError

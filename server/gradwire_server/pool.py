@@ -32,6 +32,7 @@ from gradwire_server.costs import Costs
 from gradwire_server.frames import Frame, Kind, Prediction, join_frames, split_frame
 from gradwire_server.memory import count_kernel_kills
 from gradwire_server.metrics import Metrics
+from gradwire_server.pressure import Pressure
 from gradwire_server.process import WorkerDiedError, WorkerProcess
 from gradwire_server.skeletons import Skeletons, request_skeleton
 from gradwire_server.waiting import Waiting, WaitingTasks
@@ -43,7 +44,6 @@ _WATCH_INTERVAL_S = 0.25
 _STOP_AFTER_S = 0.1  # of a task that nobody waits for
 _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
-_LEAST_RETRY_S = 0.02
 _BATCH_BYTES = 2**22
 _EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
 _NAMED_PARTS = 2  # of a task that brings no program
@@ -97,6 +97,7 @@ class WorkerPool:
         self._runs: dict[WorkerProcess, _Run] = {}
         self._recoveries: set[asyncio.Task[None]] = set()
         self._costs = Costs()
+        self._pressure = Pressure(config.max_queue_s, config.workers)
         self._keys: Skeletons[bytes] = Skeletons(_KEY_COUNT)
         self._key_numbers = itertools.count()
         self._admitted_bytes = 0
@@ -222,20 +223,41 @@ class WorkerPool:
         No more may wait than leaves it time to be done: what would come too late is told so while its caller can ask elsewhere.
         One for each worker may wait in any case: predictions are too rough to refuse what is next.
         """
-        count = len(self._waiting)
-        queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
-        allowed_s = min(self._config.max_queue_s, max(0.0, timeout_s - item.expected.seconds))
-        retry_s = max(
-            queued_s - allowed_s + min((run.left_s(item.arrived_s) for run in self._runs.values()), default=0.0), _LEAST_RETRY_S
-        )
-        if queued_s > allowed_s and count >= self._config.workers:
-            text = f"queue: needed at most {allowed_s:.3g} s of work waiting for each worker, got {queued_s:.3g} s; retry later"
-            raise OverloadedError(
-                text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", retry_after_s=f"{retry_s:.3g}"
-            )
+        count, now_s, task_s = len(self._waiting), item.arrived_s, item.expected.seconds
         if count >= self._config.queue_count:
+            self._shed(task_s, now_s)
             text = f"queue: needed a free place, got {count} tasks waiting; retry after a moment"
-            raise OverloadedError(text, waiting=count, retry_after_s=f"{retry_s:.3g}")
+            raise OverloadedError(text, waiting=count, retry_after_s=self._retry_s(0.0, now_s))
+        if count < self._config.workers:
+            return
+        queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
+        allowed_s = self._pressure.allowed_s(task_s, now_s)
+        if queued_s > allowed_s:
+            self._shed(task_s, now_s)
+        allowed_s = min(allowed_s, max(0.0, timeout_s - task_s))
+        if queued_s > allowed_s:
+            raise self._too_long(count, queued_s, allowed_s, now_s)
+
+    def _shed(self, task_s: float, now_s: float) -> None:
+        """Take note that a task is refused. The first for a while tells that too much comes: what waits too long for that goes."""
+        if not self._pressure.refuse(task_s, now_s):
+            return
+        workers = self._config.workers
+        surplus = self._waiting.beyond(workers, lambda item: workers * self._pressure.allowed_s(item.expected.seconds, now_s))
+        for item in surplus:
+            self._waiting.discard(item)
+            allowed_s = self._pressure.allowed_s(item.expected.seconds, now_s)
+            _fail(item, self._too_long(len(surplus), self._waiting.seconds_before(item.due_s) / workers, allowed_s, now_s))
+
+    def _too_long(self, count: int, queued_s: float, allowed_s: float, now_s: float) -> OverloadedError:
+        text = f"queue: needed at most {allowed_s:.3g} s of work waiting for each worker, got {queued_s:.3g} s; retry later"
+        retry_s = self._retry_s(queued_s - allowed_s, now_s)
+        return OverloadedError(text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", retry_after_s=retry_s)
+
+    def _retry_s(self, excess_s: float, now_s: float) -> str:
+        """Return, as text, after how many seconds one who is refused may come again."""
+        soonest_s = excess_s + min((run.left_s(now_s) for run in self._runs.values()), default=0.0)
+        return f"{self._pressure.retry_s(soonest_s):.3g}"
 
     def _check_bytes(self, peak_bytes: int) -> None:
         """Check the bytes of all that waits and runs; one task alone may take what its own limit allows."""

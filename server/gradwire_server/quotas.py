@@ -30,18 +30,21 @@ class Quotas:
     Args:
         config: the settings `max_identity_...`; 0 is no limit.
         clock: seconds that only grow.
+
+    Attributes:
+        is_limited: whether there are any limits.
     """
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._call_count = config.max_identity_call_count
         self._calls_per_s = config.max_identity_calls_per_s
-        self._is_limited = bool(self._call_count or self._calls_per_s)
+        self.is_limited = bool(self._call_count or self._calls_per_s)
         self._clock = clock
         self._shares: dict[str, _Share] = {}
 
     def using(self, identity: str) -> AbstractContextManager[object]:
         """Count one call, for as long as the block runs; raises as `enter`."""
-        return _Use(self, identity) if self._is_limited else _FREE
+        return _Use(self, identity) if self.is_limited else _FREE
 
     def enter(self, identity: str) -> None:
         """Count a call that begins; `leave` must follow, unless this raises.

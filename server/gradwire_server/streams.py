@@ -251,7 +251,7 @@ class Session:
         """Return the message that answers a request; None where that takes longer."""
         tiny = self._evaluator.find_tiny(part.content, self._call.identity)
         if tiny is None:
-            return None
+            return self._refuse_at_once(part)
         request_id = make_request_id()
         try:
             content = self._admission.answer_at_once(
@@ -260,6 +260,12 @@ class Session:
         except GradwireError as error:
             return encode_part(part.id, _ERROR, encode_status(error, request_id).SerializeToString())
         return encode_part(part.id, _ANSWER, content)
+
+    def _refuse_at_once(self, part: Part) -> bytes | None:
+        """Return the message that refuses a request whose like was refused a moment ago; None where it was not."""
+        request_id = make_request_id()
+        refusal = self._admission.refuse_again(RPC, part.content, request_id, self._call.identity)
+        return None if refusal is None else encode_part(part.id, _ERROR, refusal.status(request_id))
 
     async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
         """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""

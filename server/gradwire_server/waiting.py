@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gradwire_server.frames import Frame, Prediction
@@ -92,6 +93,22 @@ class WaitingTasks:
     def seconds_before(self, due_s: float) -> float:
         """Return the predicted seconds of what waits and should be done by then."""
         return sum(item.expected.seconds for item in self._present if item.due_s <= due_s)
+
+    def beyond(self, spared_count: int, allowed_s: Callable[[Waiting], float]) -> list[Waiting]:
+        """Return the tasks before which more predicted seconds wait than they may have there, all of these left out.
+
+        Args:
+            spared_count: how many may wait in any case; tasks that a worker was at already may, too.
+            allowed_s: tells how many seconds may wait before a task.
+        """
+        found: list[Waiting] = []
+        before_s = 0.0
+        for place, item in enumerate(sorted(self._present)):
+            if place - len(found) < spared_count or before_s <= allowed_s(item) or item.ended_count + item.lost_count:
+                before_s += item.expected.seconds
+            else:
+                found.append(item)
+        return found
 
     def pop(self, *, may_be_long: bool) -> Waiting | None:
         """Return the first task, or the first that is not a long one; None if there is none."""

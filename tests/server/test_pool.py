@@ -300,8 +300,12 @@ async def test_more_predicted_work_than_may_wait_is_refused(pool):
     with pytest.raises(OverloadedError, match=r"needed at most 0\.2 s of work waiting for each worker, got 0\.3 s") as refused:
         await pool.run(QUICK, PATIENCE_S, cost=Prediction(0.15, 1))
     assert float(refused.value.metadata["retry_after_s"]) >= 0.1
+    with pytest.raises(OverloadedError, match=r"needed at most 0\.075 s of work waiting for each worker, got 0\.15 s"):
+        await waiting.pop()  # as too much comes, which was not known when this one came
+    assert pool.queue_length == 1
     ahead = asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=Prediction(0.0, 1)))  # which need not wait for the others
     assert {answer.kind for answer in await asyncio.gather(running, *waiting, ahead)} == {Kind.RESULT}
+    await assert_works(pool)
 
 
 @with_pool(workers=2, max_queue_s=0.0)

@@ -33,6 +33,7 @@ from gradwire_server.frames import Frame, Kind
 from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
+from gradwire_server.refusals import Refusals
 from gradwire_server.requests import Apart, find_apart, outline
 from gradwire_server.segments import Segment
 from gradwire_server.service import SERVICE, DifferentiationService
@@ -144,7 +145,7 @@ def session(scenario, timeout_s: float = 100.0, **settings) -> None:
     async def run() -> None:
         pipe, desk, gate = Pipe(), Desk(), Gate()
         config = ServerConfig(max_stream_request_count=FEW, **settings)
-        admission = Admission(gate, Quotas(config), NoMetrics())
+        admission = Admission(gate, Quotas(config), NoMetrics(), refusals=Refusals(lambda: 0.0))  # a moment does not end
         held = Held("chunked_bytes", config.chunked_bytes)
         running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, config, held, Peers(FEW)).run())
         async with asyncio.timeout(PATIENCE_S):
@@ -604,6 +605,62 @@ def test_what_is_answered_at_once_overtakes_what_is_not():
         assert desk.quick_count == 4
 
     session(scenario)
+
+
+FULL = errors.OverloadedError("queue: needed a free place, got 3 tasks waiting; retry", waiting=3, retry_after_s="0.25")
+
+
+def test_the_like_of_what_was_refused_for_want_of_room_is_refused_unseen():
+    async def scenario(pipe, desk, _gate, _running):
+        like = "programs/" + 64 * "a"
+        pipe.begin(1, like)
+        await until(lambda: like in desk.answers)
+        desk.answers.pop(like).set_exception(FULL)
+        refused = await failure(pipe, 1)
+        for id in (2, 3):
+            pipe.begin(id, like)
+            again = await failure(pipe, id)
+            assert (type(again), again.message) == (errors.OverloadedError, FULL.message)
+            for text in ("waiting", "retry_after_s"):
+                assert again.metadata[text] == refused.metadata[text]
+            assert again.metadata["request_id"] != refused.metadata["request_id"]
+        assert not desk.answers
+        pipe.begin(4, "programs/" + 64 * "b")
+        await until(lambda: desk.answers)
+
+    session(scenario)
+
+
+def test_what_was_refused_for_another_reason_is_looked_at_again():
+    async def scenario(pipe, desk, _gate, _running):
+        like = "programs/" + 64 * "a"
+        for id in (1, 2):
+            pipe.begin(id, like)
+            await until(lambda: like in desk.answers)
+            desk.answers.pop(like).set_exception(errors.LimitError("evaluation: needed less, got more; ask for less"))
+            assert isinstance(await failure(pipe, id), errors.LimitError)
+
+    session(scenario)
+
+
+def test_the_share_of_an_identity_and_the_drain_come_before_what_was_refused():
+    async def scenario(pipe, desk, gate, running):
+        like = "programs/" + 64 * "a"
+        for id in (1, 2):
+            pipe.begin(id, like)
+            await until(lambda: like in desk.answers)
+            desk.answers.pop(like).set_exception(FULL)
+            assert (await failure(pipe, id)).message == FULL.message
+        pipe.begin(3, "b")
+        await until(lambda: "b" in desk.answers)
+        gate.close()
+        pipe.begin(4, like)
+        assert isinstance(await failure(pipe, 4), errors.DrainingError)
+        desk.answer("b")
+        with pytest.raises(errors.DrainingError):
+            await running
+
+    session(scenario, max_identity_call_count=10)
 
 
 def test_what_is_answered_at_once_waits_for_what_is_being_written():

@@ -105,3 +105,13 @@ def test_tasks_that_are_given_up_while_others_wait_are_forgotten():
         tasks.discard(item)
     assert sum(answer() is not None for answer in given_up) <= 100
     assert pop_all(tasks) == [first]
+
+
+def test_what_waits_too_long_is_told_in_the_order_in_which_it_would_run():
+    items = [waiting(1.0, float(number)) for number in range(6)]
+    items[5].ended_count = 1
+    tasks = filled(*reversed(items))
+    assert tasks.beyond(2, lambda _: 0.0) == items[2:5]
+    assert tasks.beyond(0, lambda one: 0.5 if one is items[1] else 1.5) == [items[1], *items[3:5]]
+    assert tasks.beyond(6, lambda _: 0.0) == []
+    assert len(tasks) == len(items)

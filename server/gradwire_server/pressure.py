@@ -1,0 +1,58 @@
+"""How much may wait before what comes is refused: much, as long as that is the end of it, and little once more comes than is done.
+
+Callers who wait for answers before they ask again make queues that end by themselves, however long. Where the queue overflows it
+does not: all that is admitted would wait as long as may be. So from then on a task may wait half as long as it takes, or a moment,
+until none had to be refused for a while. Those who are refused are told to come again when there is room for as many as they are.
+No I/O. Nothing else may live here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+_WAIT_SHARE = 0.5
+_LEAST_WAIT_S = 0.005
+_CALM_S = 1.0
+_MEMORY_S = 1.0  # of what was refused
+_LEAST_RETRY_S = 0.02
+_LAST_RETRY_S = 2.0
+
+_between = random.Random().uniform  # noqa: S311  # so that not all come again at once
+
+
+class Pressure:
+    """Whether more comes than is done.
+
+    Args:
+        max_wait_s: seconds of work that may wait for a worker as long as it does not.
+        worker_count: how many work.
+    """
+
+    def __init__(self, max_wait_s: float, worker_count: int) -> None:
+        self._max_wait_s = max_wait_s
+        self._worker_count = worker_count
+        self._refused_s = 0.0  # of work, a moment ago more than long ago
+        self._last_s = -math.inf
+
+    def is_high(self, now_s: float) -> bool:
+        """Tell whether tasks were refused of late."""
+        return now_s - self._last_s < _CALM_S
+
+    def allowed_s(self, task_s: float, now_s: float) -> float:
+        """Return the seconds of work that may wait for each worker before a task that takes so long."""
+        if not self.is_high(now_s):
+            return self._max_wait_s
+        return min(self._max_wait_s, max(_LEAST_WAIT_S, _WAIT_SHARE * task_s))
+
+    def refuse(self, task_s: float, now_s: float) -> bool:
+        """Take note that a task is refused; tell whether it is the first for a while."""
+        is_first = not self.is_high(now_s)
+        self._refused_s = self._refused_s * math.exp((self._last_s - now_s) / _MEMORY_S) + task_s
+        self._last_s = now_s
+        return is_first
+
+    def retry_s(self, soonest_s: float) -> float:
+        """Return after how many seconds one who is refused may come again, if there is no room sooner than in so many."""
+        spread_s = min(self._refused_s / self._worker_count, _LAST_RETRY_S)
+        return max(soonest_s, _LEAST_RETRY_S, spread_s * _between(0.5, 1.5))

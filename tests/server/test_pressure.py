@@ -1,0 +1,45 @@
+import pytest
+
+from gradwire_server.pressure import Pressure
+
+
+def test_much_may_wait_until_something_is_refused_and_little_from_then_on():
+    pressure = Pressure(0.5, worker_count=2)
+    assert pressure.allowed_s(0.02, 10.0) == 0.5
+    assert pressure.refuse(0.02, 10.0)
+    assert pressure.allowed_s(0.02, 10.1) == 0.01
+    assert pressure.allowed_s(10.0, 10.1) == 0.5  # never more than before
+    assert pressure.allowed_s(0.0, 10.1) == 0.005
+    assert not pressure.refuse(0.02, 10.9)
+    assert pressure.is_high(11.8)
+
+
+def test_much_may_wait_again_once_nothing_was_refused_for_a_while():
+    pressure = Pressure(0.5, worker_count=2)
+    pressure.refuse(0.02, 10.0)
+    assert not pressure.is_high(11.0)
+    assert pressure.allowed_s(0.02, 11.0) == 0.5
+    assert pressure.refuse(0.02, 11.0)
+
+
+def test_nothing_may_wait_where_the_bound_is_zero():
+    pressure = Pressure(0.0, worker_count=2)
+    pressure.refuse(1.0, 0.0)
+    assert pressure.allowed_s(1.0, 0.0) == pressure.allowed_s(1.0, 10.0) == 0.0
+
+
+def test_the_refused_come_again_when_there_is_room_for_as_many_as_they_are():
+    pressure = Pressure(0.5, worker_count=2)
+    assert pressure.retry_s(0.0) == 0.02
+    for _ in range(50):
+        pressure.refuse(0.02, 10.0)
+    found = [pressure.retry_s(0.0) for _ in range(200)]
+    assert min(found) >= 0.25
+    assert max(found) <= 0.75
+    assert sum(found) / len(found) == pytest.approx(0.5, rel=0.1)
+    assert pressure.retry_s(1.5) == 1.5
+    pressure.refuse(0.0, 20.0)
+    assert pressure.retry_s(0.0) == 0.02  # as that was long ago
+    for _ in range(1000):
+        pressure.refuse(1.0, 20.0)
+    assert pressure.retry_s(0.0) <= 3.0
