@@ -195,7 +195,8 @@ class WorkerPool:
         now_s = loop.time()
         expected = self._costs.expect(key, cost)
         item = Waiting(task, key, expected, now_s, loop.create_future(), is_alone=not expected.is_stackable)
-        if not self._idle:
+        self._waiting.queue_up(item)
+        if not self._idle or (item.is_long and not self._may_start_long()):
             self._check_room(item, timeout_s)
         self._check_bytes(item.expected.peak_bytes)
         if not item.is_long:

@@ -2,7 +2,7 @@
 
 The order is that of when each should be done by: its arrival, and some times the seconds that it is predicted to take. So a short
 task goes ahead of a long one that came a little earlier, and no task waits forever: once it has waited so many times what it takes,
-none that comes later is ahead of it. Tasks of one key go together. Nothing else may live here.
+none that comes later is ahead of it. Tasks of one key stay in order, whatever they are predicted to take by then, and go together. Nothing else may live here.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class WaitingTasks:
         self._long: list[Waiting] = []
         self._alike: dict[bytes, deque[Waiting]] = {}
         self._present: set[Waiting] = set()
+        self._due: dict[bytes, list[float]] = {}  # by key: when the last should be done by, and how many wait
 
     def __len__(self) -> int:
         return len(self._present)
@@ -82,8 +83,18 @@ class WaitingTasks:
         """Have a task wait."""
         heapq.heappush(self._long if item.is_long else self._short, item)
         self._present.add(item)
-        if item.key is not None and not item.is_alone:
+        if item.key is None:
+            return
+        due = self._due.setdefault(item.key, [item.due_s, 0])
+        due[:] = max(due[0], item.due_s), due[1] + 1
+        if not item.is_alone:
             self._alike.setdefault(item.key, deque()).append(item)
+
+    def queue_up(self, item: Waiting) -> None:
+        """Have a task that does not wait yet be due no earlier than those of its key that do."""
+        due = None if item.key is None else self._due.get(item.key)
+        if due is not None:
+            item.due_s = max(item.due_s, due[0])
 
     def discard(self, item: Waiting) -> None:
         """Forget a task, if it waits."""
@@ -137,6 +148,11 @@ class WaitingTasks:
     def _take(self, item: Waiting) -> None:
         """Have a task that waits do so no longer; the heaps forget it when it comes up, or when there are many such."""
         self._present.remove(item)
+        if item.key is not None:
+            due = self._due[item.key]
+            due[1] -= 1
+            if not due[1]:
+                del self._due[item.key]
         if item.key is not None and not item.is_alone:
             alike = self._alike[item.key]
             alike.remove(item)
@@ -150,7 +166,7 @@ class WaitingTasks:
     def clear(self) -> list[Waiting]:
         """Forget all tasks and return them."""
         found = list(self._present)
-        for items in (self._short, self._long, self._alike, self._present):
+        for items in (self._short, self._long, self._alike, self._present, self._due):
             items.clear()
         return found
 

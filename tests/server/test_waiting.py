@@ -115,3 +115,21 @@ def test_what_waits_too_long_is_told_in_the_order_in_which_it_would_run():
     assert tasks.beyond(0, lambda one: 0.5 if one is items[1] else 1.5) == [items[1], *items[3:5]]
     assert tasks.beyond(6, lambda _: 0.0) == []
     assert len(tasks) == len(items)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_tasks_of_one_key_stay_in_order_whatever_they_are_predicted_to_take(is_alone):
+    tasks, items = WaitingTasks(), []
+    for number, seconds in enumerate((0.08, 0.01, 0.02, 0.001)):
+        items.append(waiting(seconds, 0.001 * number, key=b"same", is_alone=is_alone))
+        tasks.queue_up(items[-1])
+        tasks.put(items[-1])
+    assert tasks.seconds_before(items[-1].due_s) == pytest.approx(0.111)
+    other = waiting(0.001, 0.01, key=b"other", is_alone=True)
+    tasks.queue_up(other)
+    tasks.put(other)
+    assert tasks.pop(may_be_long=True) is other
+    assert [tasks.pop(may_be_long=True) for _ in items] == items
+    later = waiting(0.001, 0.02, key=b"same")
+    tasks.queue_up(later)
+    assert later.due_s == pytest.approx(0.022)  # as none of its key waits
