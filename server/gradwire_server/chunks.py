@@ -75,6 +75,8 @@ class Held:
         Raises:
             DeadlineError: that lasts too long.
         """
+        if self._has_room.is_set():
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 await self._has_room.wait()

@@ -105,6 +105,7 @@ class WorkerPool:
         self._next_look: asyncio.TimerHandle | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._closed = False
+        self._told_length = 0
 
     @property
     def pids(self) -> list[int]:
@@ -270,7 +271,7 @@ class WorkerPool:
     def _dispatch(self) -> None:
         """Send what waits to workers that are idle."""
         while self._idle and len(self._waiting):
-            item = self._waiting.pop(may_be_long=self._may_start_long())
+            item = self._waiting.pop(may_be_long=self._waiting.may_have_long and self._may_start_long())
             if item is None:
                 self._look_again()
                 break
@@ -279,7 +280,14 @@ class WorkerPool:
                 self._waiting.put(item)  # and this one is seen to by its keeper
                 continue
             self._send(worker, [item, *self._find_alike(item)])
-        self._metrics.set_queue_length(len(self._waiting))
+        self._tell_length()
+
+    def _tell_length(self) -> None:
+        """Have metrics tell how many wait, where that is another number than before."""
+        count = len(self._waiting)
+        if count != self._told_length:
+            self._told_length = count
+            self._metrics.set_queue_length(count)
 
     def _find_alike(self, item: Waiting) -> list[Waiting]:
         """Return the tasks that are to be evaluated with one."""
@@ -373,7 +381,7 @@ class WorkerPool:
     def _give_up(self, item: Waiting) -> None:
         """Stop a task that nobody waits for any more. One that is over in a moment need not cost its worker."""
         self._waiting.discard(item)
-        self._metrics.set_queue_length(len(self._waiting))
+        self._tell_length()
         for run in self._runs.values():
             if item in run.items and all(other.answer.done() for other in run.items):
                 asyncio.get_running_loop().call_later(_STOP_AFTER_S, self._stop, run)

@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 import time
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -54,7 +54,8 @@ _PAGE_BYTES = 2**20
 _OTHER_FIELDS = 16  # of a request, besides its inputs and outputs
 _TENSORS_AT_ONCE = 1000  # that are looked at before others have their turn
 _SHOWN_NAMES = 12
-_UNDIVIDED_COUNT = 1024
+_NO_WAIT_S = 1e-3
+_PLAIN_COUNT = 1024
 _NAMING = {
     Kind.EVALUATE: pb.EvaluateRequest,
     Kind.EVALUATE_IN_CHUNKS: pb.EvaluateRequest,
@@ -63,6 +64,19 @@ _NAMING = {
 }
 
 M = TypeVar("M", bound=Message)
+
+
+class _Plain(NamedTuple):
+    """What is known of EvaluateRequests of one skeleton, whose tensors all have their elements in them.
+
+    Attributes:
+        name: of the program that they name.
+        is_undivided: whether they were answered without chunks where there could be some, and so always will be: they are handed
+            on as those of calls are, so that several can be evaluated as one.
+    """
+
+    name: str
+    is_undivided: bool
 
 
 class DifferentiationService:
@@ -89,8 +103,7 @@ class DifferentiationService:
         self._capabilities = capabilities
         self._programs = stores.programs
         self._tensors = stores.tensors
-        # Requests that were answered without chunks, and always will be: as in calls, so that several can be evaluated as one.
-        self._undivided: Skeletons[bool] = Skeletons(_UNDIVIDED_COUNT)
+        self._plain: Skeletons[_Plain] = Skeletons(_PLAIN_COUNT)
         self._max_field_count = config.max_input_count + config.max_output_count + _OTHER_FIELDS
 
     def handlers(self) -> dict[str, Handler]:
@@ -120,11 +133,16 @@ class DifferentiationService:
         if tiny is not None:
             return tiny.answer(message) if call.span is None else call.span.run_inline(tiny.answer, message)
         self._limits.check_request(len(message))
+        known = self._plain.find(message)
+        if known is not None:
+            return (await self._run(Kind.EVALUATE, message, call, known=known)).response
         apart = await self.find_apart(message)
         for tensor in apart:
             if not tensor.name:
                 raise _no_elements(tensor)
         answer = await self._run(Kind.EVALUATE, message, call, self._find_tensors(call.identity, apart))
+        if not apart:
+            self._note(message, is_undivided=False)
         return answer.response
 
     def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
@@ -142,21 +160,32 @@ class DifferentiationService:
     async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
         """Evaluate outputs of a program for a session."""
         self._limits.check_request(len(message))
-        stored = iter(self._find_tensors(call.identity, [tensor for tensor in apart if tensor.name]))
+        stored = iter(self._find_tensors(call.identity, [tensor for tensor in apart if tensor.name]) if apart else ())
         began_s = time.monotonic()
         came = iter(await arrived())
         segments = [next(stored) if tensor.name else next(came) for tensor in apart]
-        left = dataclasses.replace(call, timeout_s=call.timeout_s - (time.monotonic() - began_s))
-        if not segments and self._undivided.find(message):
-            return await self._run(Kind.EVALUATE, message, left)
-        answer = await self._run(Kind.EVALUATE_IN_CHUNKS, message, left, segments)
-        skeleton = None if segments or answer.segments else request_skeleton(message)
-        if skeleton is not None:
-            self._undivided.put(skeleton, True)
+        waited_s = time.monotonic() - began_s
+        if waited_s > _NO_WAIT_S:
+            call = dataclasses.replace(call, timeout_s=call.timeout_s - waited_s)
+        known = None if segments else self._plain.find(message)
+        if known is not None and known.is_undivided:
+            return await self._run(Kind.EVALUATE, message, call, known=known)
+        answer = await self._run(Kind.EVALUATE_IN_CHUNKS, message, call, segments, known=known)
+        if not (segments or answer.segments):
+            self._note(message, is_undivided=True)
         return answer
+
+    def _note(self, message: bytes, *, is_undivided: bool) -> None:
+        """Take note of an EvaluateRequest that was answered, and had all elements in it."""
+        skeleton = request_skeleton(message)
+        if skeleton is not None:
+            name = find_program_name(pb.EvaluateRequest, message, self._max_field_count)
+            self._plain.put(skeleton, _Plain(name, is_undivided))
 
     async def find_apart(self, message: bytes) -> list[Apart]:
         """Return the tensors of a serialized EvaluateRequest whose elements are not in it, checked against the limits."""
+        if self._plain.find(message) is not None:
+            return []
         found = outline(pb.EvaluateRequest, message, self._max_field_count)
         apart: list[Apart] = []
         for count, tensor in enumerate(find_apart(message, found), start=1):
@@ -216,14 +245,19 @@ class DifferentiationService:
         _parse_small(pb.GetCapabilitiesRequest, message)
         return self._capabilities
 
-    async def _run(self, kind: Kind, message: bytes, call: Call, segments: Sequence[Segment] = ()) -> Answer:
+    async def _run(
+        self, kind: Kind, message: bytes, call: Call, segments: Sequence[Segment] = (), known: _Plain | None = None
+    ) -> Answer:
         """Have a worker answer a request, sending it the program if it asks for it.
 
         A worker may hold a named program that was deleted here, or that another identity stored: so its caller must have
         stored it before a worker is even asked, lest the answer, or how long it takes, tells that it exists.
         """
-        self._limits.check_request(len(message))
-        if kind in _NAMING:
+        if known is not None:
+            self._find(call.identity, known.name)
+        else:
+            self._limits.check_request(len(message))
+        if known is None and kind in _NAMING:
             named = find_program_name(_NAMING[kind], message, self._max_field_count)
             if named:
                 self._find(call.identity, named)

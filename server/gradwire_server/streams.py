@@ -149,6 +149,7 @@ class Session:
         self._arriving: dict[int, Arriving] = {}
         self._dropped: dict[int, None] = {}  # ids whose chunks come for nothing, as the request has ended
         self._tasks: set[asyncio.Task[None]] = set()
+        self._talking: set[asyncio.Task[Any]] = set()  # those that must not be cancelled while a message is being written
         self._outbox: deque[tuple[Iterator[bytes], asyncio.Future[None]]] = deque()
         self._outbox_filled = asyncio.Event()
         self._is_writing = False
@@ -168,11 +169,11 @@ class Session:
             DrainingError: the server drains, and all that was read is answered.
         """
         forget = self._admission.gate.listen(self._drain)
-        talking = {self._start(self._read_all()), self._start(self._write_all())}
+        self._talking |= {self._start(self._read_all()), self._start(self._write_all())}
         try:
             await self._ended
         except GradwireError:
-            for task in self._tasks - talking:
+            for task in self._tasks - self._talking:
                 task.cancel()
             await self._settle()
             raise
@@ -340,6 +341,10 @@ class Session:
             arriving.close()
 
     async def _send(self, id: int, answer: Answer) -> None:
+        if not (answer.segments or self._is_writing or self._outbox):
+            self._running.pop(id, None)
+            await self._write_alone(encode_part(id, _ANSWER, answer.response))
+            return
         size = sum(map(len, answer.segments))
         self._held.add(size)
         try:
@@ -370,6 +375,16 @@ class Session:
         self._outbox.append((messages, written))
         self._outbox_filled.set()
         await written
+
+    async def _write_alone(self, message: bytes) -> None:
+        """Write a message that is all of an answer, while no other waits or is being written."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._talking.add(task)
+        try:
+            await self._write_now(message)
+        finally:
+            self._talking.discard(task)
 
     async def _write_now(self, message: bytes) -> None:
         """Write a message while no other is being written; none is, once the session ends with an error."""

@@ -2,7 +2,8 @@
 
 The order is that of when each should be done by: its arrival, and some times the seconds that it is predicted to take. So a short
 task goes ahead of a long one that came a little earlier, and no task waits forever: once it has waited so many times what it takes,
-none that comes later is ahead of it. Tasks of one key stay in order, whatever they are predicted to take by then, and go together. Nothing else may live here.
+none that comes later is ahead of it. Tasks of one key stay in order, whatever they are predicted to take by then, and go together.
+Nothing else may live here.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class WaitingTasks:
 
     def __len__(self) -> int:
         return len(self._present)
+
+    @property
+    def may_have_long(self) -> bool:
+        """Whether there may be long tasks among them."""
+        return bool(self._long)
 
     def put(self, item: Waiting) -> None:
         """Have a task wait."""
