@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-MMAP_THRESHOLD_BYTES = 128 * 2**20
+MMAP_THRESHOLD_BYTES = 512 * 2**20
 """Larger arrays are mapped and given back by themselves."""
 
 TRIM_THRESHOLD_BYTES = 512 * 2**20
@@ -17,6 +17,13 @@ TRIM_THRESHOLD_BYTES = 512 * 2**20
 
 TOP_PAD_BYTES = 16 * 2**20
 """So much more is asked for at a time."""
+
+VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD_BYTES),
+    "MALLOC_TOP_PAD_": str(TOP_PAD_BYTES),
+}
+"""What has a process that is started with them in its environment keep freed memory, from its first allocation on."""
 
 # The numbers of the parameters of mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

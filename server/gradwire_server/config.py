@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from gradwire_core import allocator
+
 PREFIX = "GRADWIRE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
@@ -219,7 +221,7 @@ def worker_environ(config: ServerConfig) -> dict[str, str]:
     """Return the environment of the workers: threads pinned, freed memory kept for reuse, settings and secrets left out."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(config.worker_threads))
-    return inherited | threads | _ALLOCATOR_VARIABLES
+    return inherited | threads | allocator.VARIABLES
 
 
 def forbid_fork_handlers() -> None:
@@ -259,11 +261,6 @@ def is_loopback(host: str) -> bool:
 
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-_ALLOCATOR_VARIABLES = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
 _HELD_MESSAGES = 6  # a request and its parts, a response and its parts
 _ZERO_ALLOWED = frozenset(
     {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gradwire as gw
-from gradwire_server import config
+from gradwire_core import allocator
 from tests.containers import engine as containers
 from tests.containers.test_lock import pins
 from tests.containers.test_sbom import complaint
@@ -125,7 +125,7 @@ def test_the_list_of_its_parts_is_valid_and_complete(served, needs):
 
 def test_the_allocator_is_told_what_workers_are_told(engine, image):
     told = dict(line.split("=", 1) for line in engine.client.images.get(image).attrs["Config"]["Env"])
-    assert {name: value for name, value in told.items() if name.startswith("MALLOC_")} == config._ALLOCATOR_VARIABLES
+    assert {name: value for name, value in told.items() if name.startswith("MALLOC_")} == allocator.VARIABLES
 
 
 def test_a_second_build_gives_the_same_files(engine, served, run, tmp_path):
