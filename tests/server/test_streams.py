@@ -914,3 +914,25 @@ def test_what_is_known_to_be_answered_without_chunks_is_asked_for_as_in_calls():
             assert set(pool.kinds) == {Kind.EVALUATE_IN_CHUNKS}
 
     asyncio.run(scenario())
+
+
+def test_a_request_like_those_before_is_still_refused_to_who_does_not_see_its_program():
+    async def scenario() -> None:
+        config, pool = ServerConfig(inline_budget_s=0), InProcess()
+        service = DifferentiationService(config, pool, local_stores(config, {}, NoMetrics()), b"")
+        mine, program = Call("id", 9.0, "me"), product()
+        request = evaluation(program, X)
+        await service.create_program(pb.CreateProgramRequest(program=request.program).SerializeToString(), mine)
+        request.program_name = "programs/" + program.digest
+        message = request.SerializeToString()
+        answers = [await service.evaluate(message, mine) for _ in range(3)]
+        assert answers[0] == answers[1] == answers[2]
+        asked = len(pool.kinds)
+        with pytest.raises(errors.ProgramMissingError):
+            await service.evaluate(message, Call("id", 9.0, "you"))
+        await service.delete_program(pb.DeleteProgramRequest(name=request.program_name).SerializeToString(), mine)
+        with pytest.raises(errors.ProgramMissingError):
+            await service.evaluate(message, mine)
+        assert len(pool.kinds) == asked
+
+    asyncio.run(scenario())
