@@ -72,8 +72,8 @@ class ServerConfig:
     queue_count: int = setting(256, "number of requests that may wait for a worker; one more is refused as OVERLOADED")
     max_queue_s: float = setting(
         0.5,
-        "predicted seconds of work that may wait for each worker, beside one request; more is refused as OVERLOADED, and for as "
-        "long as much is, a request may wait only half as long as it takes",
+        "predicted seconds of work that may wait for each worker, beside one request; more is refused as OVERLOADED; under a "
+        "flood, of at least twice what is done, a request may wait only half as long as it takes",
     )
     max_pool_bytes: int = setting(
         0, "predicted bytes of all evaluations that wait and run; more is refused as OVERLOADED; 0: workers times max_peak_bytes"

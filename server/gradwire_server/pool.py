@@ -44,6 +44,7 @@ _WATCH_INTERVAL_S = 0.25
 _STOP_AFTER_S = 0.1  # of a task that nobody waits for
 _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
+_REFUSED_S = 0.003  # much shorter than it takes a queue to have room again
 _BATCH_BYTES = 2**22
 _EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
 _NAMED_PARTS = 2  # of a task that brings no program
@@ -227,21 +228,21 @@ class WorkerPool:
         """
         count, now_s, task_s = len(self._waiting), item.arrived_s, item.expected.seconds
         if count >= self._config.queue_count:
-            self._shed(task_s, now_s)
+            self._note_refusal(task_s, now_s)
             text = f"queue: needed a free place, got {count} tasks waiting; retry after a moment"
-            raise OverloadedError(text, waiting=count, retry_after_s=self._retry_s(0.0, now_s))
+            raise OverloadedError(text, waiting=count, **self._advice(0.0, now_s))
         if count < self._config.workers:
             return
         queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
         allowed_s = self._pressure.allowed_s(task_s, now_s)
         if queued_s > allowed_s:
-            self._shed(task_s, now_s)
+            self._note_refusal(task_s, now_s)
         allowed_s = min(allowed_s, max(0.0, timeout_s - task_s))
         if queued_s > allowed_s:
             raise self._too_long(count, queued_s, allowed_s, now_s)
 
-    def _shed(self, task_s: float, now_s: float) -> None:
-        """Take note that a task is refused. The first for a while tells that too much comes: what waits too long for that goes."""
+    def _note_refusal(self, task_s: float, now_s: float) -> None:
+        """Take note that a task is refused. Where that is when too much comes, what waits too long for that goes too."""
         if not self._pressure.refuse(task_s, now_s):
             return
         workers = self._config.workers
@@ -253,13 +254,14 @@ class WorkerPool:
 
     def _too_long(self, count: int, queued_s: float, allowed_s: float, now_s: float) -> OverloadedError:
         text = f"queue: needed at most {allowed_s:.3g} s of work waiting for each worker, got {queued_s:.3g} s; retry later"
-        retry_s = self._retry_s(queued_s - allowed_s, now_s)
-        return OverloadedError(text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", retry_after_s=retry_s)
+        advice = self._advice(queued_s - allowed_s, now_s)
+        return OverloadedError(text, waiting=count, allowed=f"{allowed_s:.3g}", given=f"{queued_s:.3g}", **advice)
 
-    def _retry_s(self, excess_s: float, now_s: float) -> str:
-        """Return, as text, after how many seconds one who is refused may come again."""
+    def _advice(self, excess_s: float, now_s: float) -> dict[str, str]:
+        """Return what one who is refused is told: when to come again, and for how long the like is refused too."""
         soonest_s = excess_s + min((run.left_s(now_s) for run in self._runs.values()), default=0.0)
-        return f"{self._pressure.retry_s(soonest_s):.3g}"
+        retry = {"retry_after_s": f"{self._pressure.retry_s(soonest_s):.3g}"}
+        return retry | {"refused_for_s": f"{_REFUSED_S:.3g}"} if self._pressure.is_high(now_s) else retry
 
     def _check_bytes(self, peak_bytes: int) -> None:
         """Check the bytes of all that waits and runs; one task alone may take what its own limit allows."""

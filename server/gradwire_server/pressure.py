@@ -1,8 +1,9 @@
-"""How much may wait before what comes is refused: much, as long as that is the end of it, and little once more comes than is done.
+"""How much may wait before what comes is refused: much, as long as that is the end of it, and little in a flood.
 
-Callers who wait for answers before they ask again make queues that end by themselves, however long. Where the queue overflows it
-does not: all that is admitted would wait as long as may be. So from then on a task may wait half as long as it takes, or a moment,
-until none had to be refused for a while. Those who are refused are told to come again when there is room for as many as they are.
+Callers who wait for answers before they ask again make queues that end by themselves, however long. A flood does not end: all that
+is admitted would wait as long as may be. So once as much work was refused within a second as is done in one, a task may wait half
+as long as it takes, or a moment, until none had to be refused for a while. Those who are refused are told to come again when there
+is room for as many as they are.
 No I/O. Nothing else may live here.
 """
 
@@ -15,6 +16,7 @@ _WAIT_SHARE = 0.5
 _LEAST_WAIT_S = 0.005
 _CALM_S = 1.0
 _MEMORY_S = 1.0  # of what was refused
+_FLOOD_SHARE = 1.0  # of what is done in that time
 _LEAST_RETRY_S = 0.02
 _LAST_RETRY_S = 2.0
 
@@ -34,10 +36,11 @@ class Pressure:
         self._worker_count = worker_count
         self._refused_s = 0.0  # of work, a moment ago more than long ago
         self._last_s = -math.inf
+        self._is_flood = False
 
     def is_high(self, now_s: float) -> bool:
-        """Tell whether tasks were refused of late."""
-        return now_s - self._last_s < _CALM_S
+        """Tell whether far more comes than is done."""
+        return self._is_flood and now_s - self._last_s < _CALM_S
 
     def allowed_s(self, task_s: float, now_s: float) -> float:
         """Return the seconds of work that may wait for each worker before a task that takes so long."""
@@ -46,11 +49,12 @@ class Pressure:
         return min(self._max_wait_s, max(_LEAST_WAIT_S, _WAIT_SHARE * task_s))
 
     def refuse(self, task_s: float, now_s: float) -> bool:
-        """Take note that a task is refused; tell whether it is the first for a while."""
-        is_first = not self.is_high(now_s)
+        """Take note that a task is refused; tell whether from now on little may wait where much might."""
+        was_high = self.is_high(now_s)
         self._refused_s = self._refused_s * math.exp((self._last_s - now_s) / _MEMORY_S) + task_s
         self._last_s = now_s
-        return is_first
+        self._is_flood = was_high or self._refused_s >= _FLOOD_SHARE * _MEMORY_S * self._worker_count
+        return self._is_flood and not was_high
 
     def retry_s(self, soonest_s: float) -> float:
         """Return after how many seconds one who is refused may come again, if there is no room sooner than in so many."""

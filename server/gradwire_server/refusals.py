@@ -1,7 +1,8 @@
 """Requests that were refused a moment ago for want of room: the like of them are refused again before anything is done for them.
 
 When far more comes than can be done, to refuse is most of the work, and takes the processor from the rest. So the answer to one is
-kept for a moment, much shorter than it takes the queue to have room again. No gRPC. Nothing else may live here.
+kept for as long as the error says, a moment much shorter than it takes the queue to have room again. No gRPC. Nothing else may
+live here.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from collections.abc import Callable
 from gradwire_core.errors import GradwireError, OverloadedError
 from gradwire_proto.status import add_request_id, encode_status
 from gradwire_server.skeletons import Skeletons, request_skeleton
-
-REPEATED_S = 0.003
-"""For how long the like of what was refused is refused."""
 
 _KNOWN_COUNT = 64
 _IDENTITY_COUNT = 64
@@ -60,8 +58,9 @@ class Refusals:
         return refusal if refusal is not None and now_s < refusal.until_s else None
 
     def note(self, identity: str, message: bytes, error: GradwireError) -> None:
-        """Take note of a serialized EvaluateRequest that fails; the length of the queue alone concerns all that are like it."""
-        if not isinstance(error, OverloadedError) or "waiting" not in error.metadata:
+        """Take note of a serialized EvaluateRequest that fails; what is a matter of all that are like it says for how long."""
+        refused_for_s = error.metadata.get("refused_for_s")
+        if not isinstance(error, OverloadedError) or refused_for_s is None:
             return
         found = self._known.find(message)
         if found is None:
@@ -72,5 +71,5 @@ class Refusals:
             self._known.put(skeleton, found)
         elif len(found) >= _IDENTITY_COUNT:
             found.clear()
-        self._until_s = self._clock() + REPEATED_S
+        self._until_s = self._clock() + float(refused_for_s)
         found[identity] = Refusal(error, self._until_s)

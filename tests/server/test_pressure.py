@@ -3,10 +3,15 @@ import pytest
 from gradwire_server.pressure import Pressure
 
 
-def test_much_may_wait_until_something_is_refused_and_little_from_then_on():
-    pressure = Pressure(0.5, worker_count=2)
-    assert pressure.allowed_s(0.02, 10.0) == 0.5
-    assert pressure.refuse(0.02, 10.0)
+def flooded(max_wait_s: float = 0.5, now_s: float = 10.0) -> Pressure:
+    pressure = Pressure(max_wait_s, worker_count=2)
+    assert [pressure.refuse(0.5, now_s) for _ in range(5)] == [False, False, False, True, False]
+    return pressure
+
+
+def test_much_may_wait_until_much_is_refused_and_little_from_then_on():
+    assert Pressure(0.5, worker_count=2).allowed_s(0.02, 10.0) == 0.5
+    pressure = flooded()
     assert pressure.allowed_s(0.02, 10.1) == 0.01
     assert pressure.allowed_s(10.0, 10.1) == 0.5  # never more than before
     assert pressure.allowed_s(0.0, 10.1) == 0.005
@@ -15,17 +20,24 @@ def test_much_may_wait_until_something_is_refused_and_little_from_then_on():
 
 
 def test_much_may_wait_again_once_nothing_was_refused_for_a_while():
-    pressure = Pressure(0.5, worker_count=2)
-    pressure.refuse(0.02, 10.0)
+    pressure = flooded()
     assert not pressure.is_high(11.0)
     assert pressure.allowed_s(0.02, 11.0) == 0.5
-    assert pressure.refuse(0.02, 11.0)
+    assert not pressure.refuse(0.02, 20.0)
+    assert not pressure.is_high(20.0)
+
+
+def test_callers_who_come_again_when_told_so_are_no_flood():
+    pressure, times = Pressure(0.5, worker_count=2), [1.0] * 8  # each with 0.1 s of work, of which none is ever admitted
+    for _ in range(200):
+        now_s = min(times)
+        assert not pressure.refuse(0.1, now_s)
+        times[times.index(now_s)] += pressure.retry_s(0.05)
 
 
 def test_nothing_may_wait_where_the_bound_is_zero():
-    pressure = Pressure(0.0, worker_count=2)
-    pressure.refuse(1.0, 0.0)
-    assert pressure.allowed_s(1.0, 0.0) == pressure.allowed_s(1.0, 10.0) == 0.0
+    pressure = flooded(0.0)
+    assert pressure.allowed_s(1.0, 10.0) == pressure.allowed_s(1.0, 100.0) == 0.0
 
 
 def test_the_refused_come_again_when_there_is_room_for_as_many_as_they_are():

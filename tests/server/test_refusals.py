@@ -5,9 +5,9 @@ from gradwire_core.errors import LimitError, OverloadedError
 from gradwire_proto.status import decode_status, encode_status
 from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
-from gradwire_server.refusals import REPEATED_S, Refusals
+from gradwire_server.refusals import Refusals
 
-FULL = OverloadedError("queue: needed a free place, got 3 tasks waiting; retry", waiting=3, retry_after_s="0.25")
+FULL = OverloadedError("queue: needed a place, got 3 tasks; retry", waiting=3, retry_after_s="0.25", refused_for_s="0.003")
 
 
 def request(x: float, name: str = "a", size: int = 3) -> bytes:
@@ -32,7 +32,7 @@ def test_the_like_of_what_was_refused_is_refused_for_a_moment():
     assert found.error is FULL
     assert refusals.find("me", request(2.0, name="b")) is None
     assert refusals.find("me", request(2.0, size=4)) is None
-    clock.now_s += 1.01 * REPEATED_S
+    clock.now_s += 0.0031
     assert refusals.find("me", request(2.0)) is None
     refusals.note("me", request(1.0), FULL)
     assert refusals.find("me", request(2.0)) is not None
@@ -46,7 +46,7 @@ def test_another_identity_is_not_told_of_it():
 
 def test_only_what_the_queue_is_the_reason_of_is_known_of_others():
     refusals = Refusals(Clock())
-    for error in (LimitError("input 0: needed less, got more; change it"), OverloadedError("identity: needed less; wait")):
+    for error in (LimitError("input 0: needed less, got more; change it"), OverloadedError("queue: needed less; wait", waiting=3)):
         refusals.note("me", request(1.0), error)
         assert refusals.find("me", request(1.0)) is None
     refusals.note("me", b"no request", FULL)

@@ -607,7 +607,7 @@ def test_what_is_answered_at_once_overtakes_what_is_not():
     session(scenario)
 
 
-FULL = errors.OverloadedError("queue: needed a free place, got 3 tasks waiting; retry", waiting=3, retry_after_s="0.25")
+FULL = errors.OverloadedError("queue: needed a place, got 3 tasks; retry", waiting=3, retry_after_s="0.25", refused_for_s="0.003")
 
 
 def test_the_like_of_what_was_refused_for_want_of_room_is_refused_unseen():
