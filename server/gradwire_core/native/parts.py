@@ -1,0 +1,210 @@
+"""The functions a listing is compiled to: operations in a row, and loops over alike blocks.
+
+A function keeps in registers what it computes, and writes to memory what is read there: by another function, or by a later block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradwire_core.native.instructions import COPY, Statements
+from gradwire_core.native.repeats import Repeat
+from gradwire_core.types import Array
+
+
+@dataclass(eq=False)
+class Places:
+    """What is known of places: of inputs, then constants, then what each operation computes.
+
+    Attributes:
+        base: the place of the first operation.
+        literals: the texts of constants, by place.
+        operations: names.
+        operands: three places for each operation, -1 where there are fewer operands.
+        is_truth: whether a place holds a truth value.
+        is_kept: whether a place is read from memory.
+        tables: definitions of tables of places.
+    """
+
+    base: int
+    literals: dict[int, str]
+    operations: Sequence[str]
+    operands: Array
+    is_truth: Sequence[bool]
+    is_kept: Array
+    tables: list[str] = field(default_factory=list)
+
+    def table(self, places: Array) -> str:
+        """Return the name of a table."""
+        name = f"@places{len(self.tables)}"
+        entries = ", ".join([f"i32 {place}" for place in places.tolist()])
+        self.tables.append(f"{name} = private constant [{len(places)} x i32] [{entries}]")
+        return name
+
+
+class Straight:
+    """Operations in a row."""
+
+    def __init__(self, places: Places, start: int, stop: int) -> None:
+        self._places = places
+        self.start = start
+        self.stop = stop
+
+    def mark(self) -> None:
+        """Mark what is read from memory."""
+        operands = self._places.operands[self.start : self.stop]
+        self._places.is_kept[operands[(operands >= 0) & (operands < self._places.base + self.start)]] = True
+
+    def text(self) -> str:
+        """Return the body of the function."""
+        places, statements = self._places, Statements()
+        names = dict(places.literals)
+        is_kept = places.is_kept[places.base + self.start : places.base + self.stop].tolist()
+        rows = places.operands[self.start : self.stop].tolist()
+        for number, (row, kept) in enumerate(zip(rows, is_kept, strict=True), self.start):
+            operation, place = places.operations[number], places.base + number
+            for operand in row:
+                if operand >= 0 and operand not in names:
+                    names[operand] = statements.load(operand, is_truth=places.is_truth[operand])
+            if operation == COPY:
+                statements.store(place, names[row[0]], is_truth=places.is_truth[row[0]])
+                continue
+            names[place] = f"%v{place}"
+            statements.run(operation, names[place], [names[operand] for operand in row if operand >= 0])
+            if kept:
+                statements.store(place, names[place], is_truth=places.is_truth[place])
+        return "\n".join([*statements.lines, "  ret void"])
+
+
+class Loop:
+    """Blocks of operations that are alike.
+
+    An operand is computed in its block, or in the one before; or it is the same for all blocks; or it stands as many places further
+    for each block; or a table says where it is.
+    """
+
+    def __init__(self, places: Places, repeat: Repeat) -> None:
+        self._places = places
+        self._repeat = repeat
+        self.start = repeat.start
+        self.stop = repeat.stop
+        self._own = places.base + repeat.start
+        self._blocks = places.operands[repeat.start : repeat.stop].reshape(repeat.count, repeat.period, 3)
+        first = self._first = self._blocks[0]
+        step = self._step = self._blocks[1] - first
+        self._is_along = (self._blocks == first + step * np.arange(repeat.count)[:, None, None]).all(axis=0)
+        follows = self._is_along & (step == repeat.period)
+        self._is_inside = follows & (first >= self._own)
+        is_copy = np.array([name == COPY for name in places.operations[repeat.start : repeat.start + repeat.period]])
+        self._is_carried = follows & (first < self._own) & (first >= self._own - repeat.period) & ~is_copy[:, None]
+        self._is_fixed = self._is_along & (step == 0) & (first < self._own)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether few operands need tables."""
+        return 2 * int(np.count_nonzero(~self._is_along)) <= self._repeat.period
+
+    def mark(self) -> None:
+        """Mark what is read from memory."""
+        is_kept, is_given, is_early = self._places.is_kept, self._first >= 0, self._is_carried | self._is_fixed
+        is_kept[self._first[is_early & is_given]] = True
+        is_kept[self._blocks[:, is_given & ~is_early & ~self._is_inside]] = True
+
+    def text(self) -> str:
+        """Return the body of the function."""
+        before, body = Statements("b"), Statements()
+        carried = self._carry(before, body)
+        fixed = self._fix(before)
+        self._add_block(body, carried, fixed)
+        return "\n".join([
+            "entry:",
+            *before.lines,
+            "  br label %body",
+            "body:",
+            *body.lines,
+            "  %next = add nuw nsw i64 %i, 1",
+            f"  %more = icmp ult i64 %next, {self._repeat.count}",
+            "  br i1 %more, label %body, label %exit",
+            "exit:",
+            "  ret void",
+        ])  # fmt: skip
+
+    def _carry(self, before: Statements, body: Statements) -> dict[int, str]:
+        """Return the names of what the block before computed, by the places where the first block finds it."""
+        body.lines.append("  %i = phi i64 [ 0, %entry ], [ %next, %body ]")
+        names = {}
+        for place in np.unique(self._first[self._is_carried]).tolist():
+            is_truth, last = self._places.is_truth[place], place + self._repeat.period
+            begin = before.load(place, is_truth=is_truth)
+            names[place] = f"%c{place}"
+            body.lines.append(f"  %c{place} = phi {'i1' if is_truth else 'double'} [ {begin}, %entry ], [ %v{last}, %body ]")
+        return names
+
+    def _fix(self, before: Statements) -> dict[int, str]:
+        """Return the names of what is the same for all blocks, by place."""
+        names = dict(self._places.literals)
+        for place in np.unique(self._first[self._is_fixed & (self._first >= 0)]).tolist():
+            if place not in names:
+                names[place] = before.load(place, is_truth=self._places.is_truth[place])
+        return names
+
+    def _add_block(self, body: Statements, carried: dict[int, str], fixed: dict[int, str]) -> None:
+        places, read = self._places, _Reader(self._places, body)
+        shape = (self._repeat.count, self._repeat.period)
+        is_kept = places.is_kept[self._own : places.base + self.stop].reshape(shape).any(axis=0).tolist()
+        for number, row in enumerate(self._first.tolist()):
+            operation, place, operands = places.operations[self.start + number], self._own + number, []
+            for column, first in enumerate(row):
+                if first < 0:
+                    continue
+                at = (number, column)
+                is_truth = places.is_truth[first] and operation != COPY
+                if self._is_inside[at]:
+                    operands.append(f"%v{first}")
+                elif self._is_carried[at]:
+                    operands.append(carried[first])
+                elif self._is_fixed[at]:
+                    operands.append(fixed[first])
+                elif self._is_along[at]:
+                    operands.append(read.along(first, int(self._step[at]), is_truth=is_truth))
+                else:
+                    operands.append(read.by_table(self._blocks[:, number, column], is_truth=is_truth))
+            if operation == COPY:
+                is_truth = places.is_truth[row[0]] and bool(self._is_inside[number, 0] or self._is_fixed[number, 0])
+                body.store(read.place(place, shape[1]), operands[0], is_truth=is_truth)
+                continue
+            body.run(operation, f"%v{place}", operands)
+            if is_kept[number]:
+                body.store(read.place(place, shape[1]), f"%v{place}", is_truth=places.is_truth[place])
+
+
+class _Reader:
+    """Reads for a block what is at other places in other blocks."""
+
+    def __init__(self, places: Places, body: Statements) -> None:
+        self._places = places
+        self._body = body
+        self._ways: dict[int, str] = {}
+        self._read: dict[tuple[int, int, bool], str] = {}
+
+    def place(self, first: int, step: int) -> str:
+        """Return the place that moves by a step for each block."""
+        if step not in self._ways:
+            self._ways[step] = self._body.new(f"mul nsw i64 %i, {step}")
+        return self._body.new(f"add nsw i64 {self._ways[step]}, {first}")
+
+    def along(self, first: int, step: int, *, is_truth: bool) -> str:
+        """Return what is at the place that moves by a step for each block."""
+        key = (first, step, is_truth)
+        if key not in self._read:
+            self._read[key] = self._body.load(self.place(first, step), is_truth=is_truth)
+        return self._read[key]
+
+    def by_table(self, places: Array, *, is_truth: bool) -> str:
+        """Return what is at the place that a table has for each block."""
+        address = self._body.new(f"getelementptr inbounds i32, ptr {self._places.table(places)}, i64 %i")
+        place = self._body.new(f"load i32, ptr {address}")
+        return self._body.load(self._body.new(f"zext i32 {place} to i64"), is_truth=is_truth)
