@@ -19,8 +19,9 @@ from gradwire_core.errors import ArgumentError
 from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
+from gradwire_core.kernels.numbers import MACHINE, Contest
 from gradwire_core.kernels.source import make_function
-from gradwire_core.kernels.tape import expand
+from gradwire_core.kernels.tape import expand, is_worthwhile
 from gradwire_core.native.tier import Tier
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
@@ -47,7 +48,7 @@ class Executor:
     def __init__(self, plan: Plan, tier: Tier | None = None) -> None:
         self.plan = plan
         tier = None if plan.reproducible else tier
-        self._run: Runner = _find_floats(plan) or np.errstate(all="ignore")(_compile_steps(plan, tier))
+        self._run: Runner = _compile(plan, tier, self._settle)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
@@ -63,6 +64,10 @@ class Executor:
         except IndexError as error:
             text = f"take: needed indices within their axis, got one outside ({error}); correct the index"
             raise ArgumentError(text, given=error) from error
+
+    def _settle(self, run: Runner) -> None:
+        """Have what was found to be the fastest run from now on."""
+        self._run = run
 
 
 # -- kernels with their params bound -------------------------------------------------------------------------------------------
@@ -90,9 +95,9 @@ def _bind_slice(params: Params) -> Kernel:
     return lambda x: x[index]
 
 
-def _bind_programs(equation: Equation) -> Kernel:
+def _bind_programs(equation: Equation, tier: Tier | None) -> Kernel:
     """Return what runs an equation whose sub-programs are planned and compiled."""
-    function, given = lower(equation.primitive.name, equation.params, lambda program: _compile_whole(run_passes(program)))
+    function, given = lower(equation.primitive.name, equation.params, lambda program: _compile_whole(run_passes(program), tier))
     run = functools.partial(function, **given)
     return run if len(equation.results) != 1 else lambda *operands: run(*operands)[0]
 
@@ -142,7 +147,7 @@ def bind(equation: Equation, *, symmetric: bool = False, tier: Tier | None = Non
     if binding is not None:
         return binding(params)
     if any(isinstance(value, Program) for value in params.values()):
-        return _bind_programs(equation)
+        return _bind_programs(equation, tier)
     return functools.partial(primitive.kernel, **params) if params else primitive.kernel
 
 
@@ -203,20 +208,30 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels)
     return lines
 
 
-def _compile(plan: Plan) -> Runner:
-    """Return a plan as a function of its inputs, for programs that are called by others."""
-    return _find_floats(plan) or _compile_steps(plan)
+def _compile(plan: Plan, tier: Tier | None, settle: Callable[[Runner], None] | None = None) -> Runner:
+    """Return a plan as a function of its inputs.
+
+    Args:
+        plan: what to run.
+        tier: compiles what runs long.
+        settle: is given what to call from then on; None for a program that another one calls, which gives no warnings.
+    """
+    program = plan.program
+    tape = expand(program)
+    if tape is not None:
+        floats = Floats(tape, functools.partial(_compile_steps, plan))
+        return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
+    run = _compile_steps(plan, tier)
+    if settle is not None:
+        run = np.errstate(all="ignore")(run)
+    if tier is None or not is_worthwhile(program, MACHINE):
+        return run
+    return Contest(tier, lambda: expand(program, MACHINE), run, settle)
 
 
-def _compile_whole(program: Program) -> Runner:
-    """Return a program as a function of its inputs."""
-    return _compile(plan_clustered(program))
-
-
-def _find_floats(plan: Plan) -> Runner | None:
-    """Return what computes a program of few numbers without arrays; None for others."""
-    tape = expand(plan.program)
-    return None if tape is None else Floats(tape, functools.partial(_compile_steps, plan))
+def _compile_whole(program: Program, tier: Tier | None) -> Runner:
+    """Return a program that another one calls as a function of its inputs."""
+    return _compile(plan_clustered(program), tier)
 
 
 def _compile_steps(plan: Plan, tier: Tier | None = None) -> Runner:

@@ -14,10 +14,10 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.engine import Output, compile
 from gradwire_core.executor import Executor
 from gradwire_core.interpreter import interpret
-from gradwire_core.kernels import floats, operations, tape
+from gradwire_core.kernels import floats, operations
 from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.operations import OPERATIONS
-from gradwire_core.kernels.tape import MOST_ELEMENTS, Tape, expand
+from gradwire_core.kernels.tape import MOST_ELEMENTS, Costs, Tape, expand
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.ops.shaping import pad_with_zeros
 from gradwire_core.passes import prune
@@ -34,9 +34,7 @@ HARD = (np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, 1e308, 1.0, -1.0, 0.3, -2.5,
 
 def taken_apart(program: Program) -> Tape:
     """Return the tape of a program, whatever NumPy would take."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tape, "EDGE_SECONDS", -1.0)
-        return expand(program) or pytest.fail("needed a tape")
+    return expand(program, Costs(operation=0.0, edge=-1.0)) or pytest.fail("needed a tape")
 
 
 def run_floats(program: Program) -> Floats:

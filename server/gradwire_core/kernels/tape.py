@@ -23,9 +23,7 @@ Registers: TypeAlias = "int | Array"
 
 # Larger arrays are NumPy's.
 MOST_ELEMENTS = 64
-# Predicted seconds: of an operation on numbers, of a number that enters or leaves, and of NumPy's calls.
-OPERATION_SECONDS = 3.5e-8
-EDGE_SECONDS = 4e-8
+# Predicted seconds of NumPy's calls.
 CALL_SECONDS = 7e-7
 SCALAR_SECONDS = 7e-8
 
@@ -35,6 +33,25 @@ CREATING = frozenset({"eye"})
 OPERATORS = frozenset({"add", "divide", "greater", "less", "multiply", "negative", "subtract"})
 ZERO = 0
 """The register of 0.0, which is what moving elements fills in."""
+
+
+class Costs(NamedTuple):
+    """What a way to run a tape is predicted to take.
+
+    Attributes:
+        operation: seconds of an operation.
+        edge: seconds of a number that enters or leaves.
+        call: seconds of a call.
+        most: more operations are not run that way.
+    """
+
+    operation: float
+    edge: float
+    call: float = 0.0
+    most: float = math.inf
+
+
+FLOATS = Costs(operation=3.5e-8, edge=4e-8)
 
 
 Row: TypeAlias = tuple[int, str, tuple[int, ...]]
@@ -50,17 +67,21 @@ class Tape:
         constants: the registers that hold constants, with these.
         rows: what is computed, in order.
         outputs: the registers of the elements of each output, in its shape.
+        input_dtypes: of each input.
+        output_dtypes: of each output.
     """
 
     inputs: tuple[Array, ...]
     constants: Mapping[int, Number]
     rows: tuple[Row, ...]
     outputs: tuple[Array, ...]
+    input_dtypes: tuple[Dtype, ...]
+    output_dtypes: tuple[Dtype, ...]
 
 
-def expand(program: Program) -> Tape | None:
-    """Return a program as a tape; None where that is not possible, or NumPy is faster."""
-    if not _is_worthwhile(program):
+def expand(program: Program, costs: Costs = FLOATS) -> Tape | None:
+    """Return a program as a tape; None where that is not possible, or NumPy is faster than what costs that much."""
+    if not is_worthwhile(program, costs):
         return None
     try:
         return _Expansion().run(program)
@@ -71,14 +92,14 @@ def expand(program: Program) -> Tape | None:
 # -- whether ---------------------------------------------------------------------------------------------------------------------
 
 
-def _is_worthwhile(program: Program) -> bool:
+def is_worthwhile(program: Program, costs: Costs) -> bool:
     """Whether all equations can be taken apart, in fewer predicted seconds than NumPy's calls take."""
     edges = 0
     for operand in (*program.inputs, *program.outputs):
         if not _is_small(operand.type):
             return False
         edges += operand.type.size
-    ours, theirs = edges * EDGE_SECONDS, 0.0
+    total, theirs = 0, 0.0
     known: dict[Any, int | None] = {}
     for equation in program.equations:
         operands, primitive = equation.operands, equation.primitive
@@ -88,10 +109,10 @@ def _is_worthwhile(program: Program) -> bool:
         count = known[key]
         if count is None:
             return False
-        ours += count * OPERATION_SECONDS
+        total += count
         is_operator = primitive.name in OPERATORS and not equation.results[0].type.shape
         theirs += SCALAR_SECONDS if is_operator else CALL_SECONDS
-    return ours < theirs
+    return total <= costs.most and costs.call + edges * costs.edge + total * costs.operation < theirs
 
 
 def _is_small(type: TensorType) -> bool:
@@ -142,7 +163,8 @@ class _Expansion:
         for equation in program.equations:
             known[equation.results[0]] = self._take_apart(equation)
         outputs = tuple([np.asarray(self.read(output)) for output in program.outputs])
-        return Tape(tuple(inputs), self.constants, tuple(self.rows), outputs)
+        dtypes = [tuple([operand.type.dtype for operand in given]) for given in (program.inputs, program.outputs)]
+        return Tape(tuple(inputs), self.constants, tuple(self.rows), outputs, *dtypes)
 
     def read(self, operand: Operand) -> Registers:
         """Return the registers of a value or a constant."""

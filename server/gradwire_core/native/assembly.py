@@ -17,9 +17,9 @@ from gradwire_core.native.parts import Loop, Places, Straight
 from gradwire_core.native.repeats import find_repeats
 from gradwire_core.types import Array
 
-CHUNK = 500
+CHUNK = 1000
 """So many operations make a function: LLVM takes more than in proportion for longer ones."""
-MOST_STRAIGHT = 100_000
+MOST_STRAIGHT = 200_000
 """So many operations that are in no loop are compiled."""
 FEWEST_SAVED = 256
 """Blocks become a loop where it saves so many operations: shorter ones are faster in a row."""
@@ -79,7 +79,8 @@ def _places(listing: Listing) -> Places:
     copies = np.full((outputs, 3), -1)
     copies[:, 0] = listing.outputs
     operations = [*listing.operations, *[COPY] * outputs]
-    is_truth = [*listing.inputs, *[isinstance(value, bool) for value in listing.constants], *[name in TRUTHS for name in operations]]
+    is_truth = [*listing.inputs, *[isinstance(value, bool) for value in listing.constants]]
+    is_truth += [name in TRUTHS for name in operations]
     is_kept = np.zeros(len(is_truth), bool)
     is_kept[listing.first_output :] = True
     return Places(

@@ -40,7 +40,7 @@ PREFIX = "gradwire_"
 """Before the name of a function that is called: LLVM knows nothing of it, so that it computes nothing by itself."""
 
 _BINARY = frozenset({"arctan2", "hypot", "power"})
-_LARGEST, _ONE, _TWO = "0x7FF0000000000000", "0x3FF0000000000000", "0x4000000000000000"
+_INF, _ONE, _TWO = "0x7FF0000000000000", "0x3FF0000000000000", "0x4000000000000000"
 
 
 def _call(name: str) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "equal": ("{r} = fcmp oeq double {0}, {1}",),
     "not_equal": ("{r} = fcmp une double {0}, {1}",),
     "isnan": ("{r} = fcmp uno double {0}, {0}",),
-    "isfinite": ("{r}a = call double @llvm.fabs.f64(double {0})", f"{{r}} = fcmp olt double {{r}}a, {_LARGEST}"),
+    "isfinite": ("{r}a = call double @llvm.fabs.f64(double {0})", f"{{r}} = fcmp olt double {{r}}a, {_INF}"),
     "logical_and": ("{r} = and i1 {0}, {1}",),
     "logical_or": ("{r} = or i1 {0}, {1}",),
     "logical_xor": ("{r} = xor i1 {0}, {1}",),
@@ -88,7 +88,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "{r}a = fcmp oeq double {0}, 0.0",
         "{r}b = select i1 {r}a, double 0.0, double {0}",
         "{r}c = fcmp olt double {0}, 0.0",
-        f"{{r}}d = select i1 {{r}}c, double -1.0, double {{r}}b",
+        "{r}d = select i1 {r}c, double -1.0, double {r}b",
         "{r}e = fcmp ogt double {0}, 0.0",
         f"{{r}} = select i1 {{r}}e, double {_ONE}, double {{r}}d",
     ),
@@ -113,8 +113,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     ),
     **{name: _call(name) for name in LIBM},
 }
-TRUTHS = frozenset(name for name, lines in TEMPLATES.items() if "fcmp" in lines[-1] or " i1 {" in lines[-1]) - {"where"}
-TRUTHS -= {"maximum", "minimum", "sign"}
+TRUTHS = frozenset(name for name, lines in TEMPLATES.items() if lines[-1].split()[2] in ("and", "fcmp", "or", "xor"))
+"""The operations whose results are truth values."""
 COPY = "copy"
 """The operation that an output is: it changes nothing."""
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gradwire_core.native.assembly import ENTRY
 from gradwire_core.native.instructions import LIBM, PREFIX
@@ -123,7 +122,7 @@ def _llvm() -> Any:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    library = ctypes.CDLL(np.linalg._umath_linalg.__file__)  # type: ignore[attr-defined]  # noqa: SLF001
+    library = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
     for name, symbol in LIBM.items():
         llvm.add_symbol(PREFIX + name, ctypes.cast(library[symbol], ctypes.c_void_p).value)
     return llvm

@@ -116,9 +116,8 @@ class Loop:
     def text(self) -> str:
         """Return the body of the function."""
         before, body = Statements("b"), Statements()
-        carried = self._carry(before, body)
-        fixed = self._fix(before)
-        self._add_block(body, carried, fixed)
+        read = _Reader(self._places, body, self._carry(before, body), self._fix(before))
+        self._add_block(body, read)
         return "\n".join([
             "entry:",
             *before.lines,
@@ -151,40 +150,51 @@ class Loop:
                 names[place] = before.load(place, is_truth=self._places.is_truth[place])
         return names
 
-    def _add_block(self, body: Statements, carried: dict[int, str], fixed: dict[int, str]) -> None:
-        places, read = self._places, _Reader(self._places, body)
-        shape = (self._repeat.count, self._repeat.period)
-        is_kept = places.is_kept[self._own : places.base + self.stop].reshape(shape).any(axis=0).tolist()
-        for number, row in enumerate(self._first.tolist()):
-            operation, place, operands = places.operations[self.start + number], self._own + number, []
-            for column, first in enumerate(row):
-                if first < 0:
-                    continue
-                at = (number, column)
-                is_truth = places.is_truth[first] and operation != COPY
-                if self._is_inside[at]:
-                    operands.append(f"%v{first}")
-                elif self._is_carried[at]:
-                    operands.append(carried[first])
-                elif self._is_fixed[at]:
-                    operands.append(fixed[first])
-                elif self._is_along[at]:
-                    operands.append(read.along(first, int(self._step[at]), is_truth=is_truth))
-                else:
-                    operands.append(read.by_table(self._blocks[:, number, column], is_truth=is_truth))
+    def _add_block(self, body: Statements, read: _Reader) -> None:
+        """Add the operations of a block."""
+        places, repeat = self._places, self._repeat
+        blocks = places.is_kept[self._own : places.base + self.stop].reshape(repeat.count, repeat.period)
+        for number, is_kept in enumerate(np.any(blocks, axis=0).tolist()):
+            operation, place = places.operations[self.start + number], self._own + number
+            columns = [column for column in range(3) if self._first[number, column] >= 0]
+            operands = [self._operand((number, column), read, is_raw=operation == COPY) for column in columns]
             if operation == COPY:
-                is_truth = places.is_truth[row[0]] and bool(self._is_inside[number, 0] or self._is_fixed[number, 0])
-                body.store(read.place(place, shape[1]), operands[0], is_truth=is_truth)
-                continue
-            body.run(operation, f"%v{place}", operands)
-            if is_kept[number]:
-                body.store(read.place(place, shape[1]), f"%v{place}", is_truth=places.is_truth[place])
+                value, is_truth = operands[0]
+            else:
+                value, is_truth = f"%v{place}", places.is_truth[place]
+                body.run(operation, value, [name for name, _ in operands])
+            if is_kept:
+                body.store(read.place(place, repeat.period), value, is_truth=is_truth)
+
+    def _operand(self, at: tuple[int, int], read: _Reader, *, is_raw: bool) -> tuple[str, bool]:
+        """Return the name of an operand, and whether it is a truth value; `is_raw` for what memory holds."""
+        first = int(self._first[at])
+        is_truth = self._places.is_truth[first]
+        if self._is_inside[at]:
+            return f"%v{first}", is_truth
+        if self._is_carried[at]:
+            return read.carried[first], is_truth
+        if self._is_fixed[at]:
+            return read.fixed[first], is_truth
+        is_truth = is_truth and not is_raw
+        if self._is_along[at]:
+            return read.along(first, int(self._step[at]), is_truth=is_truth), is_truth
+        return read.by_table(self._blocks[:, at[0], at[1]], is_truth=is_truth), is_truth
 
 
 class _Reader:
-    """Reads for a block what is at other places in other blocks."""
+    """Finds what a block takes from elsewhere.
 
-    def __init__(self, places: Places, body: Statements) -> None:
+    Args:
+        places: what is known of places.
+        body: where statements are added.
+        carried: the names of what the block before computed, by the places where the first block finds it.
+        fixed: the names of what is the same for all blocks, by place.
+    """
+
+    def __init__(self, places: Places, body: Statements, carried: dict[int, str], fixed: dict[int, str]) -> None:
+        self.carried = carried
+        self.fixed = fixed
         self._places = places
         self._body = body
         self._ways: dict[int, str] = {}

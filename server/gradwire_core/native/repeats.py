@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ FEWEST_BLOCKS = 4
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd and without a pattern: 2^64 over the golden ratio
 
 
-class Repeat(NamedTuple):
+@dataclass(frozen=True)
+class Repeat:
     """Blocks that are alike: `count` of `period` entries each, from `start` on."""
 
     start: int

@@ -1,4 +1,4 @@
-"""When compiled loops take over: a cluster that has run for a while is compiled beside its kernel, which serves until then.
+"""When machine code takes over: a cluster that has run for a while is compiled beside its kernel, which serves until then.
 
     its kernel --`HOT_SECONDS` of running--> its kernel, and the compiler in a thread --> loops; its kernel where they give nothing
 
@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from gradwire_core.native import compiler
+from gradwire_core.native import compiler, machine
 from gradwire_core.native.loops import Loops, shape_of
 from gradwire_core.program import Program
 
@@ -27,6 +27,7 @@ HOT_SECONDS = 0.1
 """So long a cluster runs in all before it is compiled, which takes seconds of another process."""
 
 Kernel = Callable[..., Any]
+Made = TypeVar("Made")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -54,14 +55,16 @@ class Tier:
         folder: where machine code is kept; None: nowhere, and this process compiles by itself.
 
     Attributes:
-        asked_count: how many clusters were to be compiled.
-        compiled_count: how many clusters were compiled, or found compiled.
+        compile_text: returns the machine code of a text of LLVM's language.
+        asked_count: how many kernels were to be compiled.
+        compiled_count: how many were compiled, or found compiled.
         failed_count: how many could not be.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._compile = compiler.compile_source if folder is None else compiler.compile_in(folder)
-        self._waiting: queue.SimpleQueue[tuple[Program, Callable[[Loops], None]]] = queue.SimpleQueue()
+        self.compile_text = machine.compile_here if folder is None else machine.compile_in(folder)
+        self._waiting: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._known: dict[str, Loops] = {}
@@ -85,9 +88,13 @@ class Tier:
 
     def ask(self, cluster: Program, take: Callable[[Loops], None]) -> bool:
         """Have a cluster compiled, and given to `take` when it is; tell whether it will be, for not too many may wait."""
+        return self.ask_for(lambda: self._loops(cluster), take)
+
+    def ask_for(self, make: Callable[[], Made | None], take: Callable[[Made], None]) -> bool:
+        """Have something compiled by `make`, which may decline, and given to `take`; tell whether it will be."""
         if self._waiting.qsize() >= MOST_WAITING:
             return False
-        self._waiting.put((cluster, take))
+        self._waiting.put((make, take))
         with self._lock:
             self.asked_count += 1
             if self._thread is None:
@@ -97,20 +104,30 @@ class Tier:
 
     def _work(self) -> None:
         while True:
-            cluster, take = self._waiting.get()
+            make, take = self._waiting.get()
             try:
-                loops = self._known.get(cluster.digest)
-                if loops is None:
-                    began = time.perf_counter()
-                    loops = self._known[cluster.digest] = Loops(cluster, self._compile)
-                    while len(self._known) > MOST_KEPT:
-                        del self._known[next(iter(self._known))]
-                    _LOGGER.info("compiled loops equations=%d seconds=%.2f", len(cluster.equations), time.perf_counter() - began)
+                began = time.perf_counter()
+                found = make()
+                if found is None:
+                    self.failed_count += 1
+                    continue
+                _LOGGER.info("compiled %s seconds=%.2f", type(found).__name__.lower(), time.perf_counter() - began)
                 self.compiled_count += 1
-                take(loops)
+                take(found)
             except Exception:
                 self.failed_count += 1
-                _LOGGER.exception("loops were not compiled; NumPy goes on computing them")
+                _LOGGER.exception("a kernel was not compiled; it goes on as it is")
+            finally:
+                del make, take  # and what they hold, while nothing is asked for
+
+    def _loops(self, cluster: Program) -> Loops:
+        """Return the loops of a cluster, which others may have asked for before."""
+        loops = self._known.get(cluster.digest)
+        if loops is None:
+            loops = self._known[cluster.digest] = Loops(cluster, self._compile)
+            while len(self._known) > MOST_KEPT:
+                del self._known[next(iter(self._known))]
+        return loops
 
 
 class Switch:

@@ -1,0 +1,216 @@
+"""Tapes as machine code, which takes over from Python's floats, or from NumPy's calls, where these run long.
+
+    what runs it --`HOT_SECONDS` of running--> the same, and the compiler beside it --> machine code; the same where that is slower
+
+Without the tier, or where the compiler fails, what runs it serves for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradwire_core.kernels.operations import function_of
+from gradwire_core.kernels.source import make_function
+from gradwire_core.kernels.tape import Costs, Tape
+from gradwire_core.native.assembly import Listing, assemble
+from gradwire_core.native.instructions import TEMPLATES, called
+from gradwire_core.native.machine import Code
+from gradwire_core.native.tier import Tier
+from gradwire_core.types import Array, Dtype
+
+Runner = Callable[..., tuple[Array, ...]]
+
+HOT_SECONDS = 0.1
+"""So long a program runs in all before it is compiled."""
+TRIALS = 30
+"""So many calls of machine code are compared with those before, each by the fastest."""
+FEWEST_OPERATIONS = 8
+"""A call of machine code takes as long as so many operations on floats."""
+
+MACHINE = Costs(operation=1.5e-9, edge=1e-8, call=6e-7, most=500_000)
+# Predicted seconds of a function of libm, and of a call for which other threads need not wait.
+FUNCTION_SECONDS = 8e-9
+LONG_SECONDS = 2e-5
+
+
+class Contest:
+    """What runs a program, and machine code that runs the same, of which the faster stays; threads may share it.
+
+    Args:
+        tier: compiles.
+        expand: returns the program as a tape; is called once, by another thread.
+        run: computes it.
+        settle: is given what is called from then on.
+    """
+
+    def __init__(
+        self, tier: Tier, expand: Callable[[], Tape | None], run: Runner, settle: Callable[[Runner], None] | None = None
+    ) -> None:
+        self._tier = tier
+        self._expand = expand
+        self._settle = settle
+        self._run = run
+        self._rival: Runner | None = None
+        self._is_asked = False
+        self._is_over = False
+        self._spent_s = 0.0
+        self._best_s = math.inf
+        self._best_rival_s = math.inf
+        self._trials = 0
+
+    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
+        """Return the outputs for the inputs."""
+        if self._is_over:
+            return self._run(*arrays)
+        rival = self._rival
+        began = time.perf_counter()
+        result = (rival or self._run)(*arrays)
+        spent = time.perf_counter() - began
+        if rival is None:
+            self._note(spent)
+        else:
+            self._try(rival, spent)
+        return result
+
+    def _note(self, spent: float) -> None:
+        """Note a call of what runs, and have it compiled when it is hot."""
+        self._best_s = min(self._best_s, spent)
+        self._spent_s += spent
+        if self._spent_s > HOT_SECONDS and not self._is_asked:
+            self._is_asked = self._tier.ask_for(self._make, self._take)
+
+    def _try(self, rival: Runner, spent: float) -> None:
+        """Note a call of machine code, and end the contest after enough of them."""
+        self._best_rival_s = min(self._best_rival_s, spent)
+        self._trials += 1
+        if self._trials >= TRIALS:
+            self._end(rival if self._best_rival_s < self._best_s else self._run)
+
+    def _make(self) -> Numbers | None:
+        found = None
+        try:
+            tape = self._expand()
+            found = None if tape is None else Numbers.of(tape, self._tier.compile_text)
+        finally:
+            if found is None:
+                self._end(self._run)
+        return found
+
+    def _take(self, numbers: Numbers) -> None:
+        self._rival = numbers.run
+
+    def _end(self, run: Runner) -> None:
+        """Have it run by this from now on."""
+        self._run = run
+        self._rival = None
+        self._is_over = True
+        if self._settle is not None:
+            self._settle(run)
+
+
+def is_compiled(tape: Tape) -> bool:
+    """Whether a tape has enough operations, all with NumPy's bits or functions whose last bits differ between libraries."""
+    names = {name for _, name, _ in tape.rows}
+    return len(tape.rows) >= FEWEST_OPERATIONS and all(
+        name in TEMPLATES and (called([name]) or not function_of(name)[1]) for name in names
+    )
+
+
+class Numbers:
+    """A tape as machine code over memory that holds its registers; threads may share it.
+
+    Args:
+        tape: what is computed.
+        listing: the same, over places in memory.
+        code: computes it.
+
+    Attributes:
+        run: returns the outputs for the inputs.
+    """
+
+    def __init__(self, tape: Tape, listing: Listing, code: Code) -> None:
+        self._code = code  # is freed with it
+        self._listing = listing
+        self._inputs = [registers.shape for registers in tape.inputs]
+        self._outputs = [registers.shape for registers in tape.outputs]
+        self._spare: list[tuple[Any, ...]] = []
+        call_count = sum(1 for name in listing.operations if called([name]))
+        is_long = MACHINE.operation * len(tape.rows) + FUNCTION_SECONDS * call_count > LONG_SECONDS
+        self.run = self._make_run(code.run if is_long else code.run_briefly, tape.output_dtypes)
+
+    @classmethod
+    def of(cls, tape: Tape, compile: Callable[[str], Code]) -> Numbers | None:
+        """Return a tape as machine code; None where that is not worthwhile, or would be too much code."""
+        if not is_compiled(tape):
+            return None
+        listing = list_tape(tape)
+        text = assemble(listing)
+        return None if text is None else cls(tape, listing, compile(text))
+
+    def _make_run(self, call: Callable[[int], None], dtypes: Sequence[Dtype]) -> Runner:
+        """Return the function of the inputs; while it runs, nothing else has the memory it takes."""
+        inputs = [f"i{place}" for place in range(len(self._inputs))]
+        outputs = [f"o{place}" for place in range(len(self._outputs))]
+        results = [f"o{place}.{'astype(bool)' if dtype is Dtype.BOOL else 'copy()'}" for place, dtype in enumerate(dtypes)]
+        lines = [
+            "try:",
+            "    memory = take()",
+            "except IndexError:",
+            "    memory = make()",
+            f"{', '.join(['address', *inputs, *outputs])}, _ = memory",
+            *[f"i{place}[()] = x{place}" for place in range(len(inputs))],
+            "call(address)",
+            f"results = ({''.join([f'{result}, ' for result in results])})",
+            "give(memory)",
+            "return results",
+        ]
+        bound = {"take": self._spare.pop, "give": self._spare.append, "make": self._allocate, "call": call}
+        return make_function(", ".join([f"x{place}" for place in range(len(inputs))]), lines, bound)
+
+    def _allocate(self) -> tuple[Any, ...]:
+        """Return memory: its address, a view of each input and of each output, and the whole."""
+        listing = self._listing
+        memory = np.zeros(listing.first_output + len(listing.outputs))
+        begin = len(listing.inputs)
+        memory[begin : begin + len(listing.constants)] = listing.constants
+        inputs = _views(memory, 0, self._inputs)
+        outputs = _views(memory, listing.first_output, self._outputs)
+        return (memory.ctypes.data, *inputs, *outputs, memory)
+
+
+def _views(memory: Array, start: int, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Return parts of memory, one after the other."""
+    views = []
+    for shape in shapes:
+        stop = start + math.prod(shape)
+        views.append(memory[start:stop].reshape(shape))
+        start = stop
+    return views
+
+
+def list_tape(tape: Tape) -> Listing:
+    """Return a tape over places in memory."""
+    held = [register for registers in tape.inputs for register in registers.ravel().tolist()]
+    rows = tape.rows
+    registers = [*held, *tape.constants, *[register for register, _, _ in rows]]
+    places = np.empty(max(registers) + 1, np.int64)
+    places[registers] = np.arange(len(registers))
+    arity = np.array([len(operands) for _, _, operands in rows], np.int64)
+    operands = np.full((len(rows), 3), -1)
+    taken = np.fromiter(itertools.chain.from_iterable([operands for _, _, operands in rows]), np.int64)
+    operands[np.arange(3) < arity[:, None]] = places[taken]
+    outputs: list[int] = [place for registers in tape.outputs for place in places[registers.ravel()].tolist()]
+    dtypes = [dtype for registers, dtype in zip(tape.inputs, tape.input_dtypes, strict=True) for _ in range(registers.size)]
+    return Listing(
+        inputs=[dtype is Dtype.BOOL for dtype in dtypes],
+        constants=[*tape.constants.values()],
+        operations=[name for _, name, _ in rows],
+        operands=operands,
+        outputs=outputs,
+    )
