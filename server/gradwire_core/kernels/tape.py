@@ -319,15 +319,15 @@ def _expand_product(expansion: _Expansion, equation: Equation, operands: Sequenc
         lengths = [sizes[label] if label in labels else 1 for label in order]
         moved = array.transpose([labels.index(label) for label in ordered]).reshape(lengths)
         spread.append(np.broadcast_to(moved, [sizes[label] for label in order]).ravel().tolist())
-    terms = [expansion.emit("multiply", pair) for pair in zip(*spread, strict=True)] if len(spread) == 2 else spread[0]
     length = math.prod(sizes[label] for label in summed)
-    if summed:
-        terms = [_sum_terms(expansion, terms[start : start + length]) for start in range(0, len(terms), length)]
+    pairs = [*zip(*spread, strict=True)]  # those of one sum follow each other, so that few numbers wait for theirs
+    terms = [_sum_products(expansion, pairs[start : start + length]) for start in range(0, len(pairs), length)]
     return np.array(terms).reshape([sizes[label] for label in output])
 
 
-def _sum_terms(expansion: _Expansion, terms: Sequence[int]) -> int:
-    return functools.reduce(lambda one, other: expansion.emit("add", (one, other)), terms)
+def _sum_products(expansion: _Expansion, terms: Sequence[tuple[int, ...]]) -> int:
+    products = [expansion.emit("multiply", term) if len(term) == 2 else term[0] for term in terms]
+    return functools.reduce(lambda one, other: expansion.emit("add", (one, other)), products)
 
 
 OTHERS: Mapping[str, _Other] = {
