@@ -45,7 +45,8 @@ def compiled(program: Program) -> Numbers:
 
 
 def text_of(tape: Tape) -> str:
-    return assemble(list_tape(tape)) or pytest.fail("needed a text")
+    found = assemble(list_tape(tape)) or pytest.fail("needed a module")
+    return found.text
 
 
 @pytest.mark.parametrize("name", sorted(OPERATIONS))

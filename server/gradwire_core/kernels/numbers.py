@@ -127,16 +127,18 @@ class Numbers:
 
     Args:
         tape: what is computed.
-        listing: the same, over places in memory.
+        listing: the same, over places.
+        size: how many numbers are in memory: inputs, constants, others, and outputs.
         code: computes it.
 
     Attributes:
         run: returns the outputs for the inputs.
     """
 
-    def __init__(self, tape: Tape, listing: Listing, code: Code) -> None:
+    def __init__(self, tape: Tape, listing: Listing, size: int, code: Code) -> None:
         self._code = code  # is freed with it
         self._listing = listing
+        self._size = size
         self._inputs = [registers.shape for registers in tape.inputs]
         self._outputs = [registers.shape for registers in tape.outputs]
         self._spare: list[tuple[Any, ...]] = []
@@ -150,8 +152,8 @@ class Numbers:
         if not is_compiled(tape):
             return None
         listing = list_tape(tape)
-        text = assemble(listing)
-        return None if text is None else cls(tape, listing, compile(text))
+        found = assemble(listing)
+        return None if found is None else cls(tape, listing, found.size, compile(found.text))
 
     def _make_run(self, call: Callable[[int], None], dtypes: Sequence[Dtype]) -> Runner:
         """Return the function of the inputs; while it runs, nothing else has the memory it takes."""
@@ -176,11 +178,11 @@ class Numbers:
     def _allocate(self) -> tuple[Any, ...]:
         """Return memory: its address, a view of each input and of each output, and the whole."""
         listing = self._listing
-        memory = np.zeros(listing.first_output + len(listing.outputs))
+        memory = np.zeros(self._size)
         begin = len(listing.inputs)
         memory[begin : begin + len(listing.constants)] = listing.constants
         inputs = _views(memory, 0, self._inputs)
-        outputs = _views(memory, listing.first_output, self._outputs)
+        outputs = _views(memory, self._size - len(listing.outputs), self._outputs)
         return (memory.ctypes.data, *inputs, *outputs, memory)
 
 
@@ -195,7 +197,7 @@ def _views(memory: Array, start: int, shapes: Sequence[tuple[int, ...]]) -> list
 
 
 def list_tape(tape: Tape) -> Listing:
-    """Return a tape over places in memory."""
+    """Return a tape over places."""
     held = [register for registers in tape.inputs for register in registers.ravel().tolist()]
     rows = tape.rows
     registers = [*held, *tape.constants, *[register for register, _, _ in rows]]

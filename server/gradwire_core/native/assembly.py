@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,27 +51,33 @@ class Listing:
     operands: Array
     outputs: Sequence[int]
 
-    @property
-    def first_output(self) -> int:
-        """The place of the first output; the others follow."""
-        return len(self.inputs) + len(self.constants) + len(self.operations)
 
+class Assembly(NamedTuple):
+    """A module in LLVM's language.
 
-def assemble(listing: Listing) -> str | None:
-    """Return a module whose function `ENTRY` takes memory with inputs and constants in it, and writes the outputs there.
-
-    Truth values are 0.0 and 1.0 in memory. None where too many operations are in no loop.
+    Attributes:
+        text: of the module. Its function `ENTRY` takes the address of memory: inputs, constants, what it keeps, and the outputs,
+            each as a float64; truth values are 0.0 and 1.0.
+        size: how many numbers memory holds.
     """
+
+    text: str
+    size: int
+
+
+def assemble(listing: Listing) -> Assembly | None:
+    """Return the module of a listing; None where too many operations are in no loop."""
     places = _places(listing)
     parts = _split(places)
     if sum(part.stop - part.start for part in parts if isinstance(part, Straight)) > MOST_STRAIGHT:
         return None
     for part in parts:
         part.mark()
+    size = places.arrange([part for part in parts if isinstance(part, Loop)])
     functions = [f"define internal void @part{number}(ptr %m) {{\n{part.text()}\n}}\n" for number, part in enumerate(parts)]
     calls = "".join([f"  call void @part{number}(ptr %m)\n" for number in range(len(parts))])
     entry = f"define void @{ENTRY}(ptr %m) {{\n{calls}  ret void\n}}\n"
-    return "\n".join([*declarations(listing.operations), *places.tables, *functions, entry])
+    return Assembly("\n".join([*declarations(listing.operations), *places.tables, *functions, entry]), size)
 
 
 def _places(listing: Listing) -> Places:
@@ -82,7 +89,8 @@ def _places(listing: Listing) -> Places:
     is_truth = [*listing.inputs, *[isinstance(value, bool) for value in listing.constants]]
     is_truth += [name in TRUTHS for name in operations]
     is_kept = np.zeros(len(is_truth), bool)
-    is_kept[listing.first_output :] = True
+    is_kept[: count + len(listing.constants)] = True
+    is_kept[len(is_kept) - outputs :] = True
     return Places(
         base=count + len(listing.constants),
         literals={place: literal(value) for place, value in enumerate(listing.constants, count)},
@@ -90,6 +98,7 @@ def _places(listing: Listing) -> Places:
         operands=np.concatenate([listing.operands.reshape(-1, 3), copies]),
         is_truth=is_truth,
         is_kept=is_kept,
+        addresses=np.empty(0, np.int64),
     )
 
 

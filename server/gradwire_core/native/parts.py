@@ -5,7 +5,7 @@ A function keeps in registers what it computes, and writes to memory what is rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,9 @@ class Places:
         operations: names.
         operands: three places for each operation, -1 where there are fewer operands.
         is_truth: whether a place holds a truth value.
-        is_kept: whether a place is read from memory.
-        tables: definitions of tables of places.
+        is_kept: whether a place is read from memory, or always there.
+        addresses: where a place that is kept stands in memory.
+        tables: definitions of tables of addresses.
     """
 
     base: int
@@ -35,14 +36,23 @@ class Places:
     operands: Array
     is_truth: Sequence[bool]
     is_kept: Array
+    addresses: Array
     tables: list[str] = field(default_factory=list)
 
-    def table(self, places: Array) -> str:
+    def table(self, addresses: Array) -> str:
         """Return the name of a table."""
-        name = f"@places{len(self.tables)}"
-        entries = ", ".join([f"i32 {place}" for place in places.tolist()])
-        self.tables.append(f"{name} = private constant [{len(places)} x i32] [{entries}]")
+        name = f"@table{len(self.tables)}"
+        entries = ", ".join([f"i32 {address}" for address in addresses.tolist()])
+        self.tables.append(f"{name} = private constant [{len(addresses)} x i32] [{entries}]")
         return name
+
+    def arrange(self, loops: Iterable[Loop]) -> int:
+        """Give addresses to all places that are kept, which alike blocks keep alike; return how many there are."""
+        for loop in loops:
+            blocks = self.is_kept[self.base + loop.start : self.base + loop.stop].reshape(loop.repeat.count, -1)
+            blocks[:] = np.any(blocks, axis=0)
+        self.addresses = np.cumsum(self.is_kept) - 1
+        return int(np.count_nonzero(self.is_kept))
 
 
 class Straight:
@@ -62,33 +72,31 @@ class Straight:
         """Return the body of the function."""
         places, statements = self._places, Statements()
         names = dict(places.literals)
-        is_kept = places.is_kept[places.base + self.start : places.base + self.stop].tolist()
-        rows = places.operands[self.start : self.stop].tolist()
-        for number, (row, kept) in enumerate(zip(rows, is_kept, strict=True), self.start):
+        for number, row in enumerate(places.operands[self.start : self.stop].tolist(), self.start):
             operation, place = places.operations[number], places.base + number
             for operand in row:
                 if operand >= 0 and operand not in names:
-                    names[operand] = statements.load(operand, is_truth=places.is_truth[operand])
+                    names[operand] = statements.load(places.addresses[operand], is_truth=places.is_truth[operand])
             if operation == COPY:
-                statements.store(place, names[row[0]], is_truth=places.is_truth[row[0]])
+                statements.store(places.addresses[place], names[row[0]], is_truth=places.is_truth[row[0]])
                 continue
             names[place] = f"%v{place}"
             statements.run(operation, names[place], [names[operand] for operand in row if operand >= 0])
-            if kept:
-                statements.store(place, names[place], is_truth=places.is_truth[place])
+            if places.is_kept[place]:
+                statements.store(places.addresses[place], names[place], is_truth=places.is_truth[place])
         return "\n".join([*statements.lines, "  ret void"])
 
 
 class Loop:
     """Blocks of operations that are alike.
 
-    An operand is computed in its block, or in the one before; or it is the same for all blocks; or it stands as many places further
-    for each block; or a table says where it is.
+    An operand is computed in its block, or in the one before; or it is the same for all blocks; or it stands as far from the last
+    one's for each block; or a table says where it is.
     """
 
     def __init__(self, places: Places, repeat: Repeat) -> None:
         self._places = places
-        self._repeat = repeat
+        self.repeat = repeat
         self.start = repeat.start
         self.stop = repeat.stop
         self._own = places.base + repeat.start
@@ -105,7 +113,7 @@ class Loop:
     @property
     def is_regular(self) -> bool:
         """Whether few operands need tables."""
-        return 2 * int(np.count_nonzero(~self._is_along)) <= self._repeat.period
+        return 2 * int(np.count_nonzero(~self._is_along)) <= self.repeat.period
 
     def mark(self) -> None:
         """Mark what is read from memory."""
@@ -125,7 +133,7 @@ class Loop:
             "body:",
             *body.lines,
             "  %next = add nuw nsw i64 %i, 1",
-            f"  %more = icmp ult i64 %next, {self._repeat.count}",
+            f"  %more = icmp ult i64 %next, {self.repeat.count}",
             "  br i1 %more, label %body, label %exit",
             "exit:",
             "  ret void",
@@ -136,8 +144,8 @@ class Loop:
         body.lines.append("  %i = phi i64 [ 0, %entry ], [ %next, %body ]")
         names = {}
         for place in np.unique(self._first[self._is_carried]).tolist():
-            is_truth, last = self._places.is_truth[place], place + self._repeat.period
-            begin = before.load(place, is_truth=is_truth)
+            is_truth, last = self._places.is_truth[place], place + self.repeat.period
+            begin = before.load(self._places.addresses[place], is_truth=is_truth)
             names[place] = f"%c{place}"
             body.lines.append(f"  %c{place} = phi {'i1' if is_truth else 'double'} [ {begin}, %entry ], [ %v{last}, %body ]")
         return names
@@ -147,14 +155,13 @@ class Loop:
         names = dict(self._places.literals)
         for place in np.unique(self._first[self._is_fixed & (self._first >= 0)]).tolist():
             if place not in names:
-                names[place] = before.load(place, is_truth=self._places.is_truth[place])
+                names[place] = before.load(self._places.addresses[place], is_truth=self._places.is_truth[place])
         return names
 
     def _add_block(self, body: Statements, read: _Reader) -> None:
         """Add the operations of a block."""
-        places, repeat = self._places, self._repeat
-        blocks = places.is_kept[self._own : places.base + self.stop].reshape(repeat.count, repeat.period)
-        for number, is_kept in enumerate(np.any(blocks, axis=0).tolist()):
+        places, repeat = self._places, self.repeat
+        for number in range(repeat.period):
             operation, place = places.operations[self.start + number], self._own + number
             columns = [column for column in range(3) if self._first[number, column] >= 0]
             operands = [self._operand((number, column), read, is_raw=operation == COPY) for column in columns]
@@ -163,8 +170,9 @@ class Loop:
             else:
                 value, is_truth = f"%v{place}", places.is_truth[place]
                 body.run(operation, value, [name for name, _ in operands])
-            if is_kept:
-                body.store(read.place(place, repeat.period), value, is_truth=is_truth)
+            if places.is_kept[place]:
+                first = places.addresses[place]
+                body.store(read.address(first, places.addresses[place + repeat.period] - first), value, is_truth=is_truth)
 
     def _operand(self, at: tuple[int, int], read: _Reader, *, is_raw: bool) -> tuple[str, bool]:
         """Return the name of an operand, and whether it is a truth value; `is_raw` for what memory holds."""
@@ -177,9 +185,7 @@ class Loop:
         if self._is_fixed[at]:
             return read.fixed[first], is_truth
         is_truth = is_truth and not is_raw
-        if self._is_along[at]:
-            return read.along(first, int(self._step[at]), is_truth=is_truth), is_truth
-        return read.by_table(self._blocks[:, at[0], at[1]], is_truth=is_truth), is_truth
+        return read.memory(self._places.addresses[self._blocks[:, at[0], at[1]]], is_truth=is_truth), is_truth
 
 
 class _Reader:
@@ -198,23 +204,23 @@ class _Reader:
         self._places = places
         self._body = body
         self._ways: dict[int, str] = {}
-        self._read: dict[tuple[int, int, bool], str] = {}
+        self._read: dict[tuple[bytes, bool], str] = {}
 
-    def place(self, first: int, step: int) -> str:
-        """Return the place that moves by a step for each block."""
+    def address(self, first: int, step: int) -> str:
+        """Return the address that moves by a step for each block."""
         if step not in self._ways:
             self._ways[step] = self._body.new(f"mul nsw i64 %i, {step}")
         return self._body.new(f"add nsw i64 {self._ways[step]}, {first}")
 
-    def along(self, first: int, step: int, *, is_truth: bool) -> str:
-        """Return what is at the place that moves by a step for each block."""
-        key = (first, step, is_truth)
+    def memory(self, addresses: Array, *, is_truth: bool) -> str:
+        """Return what memory holds: at an address for each block."""
+        key = (addresses.tobytes(), is_truth)
         if key not in self._read:
-            self._read[key] = self._body.load(self.place(first, step), is_truth=is_truth)
+            steps = np.diff(addresses)
+            if (steps == steps[0]).all():
+                address = self.address(addresses[0], steps[0])
+            else:
+                entry = self._body.new(f"getelementptr inbounds i32, ptr {self._places.table(addresses)}, i64 %i")
+                address = self._body.new(f"zext i32 {self._body.new(f'load i32, ptr {entry}')} to i64")
+            self._read[key] = self._body.load(address, is_truth=is_truth)
         return self._read[key]
-
-    def by_table(self, places: Array, *, is_truth: bool) -> str:
-        """Return what is at the place that a table has for each block."""
-        address = self._body.new(f"getelementptr inbounds i32, ptr {self._places.table(places)}, i64 %i")
-        place = self._body.new(f"load i32, ptr {address}")
-        return self._body.load(self._body.new(f"zext i32 {place} to i64"), is_truth=is_truth)
