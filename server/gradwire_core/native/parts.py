@@ -47,12 +47,21 @@ class Places:
         return name
 
     def arrange(self, loops: Iterable[Loop]) -> int:
-        """Give addresses to all places that are kept, which alike blocks keep alike; return how many there are."""
+        """Give an address to each place that is kept; return how many there are.
+
+        Alike blocks keep the same, and stand in memory one after the other; what the last one alone keeps stands behind them.
+        """
+        order = 2 * np.arange(len(self.is_kept))
         for loop in loops:
-            blocks = self.is_kept[self.base + loop.start : self.base + loop.stop].reshape(loop.repeat.count, -1)
-            blocks[:] = np.any(blocks, axis=0)
-        self.addresses = np.cumsum(self.is_kept) - 1
-        return int(np.count_nonzero(self.is_kept))
+            start, stop = self.base + loop.start, self.base + loop.stop
+            blocks = self.is_kept[start:stop].reshape(loop.repeat.count, -1)
+            is_lasting = np.any(blocks[:-1], axis=0)
+            blocks[:, is_lasting] = True
+            order[start:stop].reshape(blocks.shape)[-1, ~is_lasting] = 2 * stop - 1
+        kept = np.flatnonzero(self.is_kept)
+        self.addresses = np.full(len(self.is_kept), -1)
+        self.addresses[kept[np.argsort(order[kept], kind="stable")]] = np.arange(len(kept))
+        return len(kept)
 
 
 class Straight:
@@ -125,7 +134,7 @@ class Loop:
         """Return the body of the function."""
         before, body = Statements("b"), Statements()
         read = _Reader(self._places, body, self._carry(before, body), self._fix(before))
-        self._add_block(body, read)
+        last = self._add_block(body, read)
         return "\n".join([
             "entry:",
             *before.lines,
@@ -136,6 +145,7 @@ class Loop:
             f"  %more = icmp ult i64 %next, {self.repeat.count}",
             "  br i1 %more, label %body, label %exit",
             "exit:",
+            *last.lines,
             "  ret void",
         ])  # fmt: skip
 
@@ -158,9 +168,9 @@ class Loop:
                 names[place] = before.load(self._places.addresses[place], is_truth=self._places.is_truth[place])
         return names
 
-    def _add_block(self, body: Statements, read: _Reader) -> None:
-        """Add the operations of a block."""
-        places, repeat = self._places, self.repeat
+    def _add_block(self, body: Statements, read: _Reader) -> Statements:
+        """Add the operations of a block; return what follows the last."""
+        places, repeat, after = self._places, self.repeat, Statements("e")
         for number in range(repeat.period):
             operation, place = places.operations[self.start + number], self._own + number
             columns = [column for column in range(3) if self._first[number, column] >= 0]
@@ -170,9 +180,13 @@ class Loop:
             else:
                 value, is_truth = f"%v{place}", places.is_truth[place]
                 body.run(operation, value, [name for name, _ in operands])
+            last = place + (repeat.count - 1) * repeat.period
             if places.is_kept[place]:
                 first = places.addresses[place]
                 body.store(read.address(first, places.addresses[place + repeat.period] - first), value, is_truth=is_truth)
+            elif places.is_kept[last]:
+                after.store(places.addresses[last], value, is_truth=is_truth)
+        return after
 
     def _operand(self, at: tuple[int, int], read: _Reader, *, is_raw: bool) -> tuple[str, bool]:
         """Return the name of an operand, and whether it is a truth value; `is_raw` for what memory holds."""
