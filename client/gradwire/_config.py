@@ -118,8 +118,8 @@ class EngineConfig:
     Attributes:
         keep_freed_memory: whether the process keeps freed memory for the next arrays, 512 MiB at most, instead of giving it back to
             the system and asking for it again: large elementwise work is several times as fast.
-        native: whether large clusters of elementwise equations are compiled once they have run for a while; it needs
-            `gradwire[jit]`, and answers then change in their last bits.
+        native: whether large clusters of elementwise equations, and programs of few numbers, are compiled once they have run for a
+            while; it needs `gradwire[jit]`, and answers then change in their last bits.
         cache_folder: where compiled code is kept, a folder of this user's alone; empty: nowhere.
 
     Example:

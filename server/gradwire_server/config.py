@@ -114,7 +114,9 @@ class ServerConfig:
     executable_cache_bytes: int = setting(512 * 2**20, "bytes of the compiled programs that each worker keeps")
     executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
     native: bool = setting(
-        True, 'compile large clusters of elementwise equations that run for long, in the background; needs "gradwire[jit]"'
+        True,
+        "compile large clusters of elementwise equations, and programs of few numbers, that run for long, in the background; "
+        'needs "gradwire[jit]"',
     )
     cache_folder: str = setting(
         "", "folder, of this user alone, where compiled code is kept between starts; empty: a temporary one"
