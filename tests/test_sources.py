@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import builtins
+import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from gradwire_core import engine, executor
 from gradwire_core.errors import GradwireError
 from gradwire_core.kernels import cluster, floats
 from gradwire_core.kernels import source as kernels_source
+from gradwire_core.kernels.numbers import Numbers
+from gradwire_core.kernels.tape import expand
+from gradwire_core.native.instructions import TEMPLATES as INSTRUCTIONS
 from gradwire_core.native.loops import TEMPLATES, Loops
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Equation, Program, Var
@@ -63,6 +68,8 @@ ALLOWED = {
     ("gradwire_core/native/compiler.py", "exec"): "loops, whose text is checked below",
     ("gradwire_core/native/compiler.py", "compile"): "the same",
     ("gradwire_core/native/compiler.py", "subprocess"): "compiles loops beside: this Python, and a file named by a digest",
+    ("gradwire_core/native/machine.py", "ctypes"): "calls the machine code of texts that are checked below",
+    ("gradwire_core/native/machine.py", "subprocess"): "compiles such texts beside: this Python, and files named by a digest",
     ("gradwire_core/source.py", "compile"): "the library's own kernels, for numpy_source, which no server calls",
     ("gradwire_proto/__main__.py", "subprocess"): "runs the generator of the messages, for developers",
     ("gradwire_server/memory.py", "ctypes"): "tells the kernel to end a worker with its front end",
@@ -121,8 +128,9 @@ def test_the_scan_finds_what_it_looks_for(text):
 
 # -- generated source ----------------------------------------------------------------------------------------------------------
 
-_is_numbered = re.compile(r"[vkcxyb]\d+").fullmatch
+_is_numbered = re.compile(r"[vkcxybio]\d+").fullmatch
 _OURS = {"make", "run", "None", "copy", "keep", "order", "s", "array", "copyto", "out", *PRIMITIVES}
+_OURS |= {"address", "bool", "call", "give", "IndexError", "memory", "results", "take", "_"}
 
 
 def is_ours(name):
@@ -142,7 +150,8 @@ def check_generated(text):
         elif isinstance(node, ast.Constant):
             assert node.value is None or type(node.value) is int or node.value == 1.0
         elif isinstance(node, ast.Attribute):
-            assert (node.attr, type(node.value)) == ("tolist", ast.Name)
+            assert node.attr in {"tolist", "copy", "astype"}
+            assert isinstance(node.value, ast.Name)
         elif isinstance(node, ast.Subscript):
             assert isinstance(node.slice, (ast.Constant, ast.Tuple))
             assert isinstance(node.slice, ast.Constant) or not node.slice.elts
@@ -224,6 +233,36 @@ def test_the_sources_of_loops_are_made_of_templates_and_integers():
             assert type(node.value) is int or node.value in {0.0, 1.0, -1.0}
         else:
             assert not isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
+
+
+def of_numbers(x, y):
+    """Some of each: steps that are alike, and others; numbers and truth values."""
+    kept = []
+    for _ in range(150):
+        x = np.tanh(x * 12345.5) + y[0]
+        kept.append(x)
+    total = y[1]
+    for number in range(len(kept)):
+        total = np.sin(total) + kept[number * number % 150] * kept[-number]
+    return np.where(total > y[2], np.hypot(x, total), x), total > 0.5
+
+
+def test_the_texts_of_machine_code_are_made_of_templates_and_numbers(generated):
+    tape = expand(gw.trace(of_numbers, np.float64(0.5), np.ones(3)))
+    texts = []
+    Numbers.of(tape, lambda text: texts.append(text) or SimpleNamespace(run=None, run_briefly=None))
+    (text,) = texts
+    assert "phi" in text
+    assert "@table0" in text
+    assert generated
+    words = set(re.findall(r"[a-z_][a-z_0-9]*", "".join(itertools.chain(*INSTRUCTIONS.values())).replace("{r}", "")))
+    words |= {"add", "body", "br", "constant", "declare", "define", "entry", "exit", "getelementptr", "i"}
+    words |= {"i32", "i64", "icmp", "inbounds", "internal", "label", "load", "m", "memory", "more"}
+    words |= {"mul", "next", "none", "nounwind", "nsw", "nuw", "phi", "private", "ptr", "ret"}
+    words |= {"run", "store", "to", "uitofp", "ult", "void", "willreturn", "x", "zext"}
+    for word in re.findall(r"[A-Za-z_][A-Za-z_0-9]*", re.sub(r"\b0x[0-9A-F]{16}\b", "", text)):
+        assert word in words or re.fullmatch(r"[vtbce]\d+[a-g]?|part\d+|table\d+", word), word
+    assert set(re.sub(r"\w", "", text)) <= set(" \n%@=,()[]{}.:-")
 
 
 def test_the_check_of_sources_finds_what_it_looks_for():

@@ -160,12 +160,12 @@ class Statements:
         self.lines.append(f"  {name} = {text}")
         return name
 
-    def load(self, place: int | str, *, is_truth: bool) -> str:
+    def read(self, place: int | str, *, is_truth: bool) -> str:
         """Return what is at a place: a number, or the name of one."""
         found = self.new(f"load double, ptr {self._address(place)}")
         return self.new(f"fcmp une double {found}, 0.0") if is_truth else found
 
-    def store(self, place: int | str, value: str, *, is_truth: bool) -> None:
+    def write(self, place: int | str, value: str, *, is_truth: bool) -> None:
         """Write to a place."""
         if is_truth:
             value = self.new(f"uitofp i1 {value} to double")

@@ -85,14 +85,14 @@ class Straight:
             operation, place = places.operations[number], places.base + number
             for operand in row:
                 if operand >= 0 and operand not in names:
-                    names[operand] = statements.load(places.addresses[operand], is_truth=places.is_truth[operand])
+                    names[operand] = statements.read(places.addresses[operand], is_truth=places.is_truth[operand])
             if operation == COPY:
-                statements.store(places.addresses[place], names[row[0]], is_truth=places.is_truth[row[0]])
+                statements.write(places.addresses[place], names[row[0]], is_truth=places.is_truth[row[0]])
                 continue
             names[place] = f"%v{place}"
             statements.run(operation, names[place], [names[operand] for operand in row if operand >= 0])
             if places.is_kept[place]:
-                statements.store(places.addresses[place], names[place], is_truth=places.is_truth[place])
+                statements.write(places.addresses[place], names[place], is_truth=places.is_truth[place])
         return "\n".join([*statements.lines, "  ret void"])
 
 
@@ -155,7 +155,7 @@ class Loop:
         names = {}
         for place in np.unique(self._first[self._is_carried]).tolist():
             is_truth, last = self._places.is_truth[place], place + self.repeat.period
-            begin = before.load(self._places.addresses[place], is_truth=is_truth)
+            begin = before.read(self._places.addresses[place], is_truth=is_truth)
             names[place] = f"%c{place}"
             body.lines.append(f"  %c{place} = phi {'i1' if is_truth else 'double'} [ {begin}, %entry ], [ %v{last}, %body ]")
         return names
@@ -165,7 +165,7 @@ class Loop:
         names = dict(self._places.literals)
         for place in np.unique(self._first[self._is_fixed & (self._first >= 0)]).tolist():
             if place not in names:
-                names[place] = before.load(self._places.addresses[place], is_truth=self._places.is_truth[place])
+                names[place] = before.read(self._places.addresses[place], is_truth=self._places.is_truth[place])
         return names
 
     def _add_block(self, body: Statements, read: _Reader) -> Statements:
@@ -183,9 +183,9 @@ class Loop:
             last = place + (repeat.count - 1) * repeat.period
             if places.is_kept[place]:
                 first = places.addresses[place]
-                body.store(read.address(first, places.addresses[place + repeat.period] - first), value, is_truth=is_truth)
+                body.write(read.address(first, places.addresses[place + repeat.period] - first), value, is_truth=is_truth)
             elif places.is_kept[last]:
-                after.store(places.addresses[last], value, is_truth=is_truth)
+                after.write(places.addresses[last], value, is_truth=is_truth)
         return after
 
     def _operand(self, at: tuple[int, int], read: _Reader, *, is_raw: bool) -> tuple[str, bool]:
@@ -236,5 +236,5 @@ class _Reader:
             else:
                 entry = self._body.new(f"getelementptr inbounds i32, ptr {self._places.table(addresses)}, i64 %i")
                 address = self._body.new(f"zext i32 {self._body.new(f'load i32, ptr {entry}')} to i64")
-            self._read[key] = self._body.load(address, is_truth=is_truth)
+            self._read[key] = self._body.read(address, is_truth=is_truth)
         return self._read[key]
