@@ -13,9 +13,10 @@ import gradwire as gw
 from gradwire_core.engine import ExecutableCache, Output
 from gradwire_core.kernels import numbers
 from gradwire_core.kernels.floats import Floats
-from gradwire_core.kernels.numbers import Contest, Numbers
+from gradwire_core.kernels.numbers import Contest, Numbers, list_tape
 from gradwire_core.kernels.tape import Tape, expand
 from gradwire_core.native import machine
+from gradwire_core.native.assembly import assemble
 from gradwire_core.native.tier import Tier
 
 PATIENCE_S = 120.0
@@ -269,3 +270,13 @@ def test_code_belongs_to_a_kind_of_processor(tape, tmp_path, monkeypatch):
     monkeypatch.setattr(machine._llvm(), "get_host_cpu_name", lambda: "generic")
     Numbers.of(tape, compile_in)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_compiler_whose_asker_is_gone_leaves_the_code_alone(tape, x, tmp_path, monkeypatch):
+    text = assemble(list_tape(tape)).text
+    source, path = tmp_path / "text.ll", tmp_path / "numbers.o"
+    source.write_text(text)
+    monkeypatch.setattr(machine.os, "nice", lambda by: None)
+    assert machine.main([str(source), str(path)]) == 0
+    assert [*tmp_path.iterdir()] == [path]
+    assert machine._read(path) == machine.compile_text(text)

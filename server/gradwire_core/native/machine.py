@@ -1,6 +1,6 @@
 """From LLVM's language to machine code, by llvmlite; kept in a folder, where there is one.
 
-`python -m gradwire_core.native.machine FILE` compiles a text of that folder, writes its code beside it and ends: so a compiler that
+`python -m gradwire_core.native.machine TEXT CODE` compiles a text of that folder, writes its code there, and ends: a compiler that
 runs out of memory ends nothing else. Code belongs to a kind of processor, and the name of its file says so.
 """
 
@@ -88,7 +88,7 @@ def _build(path: Path, text: str) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LAST_BUILD_S, check=True
         )
     finally:
-        source.unlink()
+        source.unlink(missing_ok=True)
 
 
 def _write(path: Path, compiled: bytes) -> None:
@@ -135,10 +135,12 @@ def _target() -> Any:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compile a text of a folder; return the exit code."""
+    """Compile a text of a folder, which is then gone, and write its code; return the exit code."""
     os.nice(10)
     source, path = map(Path, argv)
-    _write(path, compile_text(source.read_text(encoding="ascii")))
+    text = source.read_text(encoding="ascii")
+    source.unlink()  # here, as who asked for the code may end before it is there
+    _write(path, compile_text(text))
     return 0
 
 
