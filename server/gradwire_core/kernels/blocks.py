@@ -1,27 +1,33 @@
 """Clusters run block by block: what is computed between their inputs and their outputs stays in the cache.
 
-The equations of a block become NumPy calls that write into buffers, which blocks and calls use again, and into the outputs. Threads
-may share a cluster: each call takes buffers of its own.
+The equations of a block become NumPy calls, and calls of numexpr where that is wanted, that write into buffers, which blocks and
+calls use again, and into the outputs. Several threads may share the blocks, each with buffers of its own; sums are added in their
+order, so that the number of threads changes no bit. Threads may also share a cluster: each call takes buffers of its own.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradwire_core.builder import Builder, Value
+from gradwire_core.kernels import expressions
 from gradwire_core.kernels.source import make_function
+from gradwire_core.kernels.team import Team
 from gradwire_core.planner import narrow_operands
 from gradwire_core.program import Equation, Literal, Operand, Params, Program
 from gradwire_core.types import Array, Shape, TensorType
 
 LENGTH = 2**13
 """The elements of a block: some arrays of it fit into a second-level cache."""
+PIECES = 4
+"""So many pieces of a cluster each thread does, if all are equally fast."""
 
 
 # -- how a cluster is cut ------------------------------------------------------------------------------------------------------
@@ -32,9 +38,9 @@ def _whole_shape(body: Program) -> Shape:
     return next(equation.results[0].type.shape for equation in body.equations if equation.primitive.is_elementwise)
 
 
-def _row_count(shape: Shape) -> int:
+def _row_count(shape: Shape, length: int) -> int:
     """Return how many rows of an array of a shape make a block; 0 where one is too long."""
-    return min(shape[0], LENGTH // math.prod(shape[1:]))
+    return min(shape[0], length // math.prod(shape[1:]))
 
 
 def _block_of(body: Program, shape: Shape) -> Program:
@@ -88,17 +94,27 @@ WRITING: Mapping[str, tuple[Callable[..., None], int]] = {
 
 @dataclass(eq=False)
 class _Block:
-    """A block as a function of its inputs, its outputs, and buffers.
+    """A block as a function of its inputs, its outputs, buffers and what computes its expressions.
 
     Attributes:
         run: computes it; returns the parts of what is summed over all blocks.
         buffers: their types.
-        spare: buffers that no call has.
+        expressions: those that numexpr computes.
+        spare: buffers, and what computes expressions, that no call has.
     """
 
     run: Callable[..., tuple[Any, ...]]
     buffers: tuple[TensorType, ...]
-    spare: list[list[Array]] = field(default_factory=list)
+    expressions: tuple[Equation, ...]
+    spare: list[list[Any]] = field(default_factory=list)
+
+    def take(self) -> list[Any]:
+        """Return what a call needs of its own; it is put back into `spare`."""
+        try:
+            return self.spare.pop()
+        except IndexError:
+            buffers = [np.empty(type.shape, type.dtype.numpy) for type in self.buffers]
+            return [*buffers, *map(expressions.compile_expression, self.expressions)]
 
     @property
     def nbytes(self) -> int:
@@ -115,6 +131,7 @@ class _Writing:
         self._bound: dict[str, Any] = {}
         self._lines: list[str] = []
         self._buffers: list[TensorType] = []
+        self._expressions: list[Equation] = []
         self._free: dict[TensorType, list[str]] = {}
         self._owned: dict[Operand, tuple[TensorType, str]] = {}
         self._targets: dict[Operand, str] = {}
@@ -141,8 +158,9 @@ class _Writing:
         arguments = [f"x{place}" for place in range(len(program.inputs))]
         arguments += [f"y{place}" for place, has_memory in enumerate(is_written) if has_memory]
         arguments += [f"b{place}" for place in range(len(self._buffers))]
+        arguments += [f"e{place}" for place in range(len(self._expressions))]
         run = make_function(", ".join(arguments), self._lines, {**self._bound, "copyto": np.copyto})
-        return _Block(run, tuple(self._buffers))
+        return _Block(run, tuple(self._buffers), tuple(self._expressions))
 
     def _last_uses(self, narrow: Sequence[tuple[Operand, ...]]) -> dict[Operand, int]:
         last: dict[Operand, int] = dict.fromkeys(self._program.outputs, len(narrow))
@@ -161,6 +179,10 @@ class _Writing:
         elif isinstance(kernel, np.ufunc) and result.type.shape:
             self._release(dying)  # a ufunc may write over its operands
             self._lines.append(f"{self._bind(kernel)}({given}, out={self._target(result)})")
+        elif equation.primitive is expressions.EXPRESSION:
+            self._release(dying)  # numexpr too may write over its operands
+            self._lines.append(f"e{len(self._expressions)}({given}, out={self._target(result)}, ex_uses_vml=False)")
+            self._expressions.append(equation)
         elif name in WRITING:
             function, count = WRITING[name]
             scratch = [self._take(result.type) for _ in range(count)]
@@ -215,17 +237,65 @@ class _Writing:
             self._free[type].append(buffer)
 
 
-def _write(body: Program, shape: Shape) -> _Block:
+def _write(body: Program, shape: Shape, given: Collection[str] = ()) -> _Block:
+    """Return a block of a shape, with what is given to numexpr unless it needs more buffers so."""
     is_written = [bool(output.type.shape) for output in body.outputs]
-    return _Writing(_block_of(body, shape), is_written).write(is_written)
+    block = _block_of(body, shape)
+    plain = _Writing(block, is_written).write(is_written)
+    if not given:
+        return plain
+    joined = _Writing(expressions.join_expressions(block, given), is_written).write(is_written)
+    return joined if joined.nbytes <= plain.nbytes else plain
 
 
-def block_bytes(body: Program) -> int:
-    """Return the bytes of the buffers that a cluster needs: those of a block, and those of the last one."""
-    return 2 * _write(body, (LENGTH,)).nbytes
+def block_bytes(body: Program, threads: int = 1) -> int:
+    """Return the bytes of the buffers that a cluster needs: those of a block for each thread, and those of the last block."""
+    return (threads + 1) * _write(body, (LENGTH,)).nbytes
 
 
 # -- a cluster -----------------------------------------------------------------------------------------------------------------
+
+
+class _Split:
+    """How one call of a cluster is split into blocks.
+
+    Args:
+        shape: of the arrays of the cluster.
+        operands: its inputs, with whether each is cut.
+        results: the arrays to write, row-major.
+        length: the elements of a block.
+
+    Attributes:
+        blocks: the first row of the blocks of each shape, and the shape.
+        results: the arrays to write, so that a block is a range of their first axis.
+    """
+
+    def __init__(self, shape: Shape, operands: Sequence[tuple[Array, bool]], results: Sequence[Array], length: int) -> None:
+        row_count, inner = _row_count(shape, length), shape[1:]
+        self._is_flat = not row_count or all(array.flags.c_contiguous for array, is_cut in operands if is_cut)
+        if self._is_flat:
+            row_count, inner = length, ()
+        self._operands = operands
+        self.results = [array.reshape(-1) for array in results] if self._is_flat else results
+        count = math.prod(shape[: len(shape) - len(inner)])
+        whole = count // row_count * row_count
+        self.blocks: list[tuple[range, Shape]] = [(range(0, whole, row_count), (row_count, *inner))] if whole else []
+        if whole < count:
+            self.blocks.append((range(whole, count, count - whole), (count - whole, *inner)))
+
+    def operands(self) -> list[tuple[Any, bool]]:
+        """Return the inputs so that a block is a range of their first axis, for one thread alone."""
+        if not self._is_flat:
+            return [*self._operands]
+        return [(_flat(array) if is_cut else array, is_cut) for array, is_cut in self._operands]
+
+    def pieces(self, count: int) -> list[tuple[range, Shape]]:
+        """Return the blocks in about so many pieces, in their order."""
+        found = []
+        for starts, shape in self.blocks:
+            size = max(-(-len(starts) // count), 1)
+            found += [(starts[place : place + size], shape) for place in range(0, len(starts), size)]
+        return found
 
 
 class Blocks:
@@ -233,50 +303,54 @@ class Blocks:
 
     Args:
         body: the cluster as a program.
+        team: the threads that share its blocks; None: the one that calls.
+        threads: how many of them at most; 0: all.
+        given: the names of the operations that numexpr computes; the others are NumPy's.
     """
 
-    def __init__(self, body: Program) -> None:
+    def __init__(self, body: Program, team: Team | None = None, threads: int = 0, given: Collection[str] = ()) -> None:
         self._shape = _whole_shape(body)
         self._types = body.output_types
         self._cut = [bool(type.shape) for type in body.input_types]
-        self._block = functools.cache(lambda shape: _write(body, shape))
+        self._block = functools.cache(lambda shape: _write(body, shape, given))
+        self._team = team
+        self._threads = 1 if team is None else min(threads or team.size, team.size)
+        self._is_given = bool(given)
 
     def __call__(self, *operands: Array) -> Any:
         """Return the outputs: an array, or a tuple of them."""
         results = [np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types]
         written = [array for array in results if array is not None]
-        arrays = [array for array, is_cut in zip(operands, self._cut, strict=True) if is_cut]
-        given: Sequence[Any] = operands
-        row_count, inner = _row_count(self._shape), self._shape[1:]
-        if not row_count or all(array.flags.c_contiguous for array in arrays):
-            row_count, inner = LENGTH, ()
-            given = [_flat(array) if is_cut else array for array, is_cut in zip(operands, self._cut, strict=True)]
-            written = [array.reshape(-1) for array in written]
-        count = math.prod(self._shape[: len(self._shape) - len(inner)])
-        whole = count // row_count * row_count
-        parts = self._run(given, written, range(0, whole, row_count), (row_count, *inner))
-        if whole < count:
-            parts += self._run(given, written, range(whole, count, row_count), (count - whole, *inner))
-        totals = iter(zip(*parts, strict=True))
+        length = LENGTH if not self._is_given or expressions.has_one_thread() else expressions.LENGTH
+        split = _Split(self._shape, [*zip(operands, self._cut, strict=True)], written, length)
+        totals = iter(zip(*self._run_all(split), strict=True))
         found = [
             np.add.reduce(np.array(next(totals)), 0, type.dtype.numpy) if array is None else array
             for array, type in zip(results, self._types, strict=True)
         ]
         return found[0] if len(found) == 1 else found
 
-    def _run(self, given: Sequence[Any], results: Sequence[Array], starts: range, shape: Shape) -> list[tuple[Any, ...]]:
+    def _run_all(self, split: _Split) -> list[tuple[Any, ...]]:
+        """Run all blocks, and return their parts of the sums, in order."""
+        if self._team is None or self._threads == 1:
+            parts = [self._run(split, starts, shape) for starts, shape in split.blocks]
+        else:
+            for _, shape in split.blocks:
+                self._block(shape)  # written once, not by each thread
+            pieces = split.pieces(PIECES * self._threads)
+            parts = self._team.run(lambda number: self._run(split, *pieces[number]), len(pieces), self._threads)
+        return list(itertools.chain.from_iterable(parts))
+
+    def _run(self, split: _Split, starts: range, shape: Shape) -> list[tuple[Any, ...]]:
         """Run blocks of one shape, and return their parts of the sums."""
         block = self._block(shape)
-        try:
-            buffers = block.spare.pop()
-        except IndexError:
-            buffers = [np.empty(type.shape, type.dtype.numpy) for type in block.buffers]
-        run, parts, pairs = block.run, [], [*zip(given, self._cut, strict=True)]
+        own = block.take()
+        run, parts, operands, results = block.run, [], split.operands(), split.results
         for start in starts:
             place = slice(start, start + shape[0])
-            inputs = [array[place] if is_cut else array for array, is_cut in pairs]
-            parts.append(run(*inputs, *[array[place] for array in results], *buffers))
-        block.spare.append(buffers)
+            inputs = [array[place] if is_cut else array for array, is_cut in operands]
+            parts.append(run(*inputs, *[array[place] for array in results], *own))
+        block.spare.append(own)
         return parts
 
 

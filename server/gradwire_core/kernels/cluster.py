@@ -62,9 +62,9 @@ CLUSTER = Primitive(
 )
 
 
-def plan_clustered(program: Program, *, reproducible: bool = False, choices: Sequence[Choice] = ()) -> Plan:
-    """Return the plan of a program: with its clusters, unless it would take more memory so."""
-    clustered = find_clusters(program)
+def plan_clustered(program: Program, *, reproducible: bool = False, choices: Sequence[Choice] = (), threads: int = 1) -> Plan:
+    """Return the plan of a program: with its clusters, which so many threads may share, unless it would take more memory so."""
+    clustered = find_clusters(program, threads)
     found = plan(clustered, reproducible=reproducible, choices=choices)
     if clustered is program:
         return found
@@ -72,8 +72,8 @@ def plan_clustered(program: Program, *, reproducible: bool = False, choices: Seq
     return found if found.peak_bytes <= plain.peak_bytes * MOST_GROWTH else plain
 
 
-def find_clusters(program: Program) -> Program:
-    """Return the program with its clusters as equations; itself where there are none."""
+def find_clusters(program: Program, threads: int = 1) -> Program:
+    """Return the program with its clusters as equations, which count buffers for so many threads; itself where there are none."""
     if not any(_is_member(equation) for equation in program.equations):
         return program
     broadcasts: dict[Operand, Equation] = {
@@ -82,7 +82,7 @@ def find_clusters(program: Program) -> Program:
     uses = _find_uses(program)
     merged: dict[Equation, Equation] = {}
     for members in _find_groups(program, broadcasts):
-        whole = _merge(members, uses, broadcasts)
+        whole = _merge(members, uses, broadcasts, threads)
         if whole is not None:
             merged.update(dict.fromkeys(members, whole))
     return prune(Program(program.inputs, ordered(program, merged), program.outputs)) if merged else program
@@ -182,7 +182,10 @@ def _find_uses(program: Program) -> dict[Operand, list[Equation | None]]:
 
 
 def _merge(
-    group: Sequence[Equation], uses: Mapping[Operand, list[Equation | None]], broadcasts: Mapping[Operand, Equation]
+    group: Sequence[Equation],
+    uses: Mapping[Operand, list[Equation | None]],
+    broadcasts: Mapping[Operand, Equation],
+    threads: int,
 ) -> Equation | None:
     """Return one equation with all results of a group that anything else takes; None where it would gain nothing."""
     members = set(group)
@@ -217,7 +220,7 @@ def _merge(
     operands = [operand for operand, value in inputs.items() if value.operand in used]
     if len(operands) < len(inputs):
         body = Program(tuple([var for var in body.inputs if var in used]), body.equations, body.outputs)
-    return Equation(CLUSTER, tuple(operands), {"body": body, "scratch_bytes": block_bytes(body)}, tuple(results))
+    return Equation(CLUSTER, tuple(operands), {"body": body, "scratch_bytes": block_bytes(body, threads)}, tuple(results))
 
 
 def _inputs_used(body: Program) -> set[Operand]:
