@@ -120,23 +120,40 @@ class EngineConfig:
             the system and asking for it again: large elementwise work is several times as fast.
         native: whether large clusters of elementwise equations, and programs of few numbers, are compiled once they have run for a
             while; it needs `gradwire[jit]`, and answers then change in their last bits.
-        cache_folder: where compiled code is kept, a folder of this user's alone; empty: nowhere.
+        cache_folder: where compiled code and the calibration of this machine are kept, of this user alone; empty: nowhere.
+        threads: the most threads that share one large elementwise evaluation.
+        kernels: what runs large elementwise work: "blocks" of NumPy's calls or "numexpr", on all threads; "auto": what is quickest
+            here, on as many threads as pay, as `gradwire calibrate` shows.
 
     Example:
         >>> EngineConfig.from_environ({"GRADWIRE_NATIVE": "no"}).native
         False
+        >>> EngineConfig.from_environ({"OMP_NUM_THREADS": "3"}).threads
+        3
     """
 
     keep_freed_memory: bool = True
     native: bool = True
     cache_folder: str = ""
+    threads: int = 1
+    kernels: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        if self.threads < 1:
+            text = f"EngineConfig.threads: needed 1 or more, got {self.threads}; correct the setting"
+            raise ArgumentError(text, field="threads", given=self.threads)
+        if self.kernels not in KERNELS:
+            text = f"EngineConfig.kernels: needed one of {', '.join(KERNELS)}, got {self.kernels!r}; choose one of them"
+            raise ArgumentError(text, field="kernels", given=self.kernels)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> EngineConfig:
         """Return the settings that the environment gives: GRADWIRE_NATIVE and so on, a variable a field.
 
-        By default freed memory is left to the variables MALLOC_... where they are set, and the folder is `gradwire` in that of the
-        user's caches.
+        By default freed memory is left to the variables MALLOC_... where they are set, the folder is `gradwire` in that of the
+        user's caches, and there are as many threads as OMP_NUM_THREADS, or a variable of a BLAS, says, else as this process has
+        processors.
 
         Raises:
             ArgumentError: a variable is malformed; the text names it.
@@ -145,10 +162,21 @@ class EngineConfig:
         home = environ.get("HOME")
         caches = environ.get("XDG_CACHE_HOME") or (str(Path(home) / ".cache") if home else "")
         is_told = any(name.startswith("MALLOC_") for name in environ)
-        defaults = cls(keep_freed_memory=not is_told, cache_folder=str(Path(caches) / "gradwire") if caches else "")
+        folder = str(Path(caches) / "gradwire") if caches else ""
+        defaults = cls(keep_freed_memory=not is_told, cache_folder=folder, threads=_count_threads(environ))
         return dataclasses.replace(defaults, **_read(environ, dataclasses.asdict(defaults)))
 
 
+def _count_threads(environ: Mapping[str, str]) -> int:
+    """Return the number of threads that libraries are told to use, else of the processors that this process may."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        text = environ.get(f"{library}_NUM_THREADS", "").partition(",")[0].strip()
+        if text.isascii() and text.isdigit() and int(text):
+            return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+KERNELS = ("auto", "blocks", "numexpr")
 _is_token = re.compile("[!-~]+").fullmatch
 _MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes", "kept_bytes", "hedge_after_s", "keepalive_s"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}

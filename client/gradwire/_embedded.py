@@ -22,12 +22,14 @@ class Embedded(Functions):
         from gradwire._config import EngineConfig
         from gradwire_core.allocator import keep_freed_memory
         from gradwire_core.engine import ExecutableCache
+        from gradwire_core.kernels.choice import open_chooser
         from gradwire_core.native.tier import open_tier
 
         config = EngineConfig.from_environ()
         if config.keep_freed_memory:
             keep_freed_memory()
-        return ExecutableCache(tier=open_tier(config.cache_folder) if config.native else None)
+        chooser = open_chooser(config.threads, config.kernels, config.cache_folder)
+        return ExecutableCache(tier=open_tier(config.cache_folder) if config.native else None, chooser=chooser)
 
     def _perform(self, task: Task) -> Any:
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)

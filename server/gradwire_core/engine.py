@@ -25,6 +25,7 @@ from threadpoolctl import ThreadpoolController
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
 from gradwire_core.executor import Executor
+from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
@@ -90,7 +91,14 @@ class _Part(NamedTuple):
     specs: tuple[Spec, ...] | None
 
 
-def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool = False, tier: Tier | None = None) -> Executable:
+def compile(
+    program: Program,
+    outputs: Sequence[Output],
+    *,
+    reproducible: bool = False,
+    tier: Tier | None = None,
+    chooser: Chooser | None = None,
+) -> Executable:
     """Return the executable of the outputs of a program: expensive, and pure.
 
     Args:
@@ -98,25 +106,29 @@ def compile(program: Program, outputs: Sequence[Output], *, reproducible: bool =
         outputs: what to compute.
         reproducible: whether every run must give the same bits.
         tier: compiles what runs long, in the background.
+        chooser: chooses what runs large elementwise work, and on how many threads; without one, NumPy does, on one.
 
     Raises:
         ArgumentError: a transform or layout does not fit, or outputs need inputs of different dtypes.
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    found = _compile(program, outputs, reproducible, tier)
+    found = _compile(program, outputs, reproducible, tier, chooser)
     if any(choice.chosen not in BY_TERMS for choice in found.plan.choices):
-        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier)
+        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier, chooser)
     return found
 
 
-def _compile(program: Program, outputs: Sequence[Output], reproducible: bool, tier: Tier | None) -> Executable:
+def _compile(
+    program: Program, outputs: Sequence[Output], reproducible: bool, tier: Tier | None, chooser: Chooser | None
+) -> Executable:
     with _collecting_later():
         with recording() as choices:
             parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
-        found = plan_clustered(run_passes(joint), reproducible=reproducible, choices=choices)
-        return Executable(found, len(program.inputs), kept, tier)
+        threads = 1 if chooser is None or reproducible else chooser.threads
+        found = plan_clustered(run_passes(joint), reproducible=reproducible, choices=choices, threads=threads)
+        return Executable(found, len(program.inputs), kept, tier, chooser)
 
 
 @dataclass(slots=True)
@@ -128,19 +140,21 @@ class _ByTerms:
         outputs: what is computed.
         reproducible: whether every run must give the same bits.
         tier: compiles what runs long.
+        chooser: chooses what runs large elementwise work.
     """
 
     program: Program
     outputs: tuple[Output, ...]
     reproducible: bool
     tier: Tier | None = None
+    chooser: Chooser | None = None
     _made: Executable | None = None
 
     def get(self) -> Executable:
         """Return the executable; threads that ask at once may compile it twice, to the same."""
         if self._made is None:
             with preferring(BY_TERMS):
-                self._made = _compile(self.program, self.outputs, self.reproducible, self.tier)
+                self._made = _compile(self.program, self.outputs, self.reproducible, self.tier, self.chooser)
         return self._made
 
     @property
@@ -232,8 +246,16 @@ class Executable:
         by_terms: the same outputs by terms alone, where some Jacobian is computed in another way; None where none is.
     """
 
-    def __init__(self, plan: Plan, input_count: int, readings: tuple[_Reading, ...], tier: Tier | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self,
+        plan: Plan,
+        input_count: int,
+        readings: tuple[_Reading, ...],
+        tier: Tier | None = None,
+        chooser: Chooser | None = None,
+    ) -> None:
+        self._execute = Executor(plan, tier, chooser)
+        self.plan = self._execute.plan
         self.program = plan.program
         types = self.program.input_types
         self.input_types = types[:input_count]
@@ -246,7 +268,6 @@ class Executable:
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._seed_counts = [len(types) for types in self.seed_types]
         self._is_reproducible = plan.reproducible
-        self._execute = Executor(plan, tier)
         self.by_terms: _ByTerms | None = None
 
     @property
@@ -368,14 +389,22 @@ class ExecutableCache:
         max_executables: how many it keeps.
         max_bytes: how many bytes they may take, by their own estimate; the last one asked for stays in any case.
         tier: compiles what runs long, in the background.
+        chooser: chooses what runs large elementwise work, and on how many threads.
 
     Attributes:
         hits: how often an executable was there, or on its way.
         misses: how often one had to be compiled, or `find` found none.
     """
 
-    def __init__(self, max_executables: int = 1024, max_bytes: int = 512 * 2**20, tier: Tier | None = None) -> None:
+    def __init__(
+        self,
+        max_executables: int = 1024,
+        max_bytes: int = 512 * 2**20,
+        tier: Tier | None = None,
+        chooser: Chooser | None = None,
+    ) -> None:
         self._tier = tier
+        self._chooser = chooser
         self.max_executables = max_executables
         self.max_bytes = max_bytes
         self.hits = 0
@@ -434,7 +463,7 @@ class ExecutableCache:
 
     def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
         try:
-            made = compile(program, key[1], reproducible=key[2], tier=self._tier)
+            made = compile(program, key[1], reproducible=key[2], tier=self._tier, chooser=self._chooser)
         except BaseException as error:
             with self._lock:
                 del self._coming[key]

@@ -7,6 +7,7 @@ for the compiler. Threads may share an executor: nothing that a call computes is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from gradwire_core.einsum import compiled
 from gradwire_core.errors import ArgumentError
 from gradwire_core.kernels.blocks import Blocks
+from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.numbers import MACHINE, Contest
@@ -43,12 +45,16 @@ class Executor:
     Args:
         plan: what to run.
         tier: compiles clusters that run long; not for plans that must give the same bits every time.
+        chooser: chooses what runs clusters before that, for the same plans; without one, NumPy does, on the thread that calls.
+
+    Attributes:
+        plan: the plan, whose report tells what runs its clusters.
     """
 
-    def __init__(self, plan: Plan, tier: Tier | None = None) -> None:
-        self.plan = plan
-        tier = None if plan.reproducible else tier
-        self._run: Runner = _compile(plan, tier, self._settle)
+    def __init__(self, plan: Plan, tier: Tier | None = None, chooser: Chooser | None = None) -> None:
+        kernels = _Kernels() if plan.reproducible else _Kernels(tier, chooser)
+        self._run: Runner = _compile(plan, kernels, self._settle)
+        self.plan = dataclasses.replace(plan, kernels=tuple(kernels.clusters)) if kernels.clusters else plan
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
@@ -139,10 +145,6 @@ def bind(equation: Equation, *, symmetric: bool = False, tier: Tier | None = Non
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
         return compiled(subscripts, tuple(operand.type.shape for operand in equation.operands), symmetric=symmetric)
-    if primitive is CLUSTER:
-        body = params["body"]
-        assert isinstance(body, Program)
-        return Blocks(body) if tier is None else tier.take_over(body, Blocks(body))
     binding = BINDINGS.get(primitive.name)
     if binding is not None:
         return binding(params)
@@ -160,12 +162,28 @@ def _is_number(type: TensorType) -> bool:
     return not type.shape and type.dtype in (Dtype.FLOAT64, Dtype.FLOAT32)
 
 
-class _Kernels:
-    """The bound kernels of a plan: equal ones are bound once."""
+def bind_cluster(equation: Equation, tier: Tier | None = None, chooser: Chooser | None = None) -> Kernel:
+    """Return the kernel of a cluster: what the chooser says, until the tier has compiled it."""
+    body = equation.params["body"]
+    assert isinstance(body, Program)
+    kernel = Blocks(body) if chooser is None else chooser.kernel(body)
+    return kernel if tier is None else tier.take_over(body, kernel)
 
-    def __init__(self, tier: Tier | None) -> None:
-        self._tier = tier
+
+class _Kernels:
+    """The bound kernels of a plan: equal ones are bound once.
+
+    Attributes:
+        tier: compiles what runs long.
+        bound: the kernels.
+        clusters: those of clusters; printed, they tell what runs.
+    """
+
+    def __init__(self, tier: Tier | None = None, chooser: Chooser | None = None) -> None:
+        self.tier = tier
+        self._chooser = chooser
         self.bound: list[Kernel] = []
+        self.clusters: list[Kernel] = []
         self._numbers: dict[Any, int] = {}
 
     def number(self, step: Step) -> int:
@@ -183,8 +201,14 @@ class _Kernels:
         found = self._numbers.get(key)
         if found is None:
             found = self._numbers[key] = len(self.bound)
-            self.bound.append(key if callable(key) else bind(equation, symmetric=step.is_symmetric, tier=self._tier))
+            self.bound.append(key if callable(key) else self._bind(step))
         return found
+
+    def _bind(self, step: Step) -> Kernel:
+        if step.equation.primitive is not CLUSTER:
+            return bind(step.equation, symmetric=step.is_symmetric, tier=self.tier)
+        self.clusters.append(bind_cluster(step.equation, self.tier, self._chooser))
+        return self.clusters[-1]
 
 
 # -- source --------------------------------------------------------------------------------------------------------------------
@@ -208,20 +232,20 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels)
     return lines
 
 
-def _compile(plan: Plan, tier: Tier | None, settle: Callable[[Runner], None] | None = None) -> Runner:
+def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | None = None) -> Runner:
     """Return a plan as a function of its inputs.
 
     Args:
         plan: what to run.
-        tier: compiles what runs long.
+        kernels: binds its kernels, and knows what compiles them where they run long.
         settle: is given what to call from then on; None for a program that another one calls, which gives no warnings.
     """
-    program = plan.program
+    program, tier = plan.program, kernels.tier
     tape = expand(program)
     if tape is not None:
         floats = Floats(tape, functools.partial(_compile_steps, plan))
         return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
-    run = _compile_steps(plan, tier)
+    run = _compile_steps(plan, kernels)
     if settle is not None:
         run = np.errstate(all="ignore")(run)
     if tier is None or not is_worthwhile(program, MACHINE):
@@ -231,21 +255,21 @@ def _compile(plan: Plan, tier: Tier | None, settle: Callable[[Runner], None] | N
 
 def _compile_whole(program: Program, tier: Tier | None) -> Runner:
     """Return a program that another one calls as a function of its inputs."""
-    return _compile(plan_clustered(program), tier)
+    return _compile(plan_clustered(program), _Kernels(tier))
 
 
-def _compile_steps(plan: Plan, tier: Tier | None = None) -> Runner:
+def _compile_steps(plan: Plan, kernels: _Kernels | None = None) -> Runner:
     """Return the steps of a plan as a function of its inputs."""
-    return _compile_straight(plan, tier) if len(plan.steps) <= STRAIGHT else _Chunks(plan, tier).run
+    kernels = kernels or _Kernels()
+    return _compile_straight(plan, kernels) if len(plan.steps) <= STRAIGHT else _Chunks(plan, kernels).run
 
 
 def _local(slot: int) -> str:
     return f"v{slot}" if slot >= 0 else f"c{~slot}"
 
 
-def _compile_straight(plan: Plan, tier: Tier | None) -> Callable[..., tuple[Array, ...]]:
+def _compile_straight(plan: Plan, kernels: _Kernels) -> Callable[..., tuple[Array, ...]]:
     """Return the plan as one function."""
-    kernels = _Kernels(tier)
     lines = [f"{_local(slot)} = {_local(slot)}[()]" for slot, type in enumerate(plan.program.input_types) if _is_number(type)]
     lines += _lines(plan.steps, _local, kernels)
     results = [_handed_over(_local(slot), finish) for slot, finish in _finishes(plan)]
@@ -262,8 +286,8 @@ def _compile_straight(plan: Plan, tier: Tier | None) -> Callable[..., tuple[Arra
 class _Chunks:
     """A long plan, over a list that holds inputs, other slots and literals."""
 
-    def __init__(self, plan: Plan, tier: Tier | None) -> None:
-        self._kernels = _Kernels(tier)
+    def __init__(self, plan: Plan, kernels: _Kernels) -> None:
+        self._kernels = kernels
         self._numbers = [place for place, type in enumerate(plan.program.input_types) if _is_number(type)]
         self._literals = _scalars(plan.literals)
         self._slot_count = plan.slot_count

@@ -11,7 +11,6 @@ import enum
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +88,7 @@ class Plan:
         peak_bytes: the most bytes of arrays at one time: inputs, intermediate values and outputs; literals apart.
         reproducible: whether every evaluation must give the same bits.
         choices: how its derivatives are computed, and why, as the report says.
+        kernels: what runs its clusters, one after the other; printed, each tells how, as the report says.
     """
 
     program: Program
@@ -100,15 +100,16 @@ class Plan:
     peak_bytes: int
     reproducible: bool = False
     choices: tuple[Choice, ...] = ()
+    kernels: tuple[object, ...] = ()
 
     @property
     def literal_bytes(self) -> int:
         """The bytes of the constants, which the plan keeps."""
         return sum(array.nbytes for array in self.literals)
 
-    @cached_property
+    @property
     def report(self) -> str:
-        """The plan as text: totals, then a row for each step, or the largest arrays of a long plan."""
+        """The plan as text: totals, what runs clusters now, then a row for each step, or the largest arrays of a long plan."""
         return "\n".join(_report(self))
 
     def __str__(self) -> str:
@@ -453,6 +454,7 @@ def _report(found: Plan) -> list[str]:
         f"  constants    {show_bytes(found.literal_bytes)}",
         f"  slots        {found.slot_count}",
         *[f"  strategy     {choice}" for choice in found.choices],
+        *[f"  cluster      {kernel}" for kernel in found.kernels],
     ]
     steps = list(enumerate(found.steps))
     if len(steps) > ROWS:

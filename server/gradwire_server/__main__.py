@@ -48,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _cache_folder(config: ServerConfig) -> Iterator[str]:
-    """Yield the folder of compiled code: that of the configuration, or a temporary one; none where there is no place for one."""
+    """Yield the folder of code and calibration: that of the configuration, or a temporary one; none where there is no place."""
     with contextlib.ExitStack() as stack:
         folder = config.cache_folder
-        if config.native and not folder:
+        if not folder:
             with contextlib.suppress(OSError):
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gradwire-", ignore_cleanup_errors=True))
         yield folder

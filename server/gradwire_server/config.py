@@ -20,6 +20,7 @@ from gradwire_core import allocator
 PREFIX = "GRADWIRE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+KERNELS = ("auto", "blocks", "numexpr")
 
 
 class ConfigError(Exception):
@@ -57,7 +58,9 @@ class ServerConfig:
     front_ends: int = setting(1, "number of processes that speak gRPC, on Linux; with more than one, they share the address")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
-    worker_threads: int = setting(1, "number of threads of BLAS and numexpr in each worker")
+    worker_threads: int = setting(
+        1, "number of threads of BLAS in each worker, and the most that share one large elementwise evaluation"
+    )
     worker_niceness: int = setting(
         5, "how much workers leave the processor to others, 0 to 19: so that front ends answer, and refuse, promptly while all work"
     )
@@ -118,8 +121,15 @@ class ServerConfig:
         "compile large clusters of elementwise equations, and programs of few numbers, that run for long, in the background; "
         'needs "gradwire[jit]"',
     )
+    kernels: str = setting(
+        "auto",
+        "what runs large elementwise work: blocks of NumPy's calls or numexpr, on all worker_threads; auto: what is quickest "
+        "here, on as many threads as pay, once the machine was calibrated in the background",
+    )
     cache_folder: str = setting(
-        "", "folder, of this user alone, where compiled code is kept between starts; empty: a temporary one"
+        "",
+        "folder, of this user alone, where compiled code and the calibration of this machine are kept between starts; empty: a "
+        "temporary one",
     )
     preload: tuple[str, ...] = setting(
         (),
@@ -155,7 +165,7 @@ class ServerConfig:
         for name in ("health_listen", "metrics_listen"):
             if getattr(self, name):
                 split_address(name, getattr(self, name))
-        for name, allowed in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS)):
+        for name, allowed in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("kernels", KERNELS)):
             given = getattr(self, name)
             if given not in allowed:
                 raise ConfigError(f"{name}: needed one of {', '.join(allowed)}, got {given}; choose one of them")
@@ -223,7 +233,7 @@ def worker_environ(config: ServerConfig) -> dict[str, str]:
     """Return the environment of the workers: threads pinned, freed memory kept for reuse, settings and secrets left out."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     threads = dict.fromkeys(_THREAD_VARIABLES, str(config.worker_threads))
-    return inherited | threads | allocator.VARIABLES
+    return inherited | threads | {"NUMEXPR_NUM_THREADS": "1"} | allocator.VARIABLES  # numexpr runs in threads of ours
 
 
 def forbid_fork_handlers() -> None:
@@ -262,7 +272,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 _HELD_MESSAGES = 6  # a request and its parts, a response and its parts
 _ZERO_ALLOWED = frozenset(
     {

@@ -26,6 +26,7 @@ import numpy as np
 
 from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
+from gradwire_core.kernels.choice import open_chooser
 from gradwire_core.native.tier import open_tier
 from gradwire_core.program import Program
 from gradwire_core.structure.cost import Cost, predict
@@ -137,7 +138,8 @@ class Worker:
         self._asked_s = 0.0
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         tier = open_tier(config.cache_folder) if config.native else None
-        self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes, tier)
+        chooser = open_chooser(config.worker_threads, config.kernels, config.cache_folder)
+        self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes, tier, chooser)
 
     def answer(self, task: Frame) -> Frame:
         """Return the answer to a task, whatever happens; the segments of the task are the caller's to close."""

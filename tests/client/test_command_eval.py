@@ -113,7 +113,7 @@ def test_a_server_gives_the_same_answer(capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["evla", "x"], "needed a command among eval, explain, load, serve, trace, got 'evla'; the nearest is eval"),
+        (["evla", "x"], "needed a command among calibrate, eval, explain, load, serve, trace, got 'evla'; the nearest is eval"),
         (["eval", "x", "x=1", "--hesian"], "unrecognized arguments: --hesian; the nearest option is --hessian"),
         (["eval"], "the following arguments are required"),
         (["eval", "sinn(x)", "x=1"], "got 'sinn'; the nearest is sin\n  sinn(x)\n  ^^^^"),
@@ -146,7 +146,7 @@ def test_help_has_a_line_for_each_command():
     done = run("--help")
     assert done.returncode == 0
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
-    assert {"eval", "explain", "serve", "trace"} <= set(lines)
+    assert {"calibrate", "eval", "explain", "serve", "trace"} <= set(lines)
     assert lines["eval"].endswith("Compute an expression and its derivatives")
     assert run("eval", "--help").returncode == 0
     assert run("sevre").returncode == 2

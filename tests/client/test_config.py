@@ -1,6 +1,7 @@
 """The settings of a client: from the environment, from the call, and checked once."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def test_the_call_wins_over_the_environment():
 
 def test_every_setting_is_on_the_page_with_its_default():
     page = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|([^|]*)\|", page.partition("## Settings")[2], re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \|([^|]*)\|", page.partition("## Settings\n")[2].partition("\n## ")[0], re.MULTILINE
+    )
     told = {name: default.strip() for names, default in rows for name in re.findall(r"\w+", names)}
     units = {"MiB": 2**20, "KiB": 2**10}
     words = {"yes": True, "no": False, "never": None, "": ""}
@@ -29,6 +32,8 @@ def test_every_setting_is_on_the_page_with_its_default():
         text, _, unit = told.pop(field.name).partition(" ")
         assert (words[text] if text in words else float(text) * units.get(unit, 1)) == field.default, field.name
     assert not told
+    variables = re.findall(r"^\| `GRADWIRE_(\w+)` \|", page, re.MULTILINE)
+    assert sorted(name.lower() for name in variables) == sorted(field.name for field in dataclasses.fields(EngineConfig))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +122,32 @@ def test_a_token_stays_in_this_machine_in_plaintext(target):
 
 
 def test_the_engine_in_this_process_is_told_by_the_environment():
-    config = EngineConfig.from_environ({"HOME": "/home/ada", "GRADWIRE_NATIVE": "no"})
+    config = EngineConfig.from_environ({"HOME": "/home/ada", "GRADWIRE_NATIVE": "no", "OMP_NUM_THREADS": "1"})
     assert config == EngineConfig(native=False, cache_folder="/home/ada/.cache/gradwire")
-    environ = {"XDG_CACHE_HOME": "/caches", "MALLOC_TRIM_THRESHOLD_": "1", "HOME": "/home/ada"}
+    environ = {"XDG_CACHE_HOME": "/caches", "MALLOC_TRIM_THRESHOLD_": "1", "HOME": "/home/ada", "GRADWIRE_THREADS": "1"}
     assert EngineConfig.from_environ(environ) == EngineConfig(keep_freed_memory=False, cache_folder="/caches/gradwire")
     assert EngineConfig.from_environ({**environ, "GRADWIRE_KEEP_FREED_MEMORY": "yes"}).keep_freed_memory
     assert EngineConfig.from_environ({}).cache_folder == ""
     with pytest.raises(gw.ArgumentError, match="GRADWIRE_NATIVE: needed a bool, got 'maybe'"):
         EngineConfig.from_environ({"GRADWIRE_NATIVE": "maybe"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "threads"),
+    [
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3,2"}, 3),
+        ({"OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "4"}, 2),
+        ({"OMP_NUM_THREADS": "0", "MKL_NUM_THREADS": "4"}, 4),
+        ({"OMP_NUM_THREADS": "3", "GRADWIRE_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "many"}, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    ],
+)
+def test_the_engine_has_the_threads_of_the_libraries_or_processors(environ, threads):
+    assert EngineConfig.from_environ(environ).threads == threads
+
+
+@pytest.mark.parametrize(("environ", "text"), [({"GRADWIRE_THREADS": "0"}, "1 or more"), ({"GRADWIRE_KERNELS": "jit"}, "one of")])
+def test_malformed_settings_of_the_engine_are_refused(environ, text):
+    with pytest.raises(gw.ArgumentError, match=text):
+        EngineConfig.from_environ(environ)

@@ -94,6 +94,12 @@ def test_an_address_is_split_with_or_without_brackets():
     assert split_address("listen", "localhost:0") == ("localhost", 0)
 
 
+def test_kernels_are_chosen_by_name():
+    assert ServerConfig.from_environ({"GRADWIRE_KERNELS": "numexpr"}).kernels == "numexpr"
+    with pytest.raises(ConfigError, match="kernels: needed one of auto, blocks, numexpr, got fast"):
+        ServerConfig(kernels="fast")
+
+
 @dataclass(frozen=True)
 class SecretConfig(ServerConfig):
     token: str = setting("", "a text that must not be shown", secret=True)
@@ -111,7 +117,8 @@ def test_workers_get_pinned_threads_and_no_settings(monkeypatch):
     monkeypatch.setenv("GRADWIRE_LISTEN", "127.0.0.1:1")
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     environ = worker_environ(ServerConfig(worker_threads=2))
-    assert environ["OMP_NUM_THREADS"] == environ["NUMEXPR_NUM_THREADS"] == "2"
+    assert environ["OMP_NUM_THREADS"] == environ["OPENBLAS_NUM_THREADS"] == "2"
+    assert environ["NUMEXPR_NUM_THREADS"] == "1"
     assert environ.items() >= allocator.VARIABLES.items()
     assert not [name for name in environ if name.startswith("GRADWIRE_")]
 

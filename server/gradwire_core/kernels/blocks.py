@@ -317,6 +317,9 @@ class Blocks:
         self._threads = 1 if team is None else min(threads or team.size, team.size)
         self._is_given = bool(given)
 
+    def __str__(self) -> str:
+        return f"blocks on {self._threads} thread{'s' * (self._threads > 1)}"
+
     def __call__(self, *operands: Array) -> Any:
         """Return the outputs: an array, or a tuple of them."""
         results = [np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types]

@@ -60,7 +60,7 @@ TEMPLATES: Mapping[str, str] = {
 }
 """How an operation is written; what `{0}` stands for may be written several times."""
 _MASKS = frozenset({"logical_and", "logical_not", "logical_or", "logical_xor"})
-_ALONE = frozenset({*FUNCTIONS, "logistic", "power", "sech_squared"})
+ALONE = frozenset({*FUNCTIONS, "logistic", "power", "sech_squared"})
 """Operations that are worth an expression of their own: a call of numexpr takes three times as long as one of a ufunc."""
 
 
@@ -138,7 +138,7 @@ class _Tree:
     def emit(self) -> Equation:
         """Return the equation of the tree: an expression, or what it is made of where that is one cheap operation."""
         equation = self.equation
-        if self.size == 1 and equation.primitive.name not in _ALONE:
+        if self.size == 1 and equation.primitive.name not in ALONE:
             return Equation(equation.primitive, self.leaves_in_order, equation.params, equation.results)
         names = {operand: f"x{place}" for place, operand in enumerate(self.leaves)}
         return Equation(EXPRESSION, self.leaves, {"text": self.text(names)}, equation.results)

@@ -156,5 +156,8 @@ class Switch:
             self._is_asked = self._tier.ask(self._cluster, self._take)
         return result
 
+    def __str__(self) -> str:
+        return str(self._kernel) if self._loops is None else "compiled loops"
+
     def _take(self, loops: Loops) -> None:
         self._loops = loops
