@@ -124,6 +124,8 @@ class EngineConfig:
         threads: the most threads that share one large elementwise evaluation.
         kernels: what runs large elementwise work: "blocks" of NumPy's calls or "numexpr", on all threads; "auto": what is quickest
             here, on as many threads as pay, as `gradwire calibrate` shows.
+        max_peak_bytes: evaluations that would hold more memory at a time compute values again instead of keeping them, where that
+            suffices; 0: none does.
 
     Example:
         >>> EngineConfig.from_environ({"GRADWIRE_NATIVE": "no"}).native
@@ -137,12 +139,16 @@ class EngineConfig:
     cache_folder: str = ""
     threads: int = 1
     kernels: str = "auto"
+    max_peak_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check every setting."""
         if self.threads < 1:
             text = f"EngineConfig.threads: needed 1 or more, got {self.threads}; correct the setting"
             raise ArgumentError(text, field="threads", given=self.threads)
+        if self.max_peak_bytes < 0:
+            text = f"EngineConfig.max_peak_bytes: needed 0 or more, got {self.max_peak_bytes}; correct the setting"
+            raise ArgumentError(text, field="max_peak_bytes", given=self.max_peak_bytes)
         if self.kernels not in KERNELS:
             text = f"EngineConfig.kernels: needed one of {', '.join(KERNELS)}, got {self.kernels!r}; choose one of them"
             raise ArgumentError(text, field="kernels", given=self.kernels)

@@ -29,7 +29,8 @@ class Embedded(Functions):
         if config.keep_freed_memory:
             keep_freed_memory()
         chooser = open_chooser(config.threads, config.kernels, config.cache_folder)
-        return ExecutableCache(tier=open_tier(config.cache_folder) if config.native else None, chooser=chooser)
+        tier = open_tier(config.cache_folder) if config.native else None
+        return ExecutableCache(tier=tier, chooser=chooser, max_peak_bytes=config.max_peak_bytes)
 
     def _perform(self, task: Task) -> Any:
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)

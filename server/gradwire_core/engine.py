@@ -31,6 +31,7 @@ from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan
 from gradwire_core.program import Program
+from gradwire_core.rematerialization import fit
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.structure.strategy import BY_TERMS, preferring, recording
 from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
@@ -98,6 +99,7 @@ def compile(
     reproducible: bool = False,
     tier: Tier | None = None,
     chooser: Chooser | None = None,
+    max_peak_bytes: int = 0,
 ) -> Executable:
     """Return the executable of the outputs of a program: expensive, and pure.
 
@@ -107,27 +109,37 @@ def compile(
         reproducible: whether every run must give the same bits.
         tier: compiles what runs long, in the background.
         chooser: chooses what runs large elementwise work, and on how many threads; without one, NumPy does, on one.
+        max_peak_bytes: a plan that would take more memory computes cheap values again instead of keeping them, if it then takes no
+            more than that; else it stays as it is, and so do reproducible ones, as other clusters may add sums in another order;
+            0: all do.
 
     Raises:
         ArgumentError: a transform or layout does not fit, or outputs need inputs of different dtypes.
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    found = _compile(program, outputs, reproducible, tier, chooser)
+    found = _compile(program, outputs, reproducible, tier, chooser, max_peak_bytes)
     if any(choice.chosen not in BY_TERMS for choice in found.plan.choices):
-        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier, chooser)
+        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier, chooser, max_peak_bytes)
     return found
 
 
 def _compile(
-    program: Program, outputs: Sequence[Output], reproducible: bool, tier: Tier | None, chooser: Chooser | None
+    program: Program,
+    outputs: Sequence[Output],
+    reproducible: bool,
+    tier: Tier | None,
+    chooser: Chooser | None,
+    max_peak_bytes: int,
 ) -> Executable:
     with _collecting_later():
         with recording() as choices:
             parts = [_derive_part(program, output) for output in outputs]
         joint, kept = _join(program, parts)
         threads = 1 if chooser is None or reproducible else chooser.threads
-        found = plan_clustered(run_passes(joint), reproducible=reproducible, choices=choices, threads=threads)
+        planned = functools.partial(plan_clustered, reproducible=reproducible, choices=choices, threads=threads)
+        simple = run_passes(joint)
+        found = fit(simple, max_peak_bytes, planned) if max_peak_bytes and not reproducible else planned(simple)
         return Executable(found, len(program.inputs), kept, tier, chooser)
 
 
@@ -141,6 +153,7 @@ class _ByTerms:
         reproducible: whether every run must give the same bits.
         tier: compiles what runs long.
         chooser: chooses what runs large elementwise work.
+        max_peak_bytes: the memory beyond which cheap values are computed again.
     """
 
     program: Program
@@ -148,13 +161,15 @@ class _ByTerms:
     reproducible: bool
     tier: Tier | None = None
     chooser: Chooser | None = None
+    max_peak_bytes: int = 0
     _made: Executable | None = None
 
     def get(self) -> Executable:
         """Return the executable; threads that ask at once may compile it twice, to the same."""
         if self._made is None:
             with preferring(BY_TERMS):
-                self._made = _compile(self.program, self.outputs, self.reproducible, self.tier, self.chooser)
+                given = (self.tier, self.chooser, self.max_peak_bytes)
+                self._made = _compile(self.program, self.outputs, self.reproducible, *given)
         return self._made
 
     @property
@@ -390,6 +405,7 @@ class ExecutableCache:
         max_bytes: how many bytes they may take, by their own estimate; the last one asked for stays in any case.
         tier: compiles what runs long, in the background.
         chooser: chooses what runs large elementwise work, and on how many threads.
+        max_peak_bytes: plans that would take more memory compute cheap values again; 0: none does.
 
     Attributes:
         hits: how often an executable was there, or on its way.
@@ -402,8 +418,10 @@ class ExecutableCache:
         max_bytes: int = 512 * 2**20,
         tier: Tier | None = None,
         chooser: Chooser | None = None,
+        max_peak_bytes: int = 0,
     ) -> None:
         self._tier = tier
+        self._max_peak_bytes = max_peak_bytes
         self._chooser = chooser
         self.max_executables = max_executables
         self.max_bytes = max_bytes
@@ -463,7 +481,14 @@ class ExecutableCache:
 
     def _compile(self, key: _Key, program: Program, promise: Future[Executable]) -> Executable:
         try:
-            made = compile(program, key[1], reproducible=key[2], tier=self._tier, chooser=self._chooser)
+            made = compile(
+                program,
+                key[1],
+                reproducible=key[2],
+                tier=self._tier,
+                chooser=self._chooser,
+                max_peak_bytes=self._max_peak_bytes,
+            )
         except BaseException as error:
             with self._lock:
                 del self._coming[key]

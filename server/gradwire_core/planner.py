@@ -34,6 +34,8 @@ OWNERS = frozenset({
     "adjugate", "all", "any", "concatenate", "convert", "det", "embed", "eye", "inv", "logistic", "max", "min", "pad", "prod",
     "scatter_add", "sech_squared", "slogdet", "solve", "sum", "take", "where",
 })  # fmt: skip
+# Results that share the memory of the first operand.
+SHARING = VIEWS | {"barrier"}
 # Elementwise kernels that broadcast as ufuncs do.
 BROADCASTING = frozenset({"where"})
 # Arrays of the size of the result that a kernel holds beside it at most.
@@ -88,6 +90,7 @@ class Plan:
         peak_bytes: the most bytes of arrays at one time: inputs, intermediate values and outputs; literals apart.
         reproducible: whether every evaluation must give the same bits.
         choices: how its derivatives are computed, and why, as the report says.
+        peak_step: the number of the step that reaches the peak, or the number of steps where handing over outputs does.
         kernels: what runs its clusters, one after the other; printed, each tells how, as the report says.
     """
 
@@ -100,6 +103,7 @@ class Plan:
     peak_bytes: int
     reproducible: bool = False
     choices: tuple[Choice, ...] = ()
+    peak_step: int = 0
     kernels: tuple[object, ...] = ()
 
     @property
@@ -218,10 +222,17 @@ class _Planning:
         needed = self._find_last_uses(operands)
         for var in self.program.inputs:
             self._settle(var, _Buffer(var.type.nbytes, is_private=False, is_exclusive=False), is_writable=False, is_row_major=True)
-        steps = tuple([self._step(number, operands[number]) for number in reversed(needed)])
+        steps, peak_step, peak_bytes = [], 0, self.peak_bytes
+        for number in reversed(needed):
+            steps.append(self._step(number, operands[number]))
+            if self.peak_bytes > peak_bytes:
+                peak_step, peak_bytes = len(steps) - 1, self.peak_bytes
         outputs = self._hand_over()
+        if self.peak_bytes > peak_bytes:
+            peak_step = len(steps)
         literals = tuple(literal.value for literal in self.literals if isinstance(literal, Literal))
-        return Plan(self.program, steps, literals, outputs, self.slot_count, self.flops, self.peak_bytes, reproducible, choices)
+        totals = (self.slot_count, self.flops, self.peak_bytes)
+        return Plan(self.program, tuple(steps), literals, outputs, *totals, reproducible, choices, peak_step)
 
     def _find_last_uses(self, operands: Sequence[tuple[Operand, ...]]) -> list[int]:
         """Record where each value is used last, and return the numbers of the equations that are needed, last first."""
@@ -406,7 +417,7 @@ def _is_view(equation: Equation) -> bool:
     name = equation.primitive.name
     if name == "einsum":
         return len(equation.operands) == 1 and equation.results[0].type.size == equation.operands[0].type.size
-    return name in VIEWS
+    return name in SHARING
 
 
 def _lower(equation: Equation, *, symmetric: bool) -> Contraction:

@@ -96,7 +96,11 @@ class ServerConfig:
     max_element_count: int = setting(2**28, "number of elements of a tensor")
     max_input_count: int = setting(4096, "number of inputs of a request, and of seeds of each of its outputs")
     max_output_count: int = setting(256, "number of outputs of a request")
-    max_peak_bytes: int = setting(4 * 2**30, "predicted bytes that one evaluation may hold at a time")
+    max_peak_bytes: int = setting(
+        4 * 2**30,
+        "predicted bytes that one evaluation may hold at a time; one that would hold more computes values again instead of keeping "
+        "them, and is refused where that does not suffice",
+    )
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
     max_connection_call_count: int = setting(

@@ -139,7 +139,9 @@ class Worker:
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         tier = open_tier(config.cache_folder) if config.native else None
         chooser = open_chooser(config.worker_threads, config.kernels, config.cache_folder)
-        self._executables = engine.ExecutableCache(config.executable_cache_count, config.executable_cache_bytes, tier, chooser)
+        self._executables = engine.ExecutableCache(
+            config.executable_cache_count, config.executable_cache_bytes, tier, chooser, config.max_peak_bytes
+        )
 
     def answer(self, task: Frame) -> Frame:
         """Return the answer to a task, whatever happens; the segments of the task are the caller's to close."""
