@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +18,14 @@ import numpy as np
 from gradwire_core.builder import Builder, Value
 from gradwire_core.kernels import expressions
 from gradwire_core.kernels.source import make_function
+from gradwire_core.kernels.splitting import Split
 from gradwire_core.kernels.team import Team
 from gradwire_core.planner import narrow_operands
 from gradwire_core.program import Equation, Literal, Operand, Params, Program
 from gradwire_core.types import Array, Shape, TensorType
 
 LENGTH = 2**13
-"""The elements of a block: some arrays of it fit into a second-level cache."""
+"""The elements of a block, of 8 bytes each: some arrays of it fit into a second-level cache."""
 PIECES = 4
 """So many pieces of a cluster each thread does, if all are equally fast."""
 
@@ -36,11 +36,6 @@ PIECES = 4
 def _whole_shape(body: Program) -> Shape:
     """Return the shape over which a body computes."""
     return next(equation.results[0].type.shape for equation in body.equations if equation.primitive.is_elementwise)
-
-
-def _row_count(shape: Shape, length: int) -> int:
-    """Return how many rows of an array of a shape make a block; 0 where one is too long."""
-    return min(shape[0], length // math.prod(shape[1:]))
 
 
 def _block_of(body: Program, shape: Shape) -> Program:
@@ -250,52 +245,16 @@ def _write(body: Program, shape: Shape, given: Collection[str] = ()) -> _Block:
 
 def block_bytes(body: Program, threads: int = 1) -> int:
     """Return the bytes of the buffers that a cluster needs: those of a block for each thread, and those of the last block."""
-    return (threads + 1) * _write(body, (LENGTH,)).nbytes
+    return (threads + 1) * _write(body, (_length_of(body),)).nbytes
+
+
+def _length_of(body: Program) -> int:
+    """Return the elements of a block: twice as many where all are of 4 bytes."""
+    sizes = [equation.results[0].type.dtype.numpy.itemsize for equation in body.equations]
+    return LENGTH * 8 // max(4, *sizes)
 
 
 # -- a cluster -----------------------------------------------------------------------------------------------------------------
-
-
-class _Split:
-    """How one call of a cluster is split into blocks.
-
-    Args:
-        shape: of the arrays of the cluster.
-        operands: its inputs, with whether each is cut.
-        results: the arrays to write, row-major.
-        length: the elements of a block.
-
-    Attributes:
-        blocks: the first row of the blocks of each shape, and the shape.
-        results: the arrays to write, so that a block is a range of their first axis.
-    """
-
-    def __init__(self, shape: Shape, operands: Sequence[tuple[Array, bool]], results: Sequence[Array], length: int) -> None:
-        row_count, inner = _row_count(shape, length), shape[1:]
-        self._is_flat = not row_count or all(array.flags.c_contiguous for array, is_cut in operands if is_cut)
-        if self._is_flat:
-            row_count, inner = length, ()
-        self._operands = operands
-        self.results = [array.reshape(-1) for array in results] if self._is_flat else results
-        count = math.prod(shape[: len(shape) - len(inner)])
-        whole = count // row_count * row_count
-        self.blocks: list[tuple[range, Shape]] = [(range(0, whole, row_count), (row_count, *inner))] if whole else []
-        if whole < count:
-            self.blocks.append((range(whole, count, count - whole), (count - whole, *inner)))
-
-    def operands(self) -> list[tuple[Any, bool]]:
-        """Return the inputs so that a block is a range of their first axis, for one thread alone."""
-        if not self._is_flat:
-            return [*self._operands]
-        return [(_flat(array) if is_cut else array, is_cut) for array, is_cut in self._operands]
-
-    def pieces(self, count: int) -> list[tuple[range, Shape]]:
-        """Return the blocks in about so many pieces, in their order."""
-        found = []
-        for starts, shape in self.blocks:
-            size = max(-(-len(starts) // count), 1)
-            found += [(starts[place : place + size], shape) for place in range(0, len(starts), size)]
-        return found
 
 
 class Blocks:
@@ -314,6 +273,7 @@ class Blocks:
         self._cut = [bool(type.shape) for type in body.input_types]
         self._block = functools.cache(lambda shape: _write(body, shape, given))
         self._team = team
+        self._length = _length_of(body)
         self._threads = 1 if team is None else min(threads or team.size, team.size)
         self._is_given = bool(given)
 
@@ -324,8 +284,8 @@ class Blocks:
         """Return the outputs: an array, or a tuple of them."""
         results = [np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types]
         written = [array for array in results if array is not None]
-        length = LENGTH if not self._is_given or expressions.has_one_thread() else expressions.LENGTH
-        split = _Split(self._shape, [*zip(operands, self._cut, strict=True)], written, length)
+        length = self._length if not self._is_given or expressions.has_one_thread() else expressions.LENGTH
+        split = Split(self._shape, [*zip(operands, self._cut, strict=True)], written, length)
         totals = iter(zip(*self._run_all(split), strict=True))
         found = [
             np.add.reduce(np.array(next(totals)), 0, type.dtype.numpy) if array is None else array
@@ -333,7 +293,7 @@ class Blocks:
         ]
         return found[0] if len(found) == 1 else found
 
-    def _run_all(self, split: _Split) -> list[tuple[Any, ...]]:
+    def _run_all(self, split: Split) -> list[tuple[Any, ...]]:
         """Run all blocks, and return their parts of the sums, in order."""
         if self._team is None or self._threads == 1:
             parts = [self._run(split, starts, shape) for starts, shape in split.blocks]
@@ -344,7 +304,7 @@ class Blocks:
             parts = self._team.run(lambda number: self._run(split, *pieces[number]), len(pieces), self._threads)
         return list(itertools.chain.from_iterable(parts))
 
-    def _run(self, split: _Split, starts: range, shape: Shape) -> list[tuple[Any, ...]]:
+    def _run(self, split: Split, starts: range, shape: Shape) -> list[tuple[Any, ...]]:
         """Run blocks of one shape, and return their parts of the sums."""
         block = self._block(shape)
         own = block.take()
@@ -355,8 +315,3 @@ class Blocks:
             parts.append(run(*inputs, *[array[place] for array in results], *own))
         block.spare.append(own)
         return parts
-
-
-def _flat(array: Array) -> Any:
-    """Return what gives the elements of an array, in row-major order, without a copy of the whole."""
-    return array.reshape(-1) if array.flags.c_contiguous else array.flat
