@@ -2,13 +2,14 @@
 
 The equations of a block become NumPy calls, and calls of numexpr where that is wanted, that write into buffers, which blocks and
 calls use again, and into the outputs. Several threads may share the blocks, each with buffers of its own; sums are added in their
-order, so that the number of threads changes no bit. Threads may also share a cluster: each call takes buffers of its own.
+order, so that the same number of threads gives the same bits. Threads may also share a cluster: each call takes buffers of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,9 @@ from gradwire_core.types import Array, Shape, TensorType
 
 LENGTH = 2**13
 """The elements of a block, of 8 bytes each: some arrays of it fit into a second-level cache."""
+SHARED = 4
+"""Blocks are up to so many times as long where threads share them: a call of NumPy's must take longer than waking a thread, or the
+others hardly get the interpreter's lock between two calls of one."""
 PIECES = 4
 """So many pieces of a cluster each thread does, if all are equally fast."""
 
@@ -244,14 +248,20 @@ def _write(body: Program, shape: Shape, given: Collection[str] = ()) -> _Block:
 
 
 def block_bytes(body: Program, threads: int = 1) -> int:
-    """Return the bytes of the buffers that a cluster needs: those of a block for each thread, and those of the last block."""
-    return (threads + 1) * _write(body, (_length_of(body),)).nbytes
+    """Return the bytes of the buffers that a cluster needs, shared by any number of threads up to the given one.
+
+    They are those of a block for each thread, and those of the last block.
+    """
+    elements = max((count + 1) * _length_of(body, count) for count in range(1, threads + 1))
+    return -(-elements * _write(body, (LENGTH,)).nbytes // LENGTH)
 
 
-def _length_of(body: Program) -> int:
-    """Return the elements of a block: twice as many where all are of 4 bytes."""
+def _length_of(body: Program, threads: int) -> int:
+    """Return the elements of a block: twice as many where all are of 4 bytes, and more for several threads."""
     sizes = [equation.results[0].type.dtype.numpy.itemsize for equation in body.equations]
-    return LENGTH * 8 // max(4, *sizes)
+    least = LENGTH * 8 // max(4, *sizes)
+    share = math.prod(_whole_shape(body)) // (PIECES * threads)
+    return least if threads == 1 else max(least, min(SHARED * least, share))
 
 
 # -- a cluster -----------------------------------------------------------------------------------------------------------------
@@ -273,8 +283,8 @@ class Blocks:
         self._cut = [bool(type.shape) for type in body.input_types]
         self._block = functools.cache(lambda shape: _write(body, shape, given))
         self._team = team
-        self._length = _length_of(body)
         self._threads = 1 if team is None else min(threads or team.size, team.size)
+        self._length = _length_of(body, self._threads)
         self._is_given = bool(given)
 
     def __str__(self) -> str:
