@@ -76,7 +76,11 @@ def _lines(table: Table, folder: Path | None, threads: int) -> Iterator[str]:
     for name in CLASSES:
         for place, count in enumerate(table.threads):
             shares = [table.shares[kernel][dtype][name][place] for kernel, dtype in columns]
-            yield f"{f'{name}, {count} threads':<30}" + "".join(f"{share:>18.3g}" for share in shares)
+            yield f"{f'{name}, {_count(count)}':<30}" + "".join(f"{share:>18.3g}" for share in shares)
     yield ""
     for count, seconds in zip(table.threads, table.call_s, strict=True):
-        yield f"{f'a call on {count} threads, us':<30}{1e6 * seconds:>18.3g}"
+        yield f"{f'a call on {_count(count)}, us':<30}{1e6 * seconds:>18.3g}"
+
+
+def _count(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
