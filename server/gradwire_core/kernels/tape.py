@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -89,6 +89,11 @@ def expand(program: Program, costs: Costs = FLOATS) -> Tape | None:
         return None
 
 
+def take_apart(program: Program, others: Mapping[str, Other]) -> Tape:
+    """Return a program as a tape, whether or not NumPy is faster; `count_operations` must know each of its equations."""
+    return _Expansion(others).run(program)
+
+
 # -- whether ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +110,7 @@ def is_worthwhile(program: Program, costs: Costs) -> bool:
         operands, primitive = equation.operands, equation.primitive
         key = (primitive, id(operands[0].type), id(operands[-1].type)) if primitive.is_elementwise else equation
         if key not in known:  # asked once for a primitive and the types of its operands
-            known[key] = _count_operations(equation)
+            known[key] = count_operations(equation)
         count = known[key]
         if count is None:
             return False
@@ -115,36 +120,61 @@ def is_worthwhile(program: Program, costs: Costs) -> bool:
     return total <= costs.most and costs.call + edges * costs.edge + total * costs.operation < theirs
 
 
-def _is_small(type: TensorType) -> bool:
-    return type.dtype in (Dtype.FLOAT64, Dtype.BOOL) and 0 < type.size <= MOST_ELEMENTS
+def _is_small(type: TensorType, most_elements: int | None = None) -> bool:
+    most = MOST_ELEMENTS if most_elements is None else most_elements
+    return type.dtype in (Dtype.FLOAT64, Dtype.BOOL) and 0 < type.size <= most
 
 
-def _count_operations(equation: Equation) -> int | None:
-    """Return the number of operations an equation becomes; None where it cannot be taken apart."""
+def _is_index(operand: Operand) -> bool:
+    return isinstance(operand, Literal) and operand.type.dtype in (Dtype.INT64, Dtype.INT32)
+
+
+def count_operations(equation: Equation, others: Mapping[str, Other] | None = None, most_elements: int | None = None) -> int | None:
+    """Return the number of operations an equation becomes; None where it cannot be taken apart.
+
+    Args:
+        equation: what is taken apart.
+        others: how those are that are neither moves nor elementwise; by default `OTHERS`.
+        most_elements: of each of its values; by default `MOST_ELEMENTS`.
+    """
     name, result = equation.primitive.name, equation.results[0].type
-    if not _is_small(result):
+    if not _is_small(result, most_elements):
         return None
     found = OPERATIONS.get(name)
     if found is not None:
         is_known = all(operand.type.dtype is dtype for operand, dtype in zip(equation.operands, found.dtypes, strict=True))
         return result.size if is_known else None
-    if not all(_is_small(operand.type) for operand in equation.operands):
+    if not all(_is_small(operand.type, most_elements) or _is_index(operand) for operand in equation.operands):
         return None
     if name in MOVING or name in CREATING:
         return 0
-    others = OTHERS.get(name)
-    return None if others is None else others.predict(equation)
+    other = (OTHERS if others is None else others).get(name)
+    return None if other is None else other.predict(equation)
 
 
 # -- taking apart ----------------------------------------------------------------------------------------------------------------
 
 
+class Emitter(Protocol):
+    """Where operations on registers are added."""
+
+    def constant(self, number: Number) -> int:
+        """Return the register of a constant."""
+
+    def emit(self, operation: str, operands: tuple[int, ...]) -> int:
+        """Return the register of an operation on registers."""
+
+    def total(self, registers: Sequence[int]) -> int:
+        """Return the register of a sum."""
+
+
 class _Expansion:
     """A tape under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Mapping[str, Other] | None = None) -> None:
         self.constants: dict[int, Number] = {}
         self.rows: list[Row] = []
+        self._others = OTHERS if others is None else others
         self._known: dict[Operand, Registers] = {}
         self._numbers: dict[tuple[bool, bytes], int] = {}
         self._seen: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -161,7 +191,11 @@ class _Expansion:
             inputs.append(registers)
             known[var] = registers if var.type.shape else int(registers)
         for equation in program.equations:
-            known[equation.results[0]] = self._take_apart(equation)
+            found = self._take_apart(equation)
+            if len(equation.results) == 1:
+                known[equation.results[0]] = found
+            else:  # stacked
+                known.update(zip(equation.results, map(_plain, np.asarray(found)), strict=True))
         outputs = tuple([np.asarray(self.read(output)) for output in program.outputs])
         dtypes = [tuple([operand.type.dtype for operand in given]) for given in (program.inputs, program.outputs)]
         return Tape(tuple(inputs), self.constants, tuple(self.rows), outputs, *dtypes)
@@ -186,6 +220,8 @@ class _Expansion:
 
     def store(self, array: Array) -> Registers:
         """Return the registers of an array of constants."""
+        if array.dtype.kind in "iu":  # as numbers
+            array = array.astype(np.float64)
         if not array.shape:
             return self.constant(array.item())
         return np.array([self.constant(number) for number in array.ravel().tolist()]).reshape(array.shape)
@@ -241,7 +277,7 @@ class _Expansion:
             return _plain(equation.primitive.kernel(*map(np.asarray, operands), **equation.params))
         if name in CREATING:
             return self.store(equation.primitive.kernel(**equation.params))
-        return _plain(OTHERS[name].expand(self, equation, [np.asarray(operand) for operand in operands]))
+        return _plain(self._others[name].expand(self, equation, [np.asarray(operand) for operand in operands]))
 
     def _each(self, operation: str, operands: Sequence[Registers]) -> Array:
         """Return the registers of an operation element by element."""
@@ -270,11 +306,11 @@ def _plain(registers: Array) -> Registers:
 # -- sums ------------------------------------------------------------------------------------------------------------------------
 
 
-class _Other(NamedTuple):
-    """An equation that becomes several operations: how many, and which."""
+class Other(NamedTuple):
+    """An equation that becomes several operations: how many, and which; the registers of several results are stacked."""
 
     predict: Callable[[Equation], int | None]
-    expand: Callable[[_Expansion, Equation, Sequence[Array]], Array]
+    expand: Callable[[Emitter, Equation, Sequence[Array]], Array]
 
 
 def _count_sum(equation: Equation) -> int | None:
@@ -282,7 +318,7 @@ def _count_sum(equation: Equation) -> int | None:
     return operand.size if operand.dtype is Dtype.FLOAT64 else None
 
 
-def _expand_sum(expansion: _Expansion, equation: Equation, operands: Sequence[Array]) -> Array:
+def _expand_sum(expansion: Emitter, equation: Equation, operands: Sequence[Array]) -> Array:
     (x,), axes = operands, equation.params["axes"]
     assert isinstance(axes, tuple)
     kept = [axis for axis in range(x.ndim) if axis not in axes]
@@ -309,7 +345,7 @@ def _count_product(equation: Equation) -> int | None:
     return len(equation.operands) * math.prod(_labels(equation)[2].values())
 
 
-def _expand_product(expansion: _Expansion, equation: Equation, operands: Sequence[Array]) -> Array:
+def _expand_product(expansion: Emitter, equation: Equation, operands: Sequence[Array]) -> Array:
     groups, output, sizes = _labels(equation)
     summed = [label for label in sizes if label not in output]
     order = "".join([*output, *summed])
@@ -325,12 +361,12 @@ def _expand_product(expansion: _Expansion, equation: Equation, operands: Sequenc
     return np.array(terms).reshape([sizes[label] for label in output])
 
 
-def _sum_products(expansion: _Expansion, terms: Sequence[tuple[int, ...]]) -> int:
+def _sum_products(expansion: Emitter, terms: Sequence[tuple[int, ...]]) -> int:
     products = [expansion.emit("multiply", term) if len(term) == 2 else term[0] for term in terms]
     return functools.reduce(lambda one, other: expansion.emit("add", (one, other)), products)
 
 
-OTHERS: Mapping[str, _Other] = {
-    "einsum": _Other(_count_product, _expand_product),
-    "sum": _Other(_count_sum, _expand_sum),
+OTHERS: Mapping[str, Other] = {
+    "einsum": Other(_count_product, _expand_product),
+    "sum": Other(_count_sum, _expand_sum),
 }
