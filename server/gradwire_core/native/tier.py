@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gradwire_core.native import compiler, machine
+from gradwire_core.native.columns import ColumnLoops, Samples, is_written
 from gradwire_core.native.loops import Loops, shape_of
 from gradwire_core.program import Program
 
@@ -84,11 +85,15 @@ class Tier:
             cluster: a program.
             kernel: computes it: returns an array, or a sequence of several. It is returned itself where there never will be loops.
         """
-        return kernel if shape_of(cluster) is None else Switch(self, cluster, kernel)
+        if shape_of(cluster) is None:
+            return kernel
+        return Switch(self, lambda: self._loops(cluster), kernel, is_single=len(cluster.outputs) == 1)
 
-    def ask(self, cluster: Program, take: Callable[[Loops], None]) -> bool:
-        """Have a cluster compiled, and given to `take` when it is; tell whether it will be, for not too many may wait."""
-        return self.ask_for(lambda: self._loops(cluster), take)
+    def take_over_samples(self, samples: Samples, kernel: Kernel) -> Kernel:
+        """Return what runs a batch by its kernel, and by a compiled loop once there is one; as for a cluster."""
+        if not is_written(samples):
+            return kernel
+        return Switch(self, lambda: ColumnLoops(samples, self._compile), kernel, is_single=len(samples.outputs) == 1)
 
     def ask_for(self, make: Callable[[], Made | None], take: Callable[[Made], None]) -> bool:
         """Have something compiled by `make`, which may decline, and given to `take`; tell whether it will be."""
@@ -131,16 +136,23 @@ class Tier:
 
 
 class Switch:
-    """A kernel that compiled loops take over from; threads may share it."""
+    """A kernel that compiled loops take over from; threads may share it.
 
-    def __init__(self, tier: Tier, cluster: Program, kernel: Kernel) -> None:
+    Args:
+        tier: compiles them.
+        make: returns the loops, which give None for what they cannot compute.
+        kernel: computes the same.
+        is_single: whether it has one output.
+    """
+
+    def __init__(self, tier: Tier, make: Callable[[], Kernel], kernel: Kernel, *, is_single: bool) -> None:
         self._tier = tier
-        self._cluster = cluster
+        self._make = make
         self._kernel = kernel
-        self._loops: Loops | None = None
+        self._loops: Kernel | None = None
         self._spent_s = 0.0
         self._is_asked = False
-        self._is_single = len(cluster.outputs) == 1
+        self._is_single = is_single
 
     def __call__(self, *operands: Any) -> Any:
         """Return the outputs: an array, or a sequence of several."""
@@ -153,11 +165,11 @@ class Switch:
         result = self._kernel(*operands)
         self._spent_s += time.perf_counter() - began
         if self._spent_s > HOT_SECONDS and not self._is_asked:
-            self._is_asked = self._tier.ask(self._cluster, self._take)
+            self._is_asked = self._tier.ask_for(self._make, self._take)
         return result
 
     def __str__(self) -> str:
         return str(self._kernel) if self._loops is None else "compiled loops"
 
-    def _take(self, loops: Loops) -> None:
+    def _take(self, loops: Kernel) -> None:
         self._loops = loops
