@@ -17,6 +17,7 @@ import numpy as np
 
 from gradwire_core.einsum import compiled
 from gradwire_core.errors import ArgumentError
+from gradwire_core.kernels.batches import BATCH, bind_batch
 from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
@@ -145,12 +146,20 @@ def bind(equation: Equation, *, symmetric: bool = False, tier: Tier | None = Non
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
         return compiled(subscripts, tuple(operand.type.shape for operand in equation.operands), symmetric=symmetric)
+    if primitive is BATCH:
+        return _bind_batch(equation, tier)
     binding = BINDINGS.get(primitive.name)
     if binding is not None:
         return binding(params)
     if any(isinstance(value, Program) for value in params.values()):
         return _bind_programs(equation, tier)
     return functools.partial(primitive.kernel, **params) if params else primitive.kernel
+
+
+def _bind_batch(equation: Equation, tier: Tier | None) -> Kernel:
+    """Return the kernel of a batch, until the tier has compiled it."""
+    columns = bind_batch(equation)
+    return columns if tier is None else tier.take_over_samples(columns.samples, columns)
 
 
 def _is_scalar(equation: Equation) -> bool:

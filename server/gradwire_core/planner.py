@@ -345,7 +345,7 @@ class _Planning:
         if _is_view(equation):
             self._settle_view(equation, first)
             return
-        is_owned = isinstance(kernel, np.ufunc) or name in OWNERS or name in ("cluster", "einsum")
+        is_owned = isinstance(kernel, np.ufunc) or name in OWNERS or name in ("batch", "cluster", "einsum")
         if not is_owned:
             self._distrust(operands)
         in_order = [self.homes[item].is_row_major for item in operands if item in self.homes and item.type.ndim > 1]

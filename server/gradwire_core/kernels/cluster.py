@@ -12,6 +12,7 @@ from typing import Any
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.interpreter import interpret
+from gradwire_core.kernels.batches import find_batches
 from gradwire_core.kernels.blocks import block_bytes
 from gradwire_core.passes import prune
 from gradwire_core.passes.loops import ordered
@@ -26,6 +27,8 @@ LEAST_BYTES = 2**21
 LEAST_SHARE = 2
 # Clusters may take so much more memory.
 MOST_GROWTH = 1.02
+# And so much beside that: the buffers of a batch.
+FREE_BYTES = 2**20
 
 
 def _run_body(*operands: Array, body: Program, scratch_bytes: int) -> tuple[Array, ...]:
@@ -63,13 +66,27 @@ CLUSTER = Primitive(
 
 
 def plan_clustered(program: Program, *, reproducible: bool = False, choices: Sequence[Choice] = (), threads: int = 1) -> Plan:
-    """Return the plan of a program: with its clusters, which so many threads may share, unless it would take more memory so."""
-    clustered = find_clusters(program, threads)
-    found = plan(clustered, reproducible=reproducible, choices=choices)
-    if clustered is program:
-        return found
-    plain = plan(program, reproducible=reproducible, choices=choices)
-    return found if found.peak_bytes <= plain.peak_bytes * MOST_GROWTH else plain
+    """Return the plan of a program: with its batches and its clusters, as far as it does not take more memory so.
+
+    Args:
+        program: what is to run.
+        reproducible: whether every evaluation must give the same bits.
+        choices: the choices made for its derivatives, for the report.
+        threads: so many may share a cluster.
+    """
+    batched = find_batches(program)
+    ways = [(find_clusters(program, threads), 0)]
+    if batched is not program:
+        ways.insert(0, (find_clusters(batched, threads), FREE_BYTES))
+    plain: Plan | None = None
+    for merged, free_bytes in ways:
+        if merged is program:
+            break
+        found = plan(merged, reproducible=reproducible, choices=choices)
+        plain = plain or plan(program, reproducible=reproducible, choices=choices)
+        if found.peak_bytes <= plain.peak_bytes * MOST_GROWTH + free_bytes:
+            return found
+    return plain or plan(program, reproducible=reproducible, choices=choices)
 
 
 def find_clusters(program: Program, threads: int = 1) -> Program:
