@@ -33,7 +33,7 @@ from gradwire_core.planner import Plan
 from gradwire_core.program import Program
 from gradwire_core.rematerialization import fit
 from gradwire_core.structure.sparse import SparseSpec
-from gradwire_core.structure.strategy import BY_TERMS, preferring, recording
+from gradwire_core.structure.strategy import BY_TERMS, CALLS, preferring, recording, serving
 from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
 from gradwire_core.transforms import SPARSE, STRUCTURED, Transform, apply
 from gradwire_core.types import Array, TensorType
@@ -194,9 +194,9 @@ def _derive_part(program: Program, output: Output) -> _Part:
     if output.layout not in LAYOUTS:
         text = f"output: needed a layout of {', '.join(LAYOUTS)}, got {output.layout!r}; choose one"
         raise ArgumentError(text, given=output.layout)
-    if output.layout == "dense":
-        return _Part(derive(program, output.transforms), None)
     chain = output.transforms
+    if output.layout == "dense":
+        return _Part(_derive_serving(program, chain), None)
     last = chain[-1] if chain else None
     makers: Mapping[str, Callable[..., tuple[Program, tuple[Spec, ...]]]] = STRUCTURED if output.layout == "structured" else SPARSE
     if last is None or last.name not in makers:
@@ -205,7 +205,16 @@ def _derive_part(program: Program, output: Output) -> _Part:
             f"output: needed a chain that ends in jacobian or hessian for a {output.layout} layout, got {given}; ask for it dense"
         )
         raise ArgumentError(text, given=given)
-    return _Part(*makers[last.name](derive(program, chain[:-1]), last.argnums))
+    inner = derive(program, chain[:-1])
+    with serving(CALLS):
+        return _Part(*makers[last.name](inner, last.argnums))
+
+
+def _derive_serving(program: Program, transforms: Sequence[Transform]) -> Program:
+    """Return what `derive` does, with a last Jacobian that is not explored for longer than its calls can give back."""
+    inner = derive(program, transforms[:-1])
+    with serving(CALLS):
+        return derive(inner, transforms[-1:])
 
 
 class _Reading(NamedTuple):

@@ -20,6 +20,7 @@ from gradwire_core.structure.strategy import (
     preferring,
     record,
     recording,
+    serving,
     show_seconds,
 )
 from gradwire_core.testing import interpret
@@ -65,6 +66,14 @@ def narrow(*sizes):
         return x
 
     return function
+
+
+def links(q):
+    x = y = 0.0
+    for index in range(len(q)):
+        c, s = np.cos(q[index]), np.sin(q[index])
+        x, y = c * (x + 1.0) - s * y, s * (x + 1.0) + c * y
+    return np.stack([x, y])
 
 
 # -- every way gives the same ----------------------------------------------------------------------------------------------
@@ -436,3 +445,57 @@ def test_terms_that_cost_the_same_at_every_step_are_not_given_up():
     assert len(spent) == len(found.linear.equations)
     again = Differential(linearize_checked(gw.trace(steps, np.ones(1000)), (0,)))
     assert len(again.forward_terms(again.residual_cost.seconds + 1.25 * spent[-1])[0][0]) == len(terms[0][0])
+
+
+# -- what is worth exploring -----------------------------------------------------------------------------------------------
+
+
+def test_a_small_jacobian_is_not_explored():
+    choice, executable = choice_of(links, np.ones(3))
+    built = [name for name, cost in choice.predictions if not cost.is_bound]
+    assert built == [choice.chosen]
+    assert len(choice.predictions) == 6
+    with serving(1e9):
+        every = recorded_choice(links, np.ones(3))
+    assert sum(not cost.is_bound for _, cost in every.predictions) > 1
+    x = rng.normal(size=3)
+    np.testing.assert_allclose(executable.run([x])[0][0], interpret(jacobian(gw.trace(links, x)), [x])[0], rtol=1e-12)
+
+
+def recorded_choice(function, *arrays):
+    with recording() as choices:
+        jacobian(gw.trace(function, *arrays))
+    return choices[0]
+
+
+def test_a_jacobian_within_a_function_is_explored():
+    built = [name for name, cost in recorded_choice(links, np.ones(3)).predictions if not cost.is_bound]
+    assert len(built) > 1
+
+
+def test_a_large_jacobian_is_explored():
+    choice, _ = choice_of(products, np.ones(200))
+    assert sum(not cost.is_bound for _, cost in choice.predictions) > 1
+
+
+@pytest.mark.parametrize(("calls", "chosen"), [(1.0, "certain"), (1e6, "by analysis")])
+def test_a_way_is_left_out_that_cannot_give_back_what_building_it_takes(calls, chosen):
+    def way(name, seconds, **given):
+        return Way(name, lambda: Cost(work=1e-6), lambda limit: (name, Cost(work=seconds)), **given)
+
+    ways = [way("by analysis", 1e-5, effort=1e-3), way("certain", 1e-4, is_certain=True, effort=1e-4)]
+    ways[1] = dataclasses.replace(ways[1], least=lambda: Cost(work=1e-4))
+    with serving(calls):
+        assert choose("it", ways, Cost(work=1e-6)) == chosen
+
+
+def test_what_is_known_of_floats_bounds_what_exploring_may_spare():
+    def build(limit):
+        raise AssertionError
+
+    ways = [
+        Way("by analysis", Cost, build, effort=1e-3),
+        Way("certain", lambda: Cost(work=1.0), lambda limit: ("it", Cost(work=1.0)), is_certain=True),
+    ]
+    with serving(100.0):
+        assert choose("it", ways, Cost(), ceiling=1e-6) == "it"

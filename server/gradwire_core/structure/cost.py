@@ -6,6 +6,7 @@ kind. They are good for comparing strategies, not for promises.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
@@ -14,9 +15,13 @@ from typing import NamedTuple
 from gradwire_core.builder import VIEWS
 from gradwire_core.einsum import lower
 from gradwire_core.program import Equation, Operand, Primitive, Program
+from gradwire_core.types import Dtype
 
 LARGE_BYTES = 2**20
 """Larger results come in new pages of memory, which take as long again to write."""
+MOST_OF_FLOATS = 64
+FLOAT_SECONDS = 3.5e-8
+"""Programs of arrays no larger are computed in Python's floats, an operation on numbers in so many seconds."""
 
 
 class Rates(NamedTuple):
@@ -158,6 +163,19 @@ def predict_columns(equations: Iterable[Equation], linear: Collection[Operand], 
         found = lower(f"{','.join(groups)}->{label}{output}", batched)
         total += Cost(found.flops, count * equation.results[0].type.nbytes, 1, EINSUM_OVERHEAD, found.seconds)
     return total
+
+
+def predict_floats(equations: Iterable[Equation], count: int) -> float:
+    """Return the predicted seconds of equations in Python's floats, for a batch of a size; inf where they are NumPy's."""
+    operations = 0.0
+    for equation in equations:
+        for result in equation.results:
+            if result.type.size > MOST_OF_FLOATS or result.type.dtype is not Dtype.FLOAT64:
+                return math.inf
+            operations += result.type.size
+        if equation.primitive.name == "einsum":
+            operations += equation.primitive.flops(*[operand.type for operand in equation.operands], **equation.params)
+    return count * operations * FLOAT_SECONDS
 
 
 def _predict_one(equation: Equation) -> tuple[float, int, float, float]:

@@ -1,7 +1,8 @@
 """Choosing among ways to compute one thing by their predicted costs, and the record of what was chosen and why.
 
 A way is built only where it may win: one whose least cost is above what is already found is left out, and so are all others once
-the best is near what anything must cost. So a simple program pays for one way.
+the best is near what anything must cost. So a simple program pays for one way. What is expected to run a few times (`serving`) is
+not explored at length either: a way is left out where all it may spare in those runs is less than building it takes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ TIE = 0.98
 """A way is taken in place of an earlier one where it costs no more than this many times what that does."""
 SLACK = 1.25
 """A way that is certain is expected at no more than this many times its least cost: others are built no further than up to that."""
+
+CALLS = 100.0
+"""A derivative that is asked for is expected to be called so many times; what is part of something larger, any number of times."""
 
 Result = TypeVar("Result")
 
@@ -78,21 +82,24 @@ class Way(Generic[Result]):
         build: builds it, and returns its result and its predicted cost; no result where it turns out that it costs at least that,
             which is no less than the predicted seconds it is given, and None where there is no such way.
         is_certain: whether there is this way, at little more than its least cost.
+        effort: the seconds that building it takes, about.
     """
 
     name: str
     least: Callable[[], Cost]
     build: Callable[[float], tuple[Result | None, Cost] | None]
     is_certain: bool = False
+    effort: float = 0.0
 
 
-def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
+def choose(what: str, ways: Sequence[Way[Result]], floor: Cost, ceiling: float = math.inf) -> Result:
     """Return the result of the way of lowest predicted cost, and record the choice.
 
     Args:
         what: what is computed, for the record.
         ways: the ways; the first is always there.
         floor: what every way must cost.
+        ceiling: the seconds that one of the certain ways takes where that is known better than from calls of NumPy.
     """
     name = _FORCED.get()
     if name is not None:
@@ -100,9 +107,9 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
     preferred = _PREFERRED.get()
     best = None
     if preferred is not None:
-        best, predictions = _best([way for way in ways if way.name in preferred], floor)
+        best, predictions = _best([way for way in ways if way.name in preferred], floor, ceiling)
     if best is None:
-        best, predictions = _best(ways, floor)
+        best, predictions = _best(ways, floor, ceiling)
     if best is None:
         raise InternalError(f"{what}: needed a way to compute it, got none; report the program")
     chosen, result, _ = best
@@ -110,14 +117,14 @@ def choose(what: str, ways: Sequence[Way[Result]], floor: Cost) -> Result:
     return result
 
 
-def _best(ways: Sequence[Way[Result]], floor: Cost) -> tuple[tuple[str, Result, Cost] | None, dict[str, Cost]]:
+def _best(ways: Sequence[Way[Result]], floor: Cost, ceiling: float) -> tuple[tuple[str, Result, Cost] | None, dict[str, Cost]]:
     """Return the name, the result and the cost of the best way, if there is one, and what is predicted of each."""
-    choosing: _Choosing[Result] = _Choosing(
-        floor, min([SLACK * way.least().seconds for way in ways if way.is_certain], default=math.inf)
-    )
+    certain = sorted([way for way in ways if way.is_certain], key=lambda way: way.least().seconds)
+    expected = SLACK * certain[0].least().seconds if certain else math.inf
+    choosing: _Choosing[Result] = _Choosing(floor, expected, ceiling, _CALLS.get())
     for way in ways:
         choosing.consider(way)
-    for way in choosing.given_up:
+    for way in (*(certain[:1] if choosing.best is None else ()), *choosing.given_up):
         choosing.reconsider(way)
     return choosing.best, choosing.predictions
 
@@ -129,6 +136,8 @@ class _Choosing(Generic[Result]):
     Attributes:
         floor: what every way must cost.
         expected: the seconds that some way will not exceed, as far as is known.
+        ceiling: the seconds that a certain way will not exceed.
+        calls: how often the result is expected to run.
         best: the name, the result and the cost of the best way so far.
         predictions: the predicted cost of each way.
         given_up: the ways that were given up because they cost more than is expected of another.
@@ -136,28 +145,40 @@ class _Choosing(Generic[Result]):
 
     floor: Cost
     expected: float
+    ceiling: float
+    calls: float
     best: tuple[str, Result, Cost] | None = None
     predictions: dict[str, Cost] = field(default_factory=dict)
     given_up: list[Way[Result]] = field(default_factory=list)
 
     def consider(self, way: Way[Result]) -> None:
         """Build a way if it may win, or, where finding that out takes an analysis, if it may win by much."""
-        if self.best is None:
+        if not self._is_worthwhile(way):
+            self.predictions[way.name] = way.least().at_least()
+        elif self.best is None:
             self._build(way, math.inf if way.is_certain else self.expected)
             if way.name in self.predictions and self.best is None:
                 self.given_up.append(way)
-            return
-        least, limit = way.least(), self.best[2].seconds
-        most = limit if way.is_certain else limit / ENOUGH
-        if least.seconds >= most or limit <= ENOUGH * self.floor.seconds:
-            self.predictions[way.name] = least.at_least()
         else:
-            self._build(way, limit)
+            least, limit = way.least(), self.best[2].seconds
+            most = limit if way.is_certain else limit / ENOUGH
+            if least.seconds >= most or limit <= ENOUGH * self.floor.seconds:
+                self.predictions[way.name] = least.at_least()
+            else:
+                self._build(way, limit)
+
+    def _is_worthwhile(self, way: Way[Result]) -> bool:
+        """Whether all that a way may spare, beside what is expected of another, is more than building it takes."""
+        if math.isinf(self.calls):
+            return True
+        known = self.expected if self.best is None else self.best[2].seconds
+        spared = min(known - max(self.floor.seconds, way.least().seconds), self.ceiling)
+        return self.calls * spared > way.effort
 
     def reconsider(self, way: Way[Result]) -> None:
-        """Build a way that was given up, if what was expected did not come true."""
+        """Build a way that was left out or given up, if there is none yet, or what was expected did not come true."""
         limit = math.inf if self.best is None else TIE * self.best[2].seconds
-        if self.predictions[way.name].seconds < limit:
+        if self.best is None or (self.predictions[way.name].seconds < limit and self._is_worthwhile(way)):
             self._build(way, limit)
 
     def _build(self, way: Way[Result], limit: float) -> None:
@@ -184,6 +205,7 @@ def _force(what: str, ways: Sequence[Way[Result]], name: str) -> Result:
 _RECORDED: ContextVar[list[Choice] | None] = ContextVar("recorded", default=None)
 _FORCED: ContextVar[str | None] = ContextVar("forced", default=None)
 _PREFERRED: ContextVar[frozenset[str] | None] = ContextVar("preferred", default=None)
+_CALLS: ContextVar[float] = ContextVar("calls", default=math.inf)
 
 
 def record(choice: Choice) -> None:
@@ -222,3 +244,13 @@ def preferring(names: frozenset[str]) -> Iterator[None]:
         yield
     finally:
         _PREFERRED.reset(token)
+
+
+@contextlib.contextmanager
+def serving(calls: float) -> Iterator[None]:
+    """Say how often what is derived in a block is expected to run; any number of times outside of such blocks."""
+    token = _CALLS.set(calls)
+    try:
+        yield
+    finally:
+        _CALLS.reset(token)

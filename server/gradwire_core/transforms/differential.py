@@ -8,6 +8,7 @@ together, in one vmapped evaluation. *Dense*: all columns, or all rows, in one.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure import strategy
 from gradwire_core.structure.accumulate import ByInput, accumulate
 from gradwire_core.structure.colouring import Colouring, colour_columns, colour_rows, colour_star
-from gradwire_core.structure.cost import Cost, predict, predict_columns, predict_equations
+from gradwire_core.structure.cost import Cost, predict, predict_columns, predict_equations, predict_floats
 from gradwire_core.structure.sparsity import Sparsity, find_sparsity, residuals_of
 from gradwire_core.structure.strategy import Way
 from gradwire_core.structure.terms import Factor, Term, compose, join, swap
@@ -36,6 +37,9 @@ from gradwire_core.types import Array, Dtype
 FEWEST_TO_PACE = 64
 SHARE_TO_PACE = 0.15
 """So many equations, and so large a share of them, tell what the rest will cost."""
+
+TERMS_EFFORT, COLOURS_EFFORT, SWEEP_EFFORT = 8e-5, 8e-5, 3e-5
+"""The seconds that building a way takes for each linear equation: by terms; by colours, the pattern included; by all columns."""
 
 PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
 
@@ -145,6 +149,13 @@ class Differential:
     def floor(self) -> Cost:
         """What every way must cost."""
         return self.residual_cost + self.result_cost
+
+    @cached_property
+    def ceiling(self) -> float:
+        """The seconds that all columns or all rows take at most, where Python's floats do for them; else inf."""
+        if not all(self.directions):
+            return math.inf
+        return predict_floats(self.linear.equations, min(self.shape))
 
     @cached_property
     def residual_cost(self) -> Cost:
@@ -355,7 +366,7 @@ def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Valu
             outputs = outputs_of(terms)
             return None if outputs is None else ((terms, outputs), predict(found.builder.build(outputs)))
 
-        return Way(name, lambda: found.floor, build)
+        return Way(name, lambda: found.floor, build, effort=len(found.linear.equations) * TERMS_EFFORT)
 
     forward = way(strategy.STRUCTURED_FORWARD, found.forward_terms)
     reverse = way(strategy.STRUCTURED_REVERSE, found.reverse_terms)
@@ -415,10 +426,10 @@ class _Compression:
 
     def way(self, name: str) -> Way[Built]:
         """Return the way: if the pattern is known, it is certain."""
-        pattern = self.found.known_pattern
+        pattern, effort = self.found.known_pattern, len(self.found.linear.equations) * COLOURS_EFFORT
         if pattern is None or pattern.nnz == 0:
-            return Way(name, partial(_swept, self.found, 1), self.build)
-        return Way(name, partial(_swept, self.found, self.fewest(pattern)), self.build, is_certain=True)
+            return Way(name, partial(_swept, self.found, 1), self.build, effort=effort)
+        return Way(name, partial(_swept, self.found, self.fewest(pattern)), self.build, is_certain=True, effort=effort)
 
     def build(self, limit: float) -> tuple[Built | None, Cost] | None:
         pattern = self.found.pattern
@@ -450,7 +461,8 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
             outputs = outputs_of(evaluate(), is_forward)
             return (None, outputs), predict(found.builder.build(outputs))
 
-        return Way(name, partial(_swept, found, count), build, is_certain=True)
+        effort = len(found.linear.equations) * SWEEP_EFFORT
+        return Way(name, partial(_swept, found, count), build, is_certain=True, effort=effort)
 
     def forward() -> list[Value]:
         return found.by_columns(dense_seeds(found.builder, found.linear.tangents))

@@ -6,6 +6,7 @@ may differ from zero. Which ways there are is said in `differential`; what the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -181,7 +182,7 @@ def _dense_program(found: Differential) -> Program:
     ways = structured_ways(found, by_terms)
     if min(found.shape) > 1 and not found.is_diagonal:
         ways += [*coloured_ways(found, by_colours), *dense_ways(found, by_sweeps)]
-    _, outputs = choose(found.name, ways, found.floor)
+    _, outputs = choose(found.name, ways, found.floor, found.ceiling if len(ways) > 1 else math.inf)
     return found.builder.build(outputs)
 
 
