@@ -415,7 +415,7 @@ def test_terms_are_given_up_at_the_pace_of_what_they_cost():
     limit = (found.floor + found.sweep_cost(100)).seconds
     with pytest.raises(_TooDearError):
         found.forward_terms(limit)
-    assert len(found._spent["forward"]) < len(found.linear.equations) / 3
+    assert len(found._accumulations["forward"].spent) < len(found.linear.equations) / 3
     built = len(found.builder.equations)
     assert built - before < 3 * len(found.linear.equations)
     with pytest.raises(_TooDearError):
@@ -424,6 +424,25 @@ def test_terms_are_given_up_at_the_pace_of_what_they_cost():
     with pytest.raises(_TooDearError):
         found.forward_terms(limit)  # what is there already costs as much as when it was built
     assert len(found.builder.equations) == built
+
+
+def test_terms_that_were_given_up_go_on_where_they_stopped():
+    def steps(x):
+        for _ in range(20):
+            x = np.sin(x) * x[::-1]
+        return x
+
+    program = gw.trace(steps, np.ones(1000))
+    whole, parts = [Differential(linearize_checked(program, (0,))) for _ in range(2)]
+    expected = whole.forward_terms(np.inf)
+    total = whole._accumulations["forward"].spent[-1]
+    with pytest.raises(_TooDearError):
+        parts.forward_terms(parts.residual_cost.seconds + total / 3)
+    assert 0 < len(parts._accumulations["forward"].spent) < len(parts.linear.equations)
+    found = parts.forward_terms(np.inf)
+    assert parts._accumulations["forward"].spent == whole._accumulations["forward"].spent
+    assert len(parts.builder.equations) == len(whole.builder.equations)
+    assert len(found[0][0]) == len(expected[0][0])
 
 
 def test_patterns_are_not_looked_for_where_they_could_spare_little():
@@ -441,7 +460,7 @@ def test_terms_that_cost_the_same_at_every_step_are_not_given_up():
 
     found = Differential(linearize_checked(gw.trace(steps, np.ones(1000)), (0,)))
     terms = found.forward_terms(np.inf)
-    spent = found._spent["forward"]
+    spent = found._accumulations["forward"].spent
     assert len(spent) == len(found.linear.equations)
     again = Differential(linearize_checked(gw.trace(steps, np.ones(1000)), (0,)))
     assert len(again.forward_terms(again.residual_cost.seconds + 1.25 * spent[-1])[0][0]) == len(terms[0][0])

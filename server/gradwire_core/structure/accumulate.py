@@ -25,12 +25,17 @@ def accumulate(builder: Builder, equations: Iterable[Equation], inputs: Sequence
         equations: the linear equations, in order.
         inputs: the values they are linear in.
     """
-    known: dict[Any, ByInput] = {
+    known = identities(builder, inputs)
+    propagate(builder, equations, known)
+    return known
+
+
+def identities(builder: Builder, inputs: Sequence[Var]) -> dict[Any, ByInput]:
+    """Return the terms of the inputs by themselves: where accumulation begins."""
+    return {
         var: {index: [identity(builder, var.type.shape, var.type.dtype)]} if var.type.size else {}
         for index, var in enumerate(inputs)
     }
-    propagate(builder, equations, known)
-    return known
 
 
 def propagate(builder: Builder, equations: Iterable[Equation], known: dict[Any, ByInput]) -> None:

@@ -22,7 +22,7 @@ from gradwire_core.ops._declare import convert
 from gradwire_core.ops.complex import is_complex
 from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure import strategy
-from gradwire_core.structure.accumulate import ByInput, accumulate
+from gradwire_core.structure.accumulate import ByInput, identities, propagate
 from gradwire_core.structure.colouring import Colouring, colour_columns, colour_rows, colour_star
 from gradwire_core.structure.cost import Cost, predict, predict_columns, predict_equations, predict_floats
 from gradwire_core.structure.sparsity import Sparsity, find_sparsity, residuals_of
@@ -81,7 +81,7 @@ class Differential:
         row_starts: where each output starts among the rows, and at last how many rows there are.
         column_starts: where each input starts among the columns, and at last how many columns there are.
 
-    It remembers what products cost, what terms have cost after each equation, and the limit that forward terms were above.
+    It remembers what products cost, how far terms were accumulated, and the limit that forward terms were above.
     """
 
     linear: Linearized
@@ -91,7 +91,7 @@ class Differential:
     row_starts: list[int] = field(init=False)
     column_starts: list[int] = field(init=False)
     _sweeps: dict[int, Cost] = field(default_factory=dict, init=False)
-    _spent: dict[str, list[float]] = field(default_factory=dict, init=False)
+    _accumulations: dict[str, _Accumulation] = field(default_factory=dict, init=False)
     _too_little: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -221,8 +221,11 @@ class Differential:
 
     def forward_terms(self, limit: float) -> Terms:
         """Return the terms, accumulated from the inputs; raises _TooDearError once they cost more than a limit."""
-        equations = self._watched("forward", self.linear.equations, limit)
-        found = accumulate(self.builder, equations, list(map(_var, self.linear.tangents)))
+        try:
+            found = self._accumulate("forward", lambda: (self.linear.equations, self.linear.tangents), limit)
+        except _TooDearError:
+            self._too_little = max(self._too_little, limit)
+            raise
         return self._by_output([{} if value is None else found[_var(value)] for value in self.linear.tangent_outputs])
 
     def reverse_terms(self, limit: float) -> Terms:
@@ -233,7 +236,7 @@ class Differential:
         if self.is_symmetric and limit <= self._too_little:
             raise _TooDearError
         seeds, cotangents, equations = self.backward
-        found = accumulate(self.builder, self._watched("reverse", equations, limit), list(map(_var, seeds)))
+        found = self._accumulate("reverse", lambda: (equations, seeds), limit)
         columns = [{} if value is None else found[_var(value)] for value in cotangents]
         return self._transposed(columns, [output.type.dtype for output in self.linear.outputs])
 
@@ -242,13 +245,10 @@ class Differential:
 
         They are accumulated from it to both sides, and composed by the chain rule.
         """
-        linear, end = self.linear, self.narrowest[0] + 1
-        middle, before, after = linear.equations[end - 1].results[0], linear.equations[:end], linear.equations[end:]
-        forward = accumulate(self.builder, self._watched("after", after, limit), [middle])
-        seed = self.builder.free(middle.type)
-        cotangents = transpose(self.builder, before, linear.tangents, [(Value(self.builder, middle), seed)])
-        equations = self._watched("before", linear_equations(self.builder, [seed], cotangents), limit)
-        backward = accumulate(self.builder, equations, [_var(seed)])
+        linear = self.linear
+        middle, seed, cotangents = self._before
+        forward = self._accumulate("after", lambda: (linear.equations[self.narrowest[0] + 1 :], [middle]), limit)
+        backward = self._accumulate("before", lambda: (linear_equations(self.builder, [seed], cotangents), [seed]), limit)
         ((*inner,),) = self._transposed(
             [{} if value is None else backward[_var(value)] for value in cotangents], [middle.type.dtype]
         )
@@ -257,27 +257,24 @@ class Differential:
             [join([term for one in row for other in column for term in compose(one, other)]) for column in inner] for row in outer
         ]
 
-    def _watched(self, name: str, equations: Sequence[Equation], limit: float) -> Iterator[Equation]:
-        """Yield equations, while what is built for them costs no more than a limit, nor will at the pace of those so far.
+    @cached_property
+    def _before(self) -> tuple[Value, Value, list[Value | None]]:
+        """The narrowest value, a cotangent for it, and the cotangents of the inputs."""
+        end = self.narrowest[0] + 1
+        middle = Value(self.builder, self.linear.equations[end - 1].results[0])
+        seed = self.builder.free(middle.type)
+        return middle, seed, transpose(self.builder, self.linear.equations[:end], self.linear.tangents, [(middle, seed)])
 
-        What an earlier attempt of the same name has built costs as much again, though it is there.
-        """
-        start, seconds, spent = len(self.builder.equations), 0.0, self._spent.setdefault(name, [])
-        left = limit - self.residual_cost.seconds
-        settled = max(FEWEST_TO_PACE, len(equations) * SHARE_TO_PACE)
-        for number, equation in enumerate(equations):
-            yield equation
-            added, start = self.builder.equations[start:], len(self.builder.equations)
-            seconds += predict_equations(added).seconds
-            if number < len(spent):
-                seconds = max(seconds, spent[number])
-            else:
-                spent.append(seconds)
-            expected = seconds * len(equations) / (number + 1) if number >= settled else seconds
-            if expected > left:
-                if name == "forward":
-                    self._too_little = max(self._too_little, limit)
-                raise _TooDearError
+    def _accumulate(
+        self, name: str, begin: Callable[[], tuple[Sequence[Equation], Sequence[Value]]], limit: float
+    ) -> dict[Var, ByInput]:
+        """Return the terms of all values by some of them; an attempt goes on where an earlier one of the same name gave up."""
+        found = self._accumulations.get(name)
+        if found is None:
+            equations, inputs = begin()
+            found = _Accumulation(self.builder, equations, identities(self.builder, list(map(_var, inputs))))
+            self._accumulations[name] = found
+        return found.run(limit - self.residual_cost.seconds)
 
     def _by_output(self, rows: Sequence[ByInput]) -> Terms:
         return [[row.get(index, []) for index in range(len(self.linear.tangents))] for row in rows]
@@ -325,6 +322,48 @@ class Differential:
         """Return the cotangents of the inputs for a batch of cotangents of the outputs, each [count, size]."""
         free, found, equations = self.backward
         return compress(self.builder, equations, free, found, self.linear.tangents, seeds)
+
+
+@dataclass(slots=True)
+class _Accumulation:
+    """Terms that are accumulated while they cost no more than a limit.
+
+    Attributes:
+        builder: where they are built.
+        equations: the linear equations, in order.
+        known: the terms of each value so far, by input.
+        spent: the seconds that they cost after each equation.
+        expected: the most that they were expected to cost in all.
+    """
+
+    builder: Builder
+    equations: Sequence[Equation]
+    known: dict[Var, ByInput]
+    spent: list[float] = field(default_factory=list)
+    expected: float = 0.0
+
+    def run(self, limit: float) -> dict[Var, ByInput]:
+        """Return the terms; raises _TooDearError once they cost more than a limit, or will at the pace so far."""
+        if self.expected > limit:
+            raise _TooDearError
+        if len(self.spent) < len(self.equations):
+            propagate(self.builder, self._watched(limit), self.known)
+        return self.known
+
+    def _watched(self, limit: float) -> Iterator[Equation]:
+        spent, built = self.spent, self.builder.equations
+        seconds = spent[-1] if spent else 0.0
+        total = len(self.equations)
+        settled = max(FEWEST_TO_PACE, total * SHARE_TO_PACE)
+        for number in range(len(spent), total):
+            start = len(built)
+            yield self.equations[number]
+            seconds += predict_equations(built[start:]).seconds
+            spent.append(seconds)
+            expected = seconds * total / (number + 1) if number >= settled else seconds
+            self.expected = max(self.expected, expected)
+            if expected > limit:
+                raise _TooDearError
 
 
 def _var(value: Value) -> Var:
