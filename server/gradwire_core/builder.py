@@ -166,32 +166,54 @@ class Builder:
 
     def emit(self, primitive: Primitive, operands: Sequence[Value], params: Params) -> tuple[Value, ...]:
         """Add an equation and return its results; an equal equation is returned instead of repeated."""
-        inner = tuple(value.operand for value in operands)
-        alike = _in_one_order(inner) if primitive.is_commutative else inner
-        key = (primitive, alike, tuple([(name, _identity(value)) for name, value in params.items()]) if params else ())
+        inner = tuple([value.operand for value in operands])
+        key = _key(primitive, inner, params)
         found = self._shared.get(key)
         if found is None:
             found = self._shared[key] = self._emit_new(primitive, inner, params)
         return found
 
+    def repeat(self, equation: Equation, operands: Sequence[Value]) -> tuple[Value, ...]:
+        """Add an equation of another program, and return its results; an equal equation is returned instead of repeated.
+
+        Args:
+            equation: the equation. Its results are those here too, unless they are taken.
+            operands: its operands here, which are of the same types and have the same values as there.
+        """
+        primitive, params, results = equation.primitive, equation.params, equation.results
+        inner = tuple([value.operand for value in operands])
+        key = _key(primitive, inner, params)
+        found = self._shared.get(key)
+        if found is None:
+            if _are_literals(inner) or results[0] in self._producers:
+                found = self._emit_new(primitive, inner, params)
+            else:
+                found = self._add(equation if inner == equation.operands else Equation(primitive, inner, params, results))
+            self._shared[key] = found
+        return found
+
+    def repeat_inputs(self, program: Program) -> list[Value]:
+        """Make the inputs of a program those of this builder, which has none yet, and return them."""
+        self.inputs = list(program.inputs)
+        return [Value(self, var) for var in self.inputs]
+
     def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         types = primitive.infer(*[operand.type for operand in operands], **params)
         for type in types:
-            check_bounds(primitive.name, type)
-        if operands and self._is_foldable(operands, types):
+            if type.shape:
+                check_bounds(primitive.name, type)
+        if _are_literals(operands) and self._is_foldable(operands, types):
             return self._fold(primitive, operands, params)
-        results = tuple(map(Var, types))
-        equation = Equation(primitive, operands, params, results)
+        return self._add(Equation(primitive, operands, params, tuple([Var(type) for type in types])))
+
+    def _add(self, equation: Equation) -> tuple[Value, ...]:
         self.equations.append(equation)
-        for var in results:
+        for var in equation.results:
             self._producers[var] = equation
-        return tuple(Value(self, var) for var in results)
+        return tuple([Value(self, var) for var in equation.results])
 
     def _is_foldable(self, operands: tuple[Operand, ...], types: tuple[TensorType, ...]) -> bool:
-        """Whether an equation is computed at once: over literals, and small; what repeats its operands takes no memory unbuilt."""
-        for operand in operands:
-            if isinstance(operand, Var):
-                return False
+        """Whether an equation over literals is computed at once: a small one; what repeats its operands takes no memory unbuilt."""
         limit = min(FOLD_ELEMENTS, max(operand.type.size for operand in operands))
         return self._folds or all(type.size <= limit for type in types)
 
@@ -225,11 +247,12 @@ class Builder:
 
     def resolve(self, operand: Operand, known: dict[Operand, Value]) -> Value:
         """Return the Value of an operand of another program."""
-        if isinstance(operand, Var):
-            return known[operand]
         found = known.get(operand)
         if found is None:
-            found = known[operand] = self.literal(operand.value)
+            if isinstance(operand, Var):
+                raise KeyError(operand)
+            shared = operand if operand.type.size > FOLD_ELEMENTS else self._shared_literal(operand)
+            found = known[operand] = Value(self, shared)
         return found
 
     def producer(self, operand: Operand) -> Equation | None:
@@ -246,7 +269,8 @@ class Builder:
         needed = set(operands)
         kept = []
         for equation in reversed(self.equations):
-            if not needed.isdisjoint(equation.results):
+            results = equation.results
+            if results[0] in needed or (len(results) > 1 and not needed.isdisjoint(results)):
                 needed.update(equation.operands)
                 kept.append(equation)
         kept.reverse()
@@ -261,11 +285,23 @@ class Builder:
             self.is_open = False
 
 
-def _in_one_order(operands: tuple[Operand, ...]) -> tuple[Operand, ...]:
-    """Return the two operands of a commutative call in an order of their own; of complex numbers products round differently."""
-    one, other = operands
-    is_other_first = id(one) > id(other) and one.type.dtype.numpy.kind != "c"
-    return (other, one) if is_other_first else operands
+def _key(primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> Any:
+    """Return what equal equations have in common: of a commutative one the order does not matter, unless numbers are complex."""
+    if primitive.is_commutative:
+        one, other = operands
+        if id(one) > id(other) and one.type.dtype.numpy.kind != "c":
+            operands = (other, one)
+    if params:
+        return primitive, operands, tuple([(name, _identity(value)) for name, value in params.items()])
+    return primitive, operands
+
+
+def _are_literals(operands: tuple[Operand, ...]) -> bool:
+    """Whether there are operands, and all of them are literals."""
+    for operand in operands:
+        if type(operand) is Var:
+            return False
+    return bool(operands)
 
 
 def _identity(param: Param) -> Param:

@@ -45,6 +45,7 @@ LAYOUTS = ("dense", "structured", "sparse")
 # What an equation costs a cache, apart from its literals: records, kernels and code, measured on long programs.
 EQUATION_BYTES = 3000
 EXECUTABLE_BYTES = 20_000
+MANY_RECORDS = 50_000
 FREE_BYTES = 2**24
 """So many bytes an evaluation by terms may take, also where the way that was chosen takes fewer."""
 
@@ -187,6 +188,9 @@ def _collecting_later() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if gc.get_count()[0] > MANY_RECORDS and not gc.get_freeze_count():
+                gc.freeze()  # and so they count as old, without a walk over all of them now
+                gc.unfreeze()
             gc.enable()
 
 

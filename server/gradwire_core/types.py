@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,8 +88,8 @@ class TensorType:
 
     @classmethod
     def of(cls, array: Array) -> TensorType:
-        """Return the type of a NumPy array."""
-        return cls(Dtype.of(array.dtype), array.shape)
+        """Return the type of a NumPy array; those of equal arrays are mostly one object."""
+        return _type_of(array.dtype, array.shape)
 
     def with_shape(self, shape: Shape) -> TensorType:
         """Return the type of the same dtype and another shape."""
@@ -100,3 +101,8 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@functools.lru_cache(maxsize=4096)
+def _type_of(dtype: np.dtype[Any], shape: Shape) -> TensorType:
+    return TensorType(Dtype.of(dtype), shape)

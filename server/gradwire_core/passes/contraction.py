@@ -56,13 +56,13 @@ class _Ordering:
     def run(self, program: Program) -> Program:
         """Return the program after the pass."""
         builder = self.builder
-        known: dict[Operand, Value] = {var: builder.input(var.type) for var in program.inputs}
+        known: dict[Operand, Value] = dict(zip(program.inputs, builder.repeat_inputs(program), strict=True))
         for equation in program.equations:
             operands = [builder.resolve(operand, known) for operand in equation.operands]
             if equation.primitive.name == "einsum" and len(operands) > 1:
                 known[equation.results[0]] = self._contract(equation, operands)
             else:
-                known.update(zip(equation.results, builder.emit(equation.primitive, operands, equation.params), strict=True))
+                known.update(zip(equation.results, builder.repeat(equation, operands), strict=True))
         return builder.build([builder.resolve(operand, known) for operand in program.outputs])
 
     def _contract(self, equation: Equation, operands: list[Value]) -> Value:

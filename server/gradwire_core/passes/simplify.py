@@ -12,7 +12,7 @@ def simplify(program: Program) -> Program:
     if not _is_reducible(program):
         return program
     builder = Builder()
-    known: dict[Operand, Value] = {var: builder.input(var.type) for var in program.inputs}
+    known: dict[Operand, Value] = dict(zip(program.inputs, builder.repeat_inputs(program), strict=True))
     made: dict[Operand, Equation] = {}
     for equation in program.equations:
         operands = [builder.resolve(operand, known) for operand in equation.operands]
@@ -40,11 +40,13 @@ def _rewrite(builder: Builder, equation: Equation, operands: list[Value], made: 
     """Return the results of an equation on other operands, after the rules for its primitive."""
     primitive, params = equation.primitive, equation.params
     rule = RULES.get(primitive.name)
-    while rule is not None:
+    if rule is None:
+        return builder.repeat(equation, operands)
+    while True:
         found = rule(tuple(value.operand for value in operands), params, made)
         if found is None:
             break
         if not isinstance(found, tuple):
             return (Value(builder, found),)
         operands, params = [Value(builder, operand) for operand in found[0]], found[1]
-    return builder.emit(primitive, operands, params)
+    return builder.repeat(equation, operands) if params is equation.params else builder.emit(primitive, operands, params)

@@ -88,9 +88,7 @@ class Axis:
     @property
     def labels(self) -> Run:
         """The labels of its parts, in order, as often as they occur."""
-        if len(self.parts) == 1 and self.parts[0].label is not None:
-            return (self.parts[0].label,)
-        return tuple(label for part in self.parts for label in part.labels)
+        return labels_of((self,))
 
     @property
     def run(self) -> Run | None:
@@ -118,9 +116,21 @@ class Axis:
         return Axis(length, parts, self.offset * scale + shift)
 
 
+def labels_of(axes: Iterable[Axis]) -> Run:
+    """Return the labels of axes, in order, as often as they occur."""
+    found: list[Label] = []
+    for axis in axes:
+        for part in axis.parts:
+            if part.label is not None:
+                found.append(part.label)
+            else:
+                found += part.labels
+    return tuple(found)
+
+
 def run_length(run: Run) -> int:
     """Return the length of an axis made of a run."""
-    return math.prod(label.size for label in run)
+    return math.prod([label.size for label in run])
 
 
 def run_axis(run: Run) -> Axis:

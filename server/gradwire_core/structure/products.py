@@ -25,6 +25,7 @@ from gradwire_core.structure.axes import (
     diagonal_factor,
     flat_axis,
     fresh_axes,
+    labels_of,
     permuted,
     read,
     run_length,
@@ -54,17 +55,17 @@ class Term:
     @property
     def out_labels(self) -> Run:
         """The labels of the output side, in order."""
-        return tuple(label for axis in self.out for label in axis.labels)
+        return labels_of(self.out)
 
     @property
     def in_labels(self) -> Run:
         """The labels of the input side, in order."""
-        return tuple(label for axis in self.into for label in axis.labels)
+        return labels_of(self.into)
 
     @property
     def core(self) -> Run:
         """The distinct labels of both sides, in order of first appearance."""
-        return tuple(dict.fromkeys((*self.out_labels, *self.in_labels)))
+        return tuple(dict.fromkeys(labels_of((*self.out, *self.into))))
 
     @property
     def labels(self) -> Run:
@@ -94,15 +95,20 @@ def identity(builder: Builder, shape: Shape, dtype: Dtype) -> Term:
 
 def swap(term: Term) -> Term:
     """Return a term with its sides exchanged."""
-    return replace(term, out=term.into, into=term.out)
+    return Term(term.builder, term.dtype, term.factors, term.into, term.out)
 
 
 # -- factors ---------------------------------------------------------------------------------------------------------------
 
 
+def with_factors(term: Term, factors: tuple[Factor, ...]) -> Term:
+    """Return a term with other factors."""
+    return Term(term.builder, term.dtype, factors, term.out, term.into)
+
+
 def attach(term: Term, value: Value, axes: Sequence[Axis]) -> Term:
     """Return a term with one more factor: an array read at the positions of the given axes."""
-    return replace(term, factors=(*term.factors, read_at(value, axes)))
+    return with_factors(term, (*term.factors, read_at(value, axes)))
 
 
 def read_at(value: Value, axes: Sequence[Axis]) -> Factor:
@@ -145,7 +151,7 @@ def narrow(value: Value, axes: Sequence[Axis]) -> tuple[Value, list[Axis]]:
 
 def with_out(term: Term, out: Iterable[Axis]) -> Term:
     """Return a term with other axes on the output side; a label that then stands nowhere multiplies by its size."""
-    return counted(replace(term, out=tuple(out)), term.labels)
+    return counted(Term(term.builder, term.dtype, term.factors, tuple(out), term.into), term.labels)
 
 
 def counted(term: Term, labels: Iterable[Label]) -> Term:
@@ -158,7 +164,7 @@ def counted(term: Term, labels: Iterable[Label]) -> Term:
 def scale(term: Term, number: complex) -> Term:
     """Return a term times a number."""
     literal = term.builder.literal(np.asarray(number, term.dtype.numpy))
-    return replace(term, factors=(*term.factors, Factor(literal, ())))
+    return with_factors(term, (*term.factors, Factor(literal, ())))
 
 
 # -- contraction -------------------------------------------------------------------------------------------------------------
@@ -199,14 +205,18 @@ def settle(term: Term) -> Term:
     matrix until something takes them both.
     """
     factors = list(term.factors)
-    sides = {*term.out_labels, *term.in_labels}
+    if not factors:
+        return term
+    sides = set(labels_of((*term.out, *term.into)))
     step = _next_contraction(factors, sides)
+    if step is None:
+        return term
     while step is not None:
         merged, rest = step
         factors = [factors[index] for index in range(len(factors)) if index not in rest]
         factors.append(merged)
         step = _next_contraction(factors, sides)
-    return replace(term, factors=tuple(factors))
+    return with_factors(term, tuple(factors))
 
 
 def _next_contraction(factors: list[Factor], sides: set[Label]) -> tuple[Factor, tuple[int, ...]] | None:
@@ -215,9 +225,13 @@ def _next_contraction(factors: list[Factor], sides: set[Label]) -> tuple[Factor,
     if len(scalars) > 1:
         return contract([factors[index] for index in scalars], ()), scalars
     for index, factor in enumerate(factors):
+        if sides.issuperset(factor.labels):
+            continue
         elsewhere = sides.union(*[item.labels for place, item in enumerate(factors) if place != index])
-        if any(label not in elsewhere for label in factor.labels):
+        if not elsewhere.issuperset(factor.labels):
             return contract((factor,), [label for label in factor.labels if label in elsewhere]), (index,)
+    if len(factors) == 1:
+        return None
     best: tuple[int, list[Label], tuple[int, int]] | None = None
     is_full = len(factors) - len(scalars) > MOST_FACTORS
     for second, first in itertools.combinations(range(len(factors)), 2):

@@ -50,7 +50,7 @@ def linearize(program: Program, argnums: Sequence[int]) -> Linearized:
     """
     check_argnums(program, argnums)
     builder = Builder()
-    primals = [builder.input(type) for type in program.input_types]
+    primals = builder.repeat_inputs(program)
     tangents = [builder.free(program.inputs[index].type) for index in argnums]
     seeds: dict[Operand, Value] = dict(zip((program.inputs[index] for index in argnums), tangents, strict=True))
     outputs, dots = push_forward(builder, program, primals, seeds)
@@ -92,23 +92,19 @@ def push_forward(
     dots: dict[Operand, Value] = dict(seeds)
     for equation in program.equations:
         operands = [builder.resolve(operand, known) for operand in equation.operands]
+        if dots.keys().isdisjoint(equation.operands):
+            known.update(zip(equation.results, builder.repeat(equation, operands), strict=True))
+            continue
         given = [dots.get(operand) for operand in equation.operands]
-        is_active = any(item is not None for item in given)
-        first = equation.primitive.derivative(0) if is_active else None
+        first = equation.primitive.derivative(0)
         if isinstance(first, Whole):
             results, found = first.linearize(operands, given, equation.params)
         else:
-            results = builder.emit(equation.primitive, operands, equation.params)
-            found = tangents_of(equation.primitive, operands, results, given, equation.params) if is_active else ()
+            results = builder.repeat(equation, operands)
+            found = tangents_of(equation.primitive, operands, results, given, equation.params)
         known.update(zip(equation.results, results, strict=True))
-        if is_active:
-            dots.update(
-                {
-                    var: dot
-                    for var, dot in zip(equation.results, found, strict=True)
-                    if dot is not None and var.type.dtype.is_inexact
-                }
-            )
+        pairs = zip(equation.results, found, strict=True)
+        dots.update({var: dot for var, dot in pairs if dot is not None and var.type.dtype.is_inexact})
     outputs = [builder.resolve(operand, known) for operand in program.outputs]
     return outputs, [dots.get(operand) for operand in program.outputs]
 
