@@ -16,19 +16,22 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _engine_libraries import LIBRARIES, MISSING, autograd, in_gradwire
-from _engine_workloads import GROUPS, Workload
+from _engine_workloads import GROUPS, Workload, chain, kepler
 
 import gradwire as gw
 from gradwire._embedded import EMBEDDED
 from gradwire_core.engine import Output, compile
+from gradwire_core.plans import Plans
 from gradwire_core.transforms import Transform
 
 HAND = "NumPy by hand"
@@ -245,7 +248,22 @@ def growth() -> Iterator[Figure]:
     yield Figure("warm time by elements: exponent", slope(by_size), 1.05, note(by_size))
 
 
-FIGURES = (latency, growth)
+def on_disk() -> Iterator[Figure]:
+    """The first answer of a process that finds in a folder what another one derived, over that of one that does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        plans = Plans(Path(folder), 2**30)
+        for workload in (*kepler(), *chain()):
+            traced = gw.trace(workload.value(in_gradwire()), *workload.arrays)
+            inputs, outputs = [*workload.arrays], [Output((Transform("grad", (0,)),))]
+            run = lambda kept, traced=traced, inputs=inputs, outputs=outputs: compile(traced, outputs, plans=kept).run(inputs)
+            derived = min(first_call(lambda run=run: run(None))[1] for _ in range(COLD_RUNS))
+            first = first_call(lambda run=run, plans=plans: run(plans))[1]
+            found = min(first_call(lambda run=run, plans=plans: run(plans))[1] for _ in range(COLD_RUNS))
+            note = f"after tracing; ms: derived {derived:.3g}, derived and kept {first:.3g}, found {found:.3g}"
+            yield Figure(f"first answer found on disk / derived: {workload.name}", found / derived, 0.5, note)
+
+
+FIGURES = (latency, growth, on_disk)
 
 
 # -- report --------------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,14 @@ def arm(x):
     return np.stack([np.sum(np.cos(angles)), np.sum(np.sin(angles))])
 
 
+def links(q):
+    x = y = 0.0
+    for number in range(len(q)):
+        cosine, sine = np.cos(q[number]), np.sin(q[number])
+        x, y = cosine * (x + 1.0) - sine * y, sine * (x + 1.0) + cosine * y
+    return np.stack([x, y])
+
+
 CASES = {
     "sin, 2000": (np.sin, rng.normal(size=2000), "jacobian", "dense"),
     "X W^T, 32^4": (lambda x: x @ W.T, W, "jacobian", "dense"),
@@ -119,6 +127,8 @@ CASES = {
     "|T - U V^T|^2 Hessian, 40, 5": (lambda u: np.sum((T - u @ V.T) ** 2), V, "hessian", "dense"),
     "scan, 60": (decay, rng.normal(size=60), "jacobian", "dense"),
     "arm of 6": (arm, rng.normal(size=6), "jacobian", "dense"),
+    "arm of 2, number by number": (links, rng.normal(size=2), "jacobian", "dense"),
+    "arm of 6, number by number": (links, rng.normal(size=6), "jacobian", "dense"),
 }
 
 

@@ -120,7 +120,10 @@ class EngineConfig:
             the system and asking for it again: large elementwise work is several times as fast.
         native: whether large clusters of elementwise equations, and programs of few numbers, are compiled once they have run for a
             while; it needs `gradwire[jit]`, and answers then change in their last bits.
-        cache_folder: where compiled code and the calibration of this machine are kept, of this user alone; empty: nowhere.
+        cache_folder: where compiled code, derived programs and the calibration of this machine are kept, of this user alone; empty:
+            nowhere.
+        plan_folder_bytes: the bytes of derived programs that are kept there, so that no other process derives them again; the least
+            recently used leave first; 0: none.
         threads: the most threads that share one large elementwise evaluation.
         kernels: what runs large elementwise work: "blocks" of NumPy's calls or "numexpr", on all threads; "auto": what is quickest
             here, on as many threads as pay, as `gradwire calibrate` shows.
@@ -137,6 +140,7 @@ class EngineConfig:
     keep_freed_memory: bool = True
     native: bool = True
     cache_folder: str = ""
+    plan_folder_bytes: int = 64 * 2**20
     threads: int = 1
     kernels: str = "auto"
     max_peak_bytes: int = 0

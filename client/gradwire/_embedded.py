@@ -24,13 +24,15 @@ class Embedded(Functions):
         from gradwire_core.engine import ExecutableCache
         from gradwire_core.kernels.choice import open_chooser
         from gradwire_core.native.tier import open_tier
+        from gradwire_core.plans import open_plans
 
         config = EngineConfig.from_environ()
         if config.keep_freed_memory:
             keep_freed_memory()
         chooser = open_chooser(config.threads, config.kernels, config.cache_folder)
         tier = open_tier(config.cache_folder) if config.native else None
-        return ExecutableCache(tier=tier, chooser=chooser, max_peak_bytes=config.max_peak_bytes)
+        plans = open_plans(config.cache_folder, config.plan_folder_bytes)
+        return ExecutableCache(tier=tier, chooser=chooser, max_peak_bytes=config.max_peak_bytes, plans=plans)
 
     def _perform(self, task: Task) -> Any:
         executable = self._cache.get(task.program, task.outputs, reproducible=task.reproducible)

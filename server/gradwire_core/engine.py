@@ -1,7 +1,8 @@
 """The engine: what the SDK and a worker call. A program and the derivatives asked of it become an executable, once.
 
 All outputs of a request are derived, joined into one program in which equal equations are one (so that value, gradient and
-Hessian share their forward pass), simplified, planned and compiled. That is pure and worth keeping: `ExecutableCache`.
+Hessian share their forward pass), simplified, planned and compiled. That is pure and worth keeping: in memory, `ExecutableCache`,
+and, where it took long to derive, in a folder, for other processes.
 """
 
 from __future__ import annotations
@@ -13,28 +14,32 @@ import itertools
 import math
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from gradwire_core.builder import Builder, Value
+from gradwire_core.derived import Derived, Reading, Spec, find, keep
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
-from gradwire_core.executor import Executor
+from gradwire_core.executor import Executor, Runner, run_tape
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan
+from gradwire_core.plans import Plans
 from gradwire_core.program import Program
 from gradwire_core.rematerialization import fit
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.structure.strategy import BY_TERMS, CALLS, preferring, recording, serving
-from gradwire_core.structure.structured import JacobianSpec, StructuredJacobian
+from gradwire_core.structure.structured import StructuredJacobian
 from gradwire_core.transforms import SPARSE, STRUCTURED, Transform, apply
 from gradwire_core.types import Array, TensorType
 
@@ -45,6 +50,8 @@ LAYOUTS = ("dense", "structured", "sparse")
 # What an equation costs a cache, apart from its literals: records, kernels and code, measured on long programs.
 EQUATION_BYTES = 3000
 EXECUTABLE_BYTES = 20_000
+LONG_SECONDS = 0.02
+"""What takes longer to derive is kept in a folder, where there is one."""
 MANY_RECORDS = 50_000
 FREE_BYTES = 2**24
 """So many bytes an evaluation by terms may take, also where the way that was chosen takes fewer."""
@@ -71,7 +78,6 @@ class Output:
         return self._hash  # executables are found by it at every call
 
 
-Spec = JacobianSpec | SparseSpec
 Result = Union[Array, StructuredJacobian, "csr_array"]
 
 
@@ -101,6 +107,7 @@ def compile(
     tier: Tier | None = None,
     chooser: Chooser | None = None,
     max_peak_bytes: int = 0,
+    plans: Plans | None = None,
 ) -> Executable:
     """Return the executable of the outputs of a program: expensive, and pure.
 
@@ -113,35 +120,39 @@ def compile(
         max_peak_bytes: a plan that would take more memory computes cheap values again instead of keeping them, if it then takes no
             more than that; else it stays as it is, and so do reproducible ones, as other clusters may add sums in another order;
             0: all do.
+        plans: where what takes long to derive is kept, and looked for.
 
     Raises:
         ArgumentError: a transform or layout does not fit, or outputs need inputs of different dtypes.
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    found = _compile(program, outputs, reproducible, tier, chooser, max_peak_bytes)
-    if any(choice.chosen not in BY_TERMS for choice in found.plan.choices):
-        found.by_terms = _ByTerms(program, tuple(outputs), reproducible, tier, chooser, max_peak_bytes)
+    with _collecting_later():
+        derived = _derive_or_find(program, outputs, plans)
+        given = (reproducible, tier, chooser, max_peak_bytes)
+        found = Executable(derived, len(program.inputs), *given)
+    if any(choice.chosen not in BY_TERMS for choice in derived.choices):
+        found.by_terms = _ByTerms(program, tuple(outputs), *given)
     return found
 
 
-def _compile(
-    program: Program,
-    outputs: Sequence[Output],
-    reproducible: bool,
-    tier: Tier | None,
-    chooser: Chooser | None,
-    max_peak_bytes: int,
-) -> Executable:
-    with _collecting_later():
-        with recording() as choices:
-            parts = [_derive_part(program, output) for output in outputs]
-        joint, kept = _join(program, parts)
-        threads = 1 if chooser is None or reproducible else chooser.threads
-        planned = functools.partial(plan_clustered, reproducible=reproducible, choices=choices, threads=threads)
-        simple = run_passes(joint)
-        found = fit(simple, max_peak_bytes, planned) if max_peak_bytes and not reproducible else planned(simple)
-        return Executable(found, len(program.inputs), kept, tier, chooser)
+def _derive_or_find(program: Program, outputs: Sequence[Output], plans: Plans | None) -> Derived:
+    """Return what is derived of a program, from the folder where it is there; what took long is kept in it."""
+    key = () if plans is None else (program.digest, *map(repr, outputs))
+    found = None if plans is None else find(plans, key)
+    if found is None:
+        began = time.perf_counter()
+        found = _derive_outputs(program, outputs)
+        if plans is not None and time.perf_counter() - began > LONG_SECONDS:
+            keep(plans, key, found)
+    return found
+
+
+def _derive_outputs(program: Program, outputs: Sequence[Output]) -> Derived:
+    with recording() as choices:
+        parts = [_derive_part(program, output) for output in outputs]
+    joint, readings = _join(program, parts)
+    return Derived.of(run_passes(joint), readings, choices)
 
 
 @dataclass(slots=True)
@@ -168,9 +179,10 @@ class _ByTerms:
     def get(self) -> Executable:
         """Return the executable; threads that ask at once may compile it twice, to the same."""
         if self._made is None:
-            with preferring(BY_TERMS):
-                given = (self.tier, self.chooser, self.max_peak_bytes)
-                self._made = _compile(self.program, self.outputs, self.reproducible, *given)
+            with preferring(BY_TERMS), _collecting_later():
+                derived = _derive_outputs(self.program, self.outputs)
+            given = (self.reproducible, self.tier, self.chooser, self.max_peak_bytes)
+            self._made = Executable(derived, len(self.program.inputs), *given)
         return self._made
 
     @property
@@ -221,32 +233,23 @@ def _derive_serving(program: Program, transforms: Sequence[Transform]) -> Progra
         return derive(inner, transforms[-1:])
 
 
-class _Reading(NamedTuple):
-    """How the flat results are read: for one Output, how many seeds it takes, where its results stand, what they mean."""
-
-    seed_count: int
-    start: int
-    stop: int
-    specs: tuple[Spec, ...] | None
-
-
-def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[_Reading, ...]]:
+def _join(program: Program, parts: Sequence[_Part]) -> tuple[Program, tuple[Reading, ...]]:
     """Return one program for all parts: inputs, then the seeds of each part; and how its outputs are read."""
     count = len(program.inputs)
     if len(parts) == 1:  # nothing to share
         (part,) = parts
         size = len(part.program.outputs)
-        reading = _Reading(len(part.program.inputs) - count, 0, size, part.specs)
+        reading = Reading(len(part.program.inputs) - count, 0, size, part.specs)
         return part.program, (reading,)
     builder = Builder()
     inputs = [builder.input(type) for type in _input_types(program, parts)]
     flat: list[Value] = []
-    readings: list[_Reading] = []
+    readings: list[Reading] = []
     for part in parts:
         seeds = [builder.input(type) for type in part.program.input_types[count:]]
         start = len(flat)
         flat += builder.inline(part.program, [*inputs, *seeds])
-        readings.append(_Reading(len(seeds), start, len(flat), part.specs))
+        readings.append(Reading(len(seeds), start, len(flat), part.specs))
     return builder.build(flat), tuple(readings)
 
 
@@ -266,7 +269,8 @@ class Executable:
     """A program with the derivatives asked of it, ready to run; threads may share it.
 
     Attributes:
-        plan: how it runs; `plan.flops` and `plan.peak_bytes` are known beforehand, and printing it gives a report.
+        plan: how it runs; `plan.flops` and `plan.peak_bytes` are known beforehand, and printing it gives a report. Where a tape
+            was found in a folder it is made when first asked for.
         program: the joint program of all outputs.
         input_types: the types of the inputs.
         seed_types: for each output, the types of its tangents or cotangents.
@@ -276,27 +280,49 @@ class Executable:
 
     def __init__(
         self,
-        plan: Plan,
+        derived: Derived,
         input_count: int,
-        readings: tuple[_Reading, ...],
+        reproducible: bool = False,
         tier: Tier | None = None,
         chooser: Chooser | None = None,
+        max_peak_bytes: int = 0,
     ) -> None:
-        self._execute = Executor(plan, tier, chooser)
-        self.plan = self._execute.plan
-        self.program = plan.program
-        types = self.program.input_types
+        self._derived = derived
+        self._is_reproducible = reproducible
+        self._threads = 1 if chooser is None or reproducible else chooser.threads
+        self._max_peak_bytes = 0 if reproducible else max_peak_bytes
+        types, readings = derived.input_types, derived.readings
         self.input_types = types[:input_count]
         seeds = iter(types[input_count:])
         self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
         self.specs = tuple(reading.specs for reading in readings)
         places = sum(spec.nbytes for reading in readings for spec in reading.specs or () if isinstance(spec, SparseSpec))
-        self._nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * len(self.program.equations) + plan.literal_bytes + places
+        self._nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * derived.equation_count + derived.literal_bytes + places
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._seed_counts = [len(types) for types in self.seed_types]
-        self._is_reproducible = plan.reproducible
+        tape = derived.tape
+        if tape is None:
+            executor = Executor(self._make_plan(), tier, chooser)
+            self.plan = executor.plan
+        self._execute: Runner = executor if tape is None else run_tape(tape, lambda: self.plan, None if reproducible else tier)
         self.by_terms: _ByTerms | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How it runs."""
+        return self._make_plan()
+
+    def _make_plan(self) -> Plan:
+        given = {"reproducible": self._is_reproducible, "choices": self._derived.choices, "threads": self._threads}
+        planned: Callable[[Program], Plan] = functools.partial(plan_clustered, **given)
+        simple = self._derived.make_program()
+        return fit(simple, self._max_peak_bytes, planned) if self._max_peak_bytes else planned(simple)
+
+    @property
+    def program(self) -> Program:
+        """The joint program of all outputs."""
+        return self.plan.program
 
     @property
     def nbytes(self) -> int:
@@ -362,7 +388,7 @@ class Executable:
 
     def _convert(self, given: Array, index: int) -> Array:
         array = np.asarray(given)
-        found, needed = TensorType.of(array), self.program.input_types[index]
+        found, needed = TensorType.of(array), self._derived.input_types[index]
         if found != needed:
             what = f"input {index}" if index < len(self.input_types) else f"seed {index - len(self.input_types)}"
             kind = ShapeError if found.shape != needed.shape else DtypeError
@@ -419,6 +445,7 @@ class ExecutableCache:
         tier: compiles what runs long, in the background.
         chooser: chooses what runs large elementwise work, and on how many threads.
         max_peak_bytes: plans that would take more memory compute cheap values again; 0: none does.
+        plans: where what takes long to derive is kept, and looked for.
 
     Attributes:
         hits: how often an executable was there, or on its way.
@@ -430,10 +457,12 @@ class ExecutableCache:
         max_executables: int = 1024,
         max_bytes: int = 512 * 2**20,
         tier: Tier | None = None,
+        plans: Plans | None = None,
         chooser: Chooser | None = None,
         max_peak_bytes: int = 0,
     ) -> None:
         self._tier = tier
+        self._plans = plans
         self._max_peak_bytes = max_peak_bytes
         self._chooser = chooser
         self.max_executables = max_executables
@@ -501,6 +530,7 @@ class ExecutableCache:
                 tier=self._tier,
                 chooser=self._chooser,
                 max_peak_bytes=self._max_peak_bytes,
+                plans=self._plans,
             )
         except BaseException as error:
             with self._lock:

@@ -24,7 +24,7 @@ from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.numbers import MACHINE, Contest
 from gradwire_core.kernels.source import make_function
-from gradwire_core.kernels.tape import expand, is_worthwhile
+from gradwire_core.kernels.tape import Tape, expand, is_worthwhile
 from gradwire_core.native.tier import Tier
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
@@ -252,14 +252,21 @@ def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | N
     program, tier = plan.program, kernels.tier
     tape = expand(program)
     if tape is not None:
-        floats = Floats(tape, functools.partial(_compile_steps, plan))
-        return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
+        return run_tape(tape, lambda: plan, tier, settle)
     run = _compile_steps(plan, kernels)
     if settle is not None:
         run = np.errstate(all="ignore")(run)
     if tier is None or not is_worthwhile(program, MACHINE):
         return run
     return Contest(tier, lambda: expand(program, MACHINE), run, settle)
+
+
+def run_tape(
+    tape: Tape, make_plan: Callable[[], Plan], tier: Tier | None, settle: Callable[[Runner], None] | None = None
+) -> Runner:
+    """Return a tape as a function of its inputs; its plan is asked for where NumPy has to compute what floats refuse."""
+    floats = Floats(tape, lambda: _compile_steps(make_plan()))
+    return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
 
 
 def _compile_whole(program: Program, tier: Tier | None) -> Runner:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _cache_folder(config: ServerConfig) -> Iterator[str]:
-    """Yield the folder of code and calibration: that of the configuration, or a temporary one; none where there is no place."""
+    """Yield the folder of code, derived programs and calibration: the configured one, or a temporary one; or none."""
     with contextlib.ExitStack() as stack:
         folder = config.cache_folder
         if not folder:

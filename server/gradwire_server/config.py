@@ -132,8 +132,12 @@ class ServerConfig:
     )
     cache_folder: str = setting(
         "",
-        "folder, of this user alone, where compiled code and the calibration of this machine are kept between starts; empty: a "
-        "temporary one",
+        "folder, of this user alone, where compiled code, derived programs and the calibration of this machine are kept between "
+        "starts; empty: a temporary one",
+    )
+    plan_folder_bytes: int = setting(
+        64 * 2**20,
+        "bytes of derived programs kept in that folder, for workers that start later; the least recently used leave first; 0: none",
     )
     preload: tuple[str, ...] = setting(
         (),
@@ -295,6 +299,7 @@ _ZERO_ALLOWED = frozenset(
         "tensor_store_bytes",
         "program_cache_bytes",
         "executable_cache_bytes",
+        "plan_folder_bytes",
     }
 )
 

@@ -28,6 +28,7 @@ from gradwire_core import engine
 from gradwire_core.errors import ArgumentError, GradwireError, InternalError, LimitError, TracingError
 from gradwire_core.kernels.choice import open_chooser
 from gradwire_core.native.tier import open_tier
+from gradwire_core.plans import open_plans
 from gradwire_core.program import Program
 from gradwire_core.structure.cost import Cost, predict
 from gradwire_core.structure.sparse import SparseSpec
@@ -139,8 +140,14 @@ class Worker:
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
         tier = open_tier(config.cache_folder) if config.native else None
         chooser = open_chooser(config.worker_threads, config.kernels, config.cache_folder)
+        plans = open_plans(config.cache_folder, config.plan_folder_bytes)
         self._executables = engine.ExecutableCache(
-            config.executable_cache_count, config.executable_cache_bytes, tier, chooser, config.max_peak_bytes
+            config.executable_cache_count,
+            config.executable_cache_bytes,
+            tier,
+            chooser=chooser,
+            max_peak_bytes=config.max_peak_bytes,
+            plans=plans,
         )
 
     def answer(self, task: Frame) -> Frame:

@@ -128,6 +128,7 @@ def test_the_engine_in_this_process_is_told_by_the_environment():
     assert EngineConfig.from_environ(environ) == EngineConfig(keep_freed_memory=False, cache_folder="/caches/gradwire")
     assert EngineConfig.from_environ({**environ, "GRADWIRE_KEEP_FREED_MEMORY": "yes"}).keep_freed_memory
     assert EngineConfig.from_environ({}).cache_folder == ""
+    assert EngineConfig.from_environ({"GRADWIRE_PLAN_FOLDER_BYTES": "0"}).plan_folder_bytes == 0
     with pytest.raises(gw.ArgumentError, match="GRADWIRE_NATIVE: needed a bool, got 'maybe'"):
         EngineConfig.from_environ({"GRADWIRE_NATIVE": "maybe"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import tracemalloc
@@ -320,3 +321,23 @@ def test_a_cached_call_costs_little_more_than_numpy_by_hand() -> None:
 
     pairs = [(seconds(lambda: run([x])), seconds(lambda: function(x))) for _ in range(15)]
     assert min(one for one, _ in pairs) < 3 * min(other for _, other in pairs)
+
+
+def test_the_collector_is_left_as_it_was(monkeypatch):
+    monkeypatch.setattr(engine, "MANY_RECORDS", -1)
+    program = trace(lambda x: np.sum(np.sin(x)), floats(3))
+    engine.compile(program, [GRAD])
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+    gc.disable()
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        engine.compile(program, [GRAD])
+        assert not gc.isenabled()
+        gc.enable()
+        engine.compile(program, [GRAD])
+        assert 0.9 * frozen < gc.get_freeze_count() <= frozen  # some may have ended since
+    finally:
+        gc.unfreeze()
+        gc.enable()

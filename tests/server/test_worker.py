@@ -246,3 +246,12 @@ def test_an_empty_request_is_refused(worker, kind):
     found = failure(worker.answer(Frame(kind, (b"id", b""))))
     assert isinstance(found, errors.ArgumentError)
     assert "needed a program" in found.message
+
+
+def test_another_worker_finds_what_took_long_to_derive(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "LONG_SECONDS", 0.0)
+    config = ServerConfig(cache_folder=str(tmp_path), plan_folder_bytes=2**20)
+    first = ask(Worker(config), quick()).parts[1]
+    assert len([*tmp_path.glob("plans/*.plan")]) == 1
+    monkeypatch.setattr(engine, "_derive_outputs", None)
+    assert ask(Worker(config), quick()).parts[1] == first
