@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.types import Array
 
 if TYPE_CHECKING:
+    from gradwire_core.plans import Plans
     from gradwire_proto.v1 import program_pb2
 
 
@@ -149,7 +151,10 @@ def derive(trace: Trace, form: Form) -> tuple[core.Program, tuple[int, ...]]:
 def _derive(trace: Trace, prepared: Prepared) -> tuple[core.Program, tuple[int, ...]]:
     from gradwire_core import engine
 
-    programs = [engine.derive(trace.program, item.transforms) if item.transforms else trace.program for item in prepared.outputs]
+    plans = _plans()
+    programs = [
+        engine.derive(trace.program, item.transforms, plans) if item.transforms else trace.program for item in prepared.outputs
+    ]
     counts = tuple(len(program.outputs) for program in programs)
     if len(programs) == 1:
         return programs[0], counts
@@ -160,6 +165,16 @@ def _derive(trace: Trace, prepared: Prepared) -> tuple[core.Program, tuple[int, 
         seeds = [builder.input(item) for item in program.input_types[count:]]
         results += builder.inline(program, [*shared, *seeds])
     return builder.build(results), counts
+
+
+@functools.cache
+def _plans() -> Plans | None:
+    """Return where this process keeps derived programs: what a traced function derives is found there as what a call does."""
+    from gradwire._config import EngineConfig
+    from gradwire_core.plans import open_plans
+
+    config = EngineConfig.from_environ()
+    return open_plans(config.cache_folder, config.plan_folder_bytes)
 
 
 def derive_program(program: Program, form: Form) -> Program:

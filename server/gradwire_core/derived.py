@@ -58,10 +58,10 @@ class Derived:
         return cls(program.input_types, count, nbytes, tuple(readings), tuple(choices), None, lambda: program)
 
 
-def keep(plans: Plans, key: Sequence[str], derived: Derived) -> None:
-    """Keep what was derived, as a tape too where it becomes one."""
+def keep(plans: Plans, key: Sequence[str], derived: Derived, *, has_tape: bool) -> None:
+    """Keep what was derived, and where asked for as a tape too, if it becomes one."""
     packer, program = Packer(), derived.make_program()
-    tape = expand(program)
+    tape = expand(program) if has_tape else None
     content = {
         "inputs": [packer.type(type) for type in derived.input_types],
         "counts": [derived.equation_count, derived.literal_bytes],

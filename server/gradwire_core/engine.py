@@ -52,6 +52,8 @@ EQUATION_BYTES = 3000
 EXECUTABLE_BYTES = 20_000
 LONG_SECONDS = 0.02
 """What takes longer to derive is kept in a folder, where there is one."""
+LEAST_EQUATIONS = 32
+"""What is derived of shorter programs within another is not looked for."""
 MANY_RECORDS = 50_000
 FREE_BYTES = 2**24
 """So many bytes an evaluation by terms may take, also where the way that was chosen takes fewer."""
@@ -81,12 +83,20 @@ class Output:
 Result = Union[Array, StructuredJacobian, "csr_array"]
 
 
-def derive(program: Program, transforms: Sequence[Transform]) -> Program:
+def derive(program: Program, transforms: Sequence[Transform], plans: Plans | None = None) -> Program:
     """Return the program that a chain of transforms makes of a program; its results are dense.
+
+    Args:
+        program: the program.
+        transforms: the transforms, applied in order.
+        plans: where what takes long to derive is kept, and looked for.
 
     Raises:
         ArgumentError, ShapeError, NotDifferentiableError: a transform does not fit.
     """
+    if plans is not None and len(program.equations) >= LEAST_EQUATIONS:
+        key = ("program", program.digest, *map(repr, transforms))
+        return _find_or_make(plans, key, lambda: Derived.of(derive(program, transforms), (), ()), has_tape=False).make_program()
     for transform in transforms:
         program = apply(program, transform)
     return program
@@ -138,13 +148,18 @@ def compile(
 
 def _derive_or_find(program: Program, outputs: Sequence[Output], plans: Plans | None) -> Derived:
     """Return what is derived of a program, from the folder where it is there; what took long is kept in it."""
-    key = () if plans is None else (program.digest, *map(repr, outputs))
-    found = None if plans is None else find(plans, key)
+    if plans is None:
+        return _derive_outputs(program, outputs)
+    return _find_or_make(plans, (program.digest, *map(repr, outputs)), lambda: _derive_outputs(program, outputs), has_tape=True)
+
+
+def _find_or_make(plans: Plans, key: Sequence[str], make: Callable[[], Derived], *, has_tape: bool) -> Derived:
+    found = find(plans, key)
     if found is None:
         began = time.perf_counter()
-        found = _derive_outputs(program, outputs)
-        if plans is not None and time.perf_counter() - began > LONG_SECONDS:
-            keep(plans, key, found)
+        found = make()
+        if time.perf_counter() - began > LONG_SECONDS:
+            keep(plans, key, found, has_tape=has_tape)
     return found
 
 

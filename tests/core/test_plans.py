@@ -160,6 +160,18 @@ def test_other_outputs_and_other_versions_are_other_plans(kept, monkeypatch):
     assert len(files(kept)) == 3
 
 
+@pytest.mark.usefixtures("everything_is_long")
+def test_what_is_derived_within_a_function_is_kept_too(kept, monkeypatch):
+    program = gw.trace(steps, np.ones(3))
+    expected = engine.derive(program, GRADIENT.transforms, kept)
+    assert len(files(kept)) == 1
+    monkeypatch.setattr(engine, "apply", None)
+    assert engine.derive(program, GRADIENT.transforms, kept).digest == expected.digest
+    monkeypatch.undo()
+    engine.derive(gw.trace(np.sin, np.ones(3)), (Transform("jvp"),), kept)  # so short that it is not looked for
+    assert len(files(kept)) == 1
+
+
 # -- files ---------------------------------------------------------------------------------------------------------------------
 
 

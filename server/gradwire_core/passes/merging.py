@@ -29,7 +29,7 @@ def merge_contractions(program: Program) -> Program:
     if not merged:
         return program
     builder = Builder()
-    known: dict[Operand, Value] = {var: builder.input(var.type) for var in program.inputs}
+    known: dict[Operand, Value] = dict(zip(program.inputs, builder.repeat_inputs(program), strict=True))
     gone = {equation for tree in merged.values() for equation in tree.equations}
     for equation in program.equations:
         tree = merged.get(equation)
@@ -38,7 +38,7 @@ def merge_contractions(program: Program) -> Program:
             known[equation.results[0]] = builder.emit(tree.primitive, operands, {"subscripts": tree.subscripts})[0]
         elif equation not in gone:
             operands = [builder.resolve(operand, known) for operand in equation.operands]
-            known.update(zip(equation.results, builder.emit(equation.primitive, operands, equation.params), strict=True))
+            known.update(zip(equation.results, builder.repeat(equation, operands), strict=True))
     return builder.build([builder.resolve(operand, known) for operand in program.outputs])
 
 
