@@ -199,8 +199,8 @@ class Builder:
 
     def _emit_new(self, primitive: Primitive, operands: tuple[Operand, ...], params: Params) -> tuple[Value, ...]:
         types = primitive.infer(*[operand.type for operand in operands], **params)
-        for type in types:
-            if type.shape:
+        if not primitive.is_elementwise:  # of which the results have the shape of the operands
+            for type in types:
                 check_bounds(primitive.name, type)
         if _are_literals(operands) and self._is_foldable(operands, types):
             return self._fold(primitive, operands, params)

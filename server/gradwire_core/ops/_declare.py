@@ -116,10 +116,16 @@ class Elementwise:
 
     def _are_alike(self, first: Value, operands: Sequence[Any]) -> bool:
         """Whether operands need neither promotion nor broadcasting: the common case, met once for each equation."""
-        alike = len(operands) == self.primitive.arity
+        builder, kind = first.builder, first.operand.type
+        if kind.dtype not in self._direct or len(operands) != self.primitive.arity:
+            return False
         for item in operands[1:]:
-            alike = alike and type(item) is Value and item.builder is first.builder and item.type == first.type
-        return alike and first.type.dtype in self._direct
+            if type(item) is not Value or item.builder is not builder:
+                return False
+            other = item.operand.type
+            if other is not kind and other != kind:
+                return False
+        return True
 
     def _emit(self, builder: Builder, operands: Sequence[Any]) -> Value:
         if len(operands) != self.primitive.arity:

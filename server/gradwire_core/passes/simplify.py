@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.passes.rules import RULES
+from gradwire_core.passes.rules import RULES, Rule
 from gradwire_core.program import Equation, Operand, Program
 
 
@@ -15,12 +15,16 @@ def simplify(program: Program) -> Program:
     known: dict[Operand, Value] = dict(zip(program.inputs, builder.repeat_inputs(program), strict=True))
     made: dict[Operand, Equation] = {}
     for equation in program.equations:
+        rule = RULES.get(equation.primitive.name)
         operands = [builder.resolve(operand, known) for operand in equation.operands]
-        results = _rewrite(builder, equation, operands, made)
+        if rule is None:
+            results = builder.repeat(equation, operands)
+        else:
+            results = _rewrite(builder, equation, operands, made, rule)
+            if builder.equations:
+                last = builder.equations[-1]
+                made[last.results[0]] = last
         known.update(zip(equation.results, results, strict=True))
-        if builder.equations:
-            last = builder.equations[-1]
-            made[last.results[0]] = last
     return builder.build([builder.resolve(operand, known) for operand in program.outputs])
 
 
@@ -36,14 +40,13 @@ def _is_reducible(program: Program) -> bool:
     return False
 
 
-def _rewrite(builder: Builder, equation: Equation, operands: list[Value], made: dict[Operand, Equation]) -> tuple[Value, ...]:
-    """Return the results of an equation on other operands, after the rules for its primitive."""
+def _rewrite(
+    builder: Builder, equation: Equation, operands: list[Value], made: dict[Operand, Equation], rule: Rule
+) -> tuple[Value, ...]:
+    """Return the results of an equation on other operands, after the rule for its primitive."""
     primitive, params = equation.primitive, equation.params
-    rule = RULES.get(primitive.name)
-    if rule is None:
-        return builder.repeat(equation, operands)
     while True:
-        found = rule(tuple(value.operand for value in operands), params, made)
+        found = rule(tuple([value.operand for value in operands]), params, made)
         if found is None:
             break
         if not isinstance(found, tuple):
