@@ -329,8 +329,8 @@ class Executable:
         return self._make_plan()
 
     def _make_plan(self) -> Plan:
-        given = {"reproducible": self._is_reproducible, "choices": self._derived.choices, "threads": self._threads}
-        planned: Callable[[Program], Plan] = functools.partial(plan_clustered, **given)
+        choices = self._derived.choices
+        planned = functools.partial(plan_clustered, reproducible=self._is_reproducible, choices=choices, threads=self._threads)
         simple = self._derived.make_program()
         return fit(simple, self._max_peak_bytes, planned) if self._max_peak_bytes else planned(simple)
 
