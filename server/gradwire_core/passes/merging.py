@@ -48,8 +48,9 @@ def _find(program: Program) -> dict[Equation, _Tree]:
     if not any(equation.primitive.name == "einsum" for equation in made.values()):
         return {}
     uses = Counter([*program.outputs, *[operand for equation in program.equations for operand in equation.operands]])
+    outputs = set(program.outputs)
     inner: dict[Operand, Equation] = {
-        result: equation for result, equation in made.items() if uses[result] == 1 and result not in program.outputs
+        result: equation for result, equation in made.items() if uses[result] == 1 and result not in outputs
     }
     merged: dict[Equation, _Tree] = {}
     gone: set[Equation] = set()
