@@ -53,6 +53,16 @@ def lost(details: str) -> Ended:
     return Ended(grpc.StatusCode.UNAVAILABLE, details)
 
 
+def is_lost(error: Any) -> bool:
+    """Whether a failure of which no server of gradwire told is one of the way there, so that the request may be sent again.
+
+    Where a replica dies behind a proxy, the connection to the proxy stands: it cuts the call off, or answers in its own words.
+    """
+    code = error.code()
+    is_cut_off = code is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
+    return is_cut_off or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
+
+
 class Failures:
     """Tells what failures mean, to the clients of a target."""
 
@@ -79,6 +89,8 @@ class Failures:
                 found.metadata["retry_after_s"] = _pushback_s(trailers[PUSHBACK_KEY])
             return found
         code, details = error.code(), error.details() or ""
+        if is_lost(error):
+            return self.unreachable(details, attempts, elapsed_s)
         if code in _TRANSPORT:
             return _TRANSPORT[code](self, details, attempts, elapsed_s)
         text = f"{self.target}: needed an answer of gradwire, got {code.name} ({details}); look into the server's log"
@@ -122,7 +134,6 @@ class Failures:
 
 
 _TRANSPORT: dict[grpc.StatusCode, Callable[[Failures, str, int, float], GradwireError]] = {
-    grpc.StatusCode.UNAVAILABLE: Failures.unreachable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Failures.late,
     grpc.StatusCode.CANCELLED: Failures.cancelled,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Failures.too_large,

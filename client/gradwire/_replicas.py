@@ -47,6 +47,7 @@ class Replica:
         arriving: the names of tensors on their way to it.
         has_streams: whether it takes requests over streams, as far as is known.
         has_tensors: whether it stores tensors, as far as is known.
+        has_answered: whether it was there once.
     """
 
     def __init__(self, address: str) -> None:
@@ -56,6 +57,7 @@ class Replica:
         self.arriving: set[str] = set()
         self.has_streams = True
         self.has_tensors = True
+        self.has_answered = False
         self._rests_until_s = 0.0
         self._left_s = -math.inf
 

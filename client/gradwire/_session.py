@@ -9,7 +9,7 @@ drive it over channels.
          |--> PROGRAM_MISSING --> inline ---|      once a call and replica; unseen by the user
          '--> TENSOR_MISSING --> stored ----'      once, then sent as data
     OVERLOADED, DRAINING --> pause --> again       while the call's time and the client's budget of repetitions last
-    no answer at all     --> pause --> again       for `unreachable_s`, then UnreachableError
+    no answer at all     --> pause --> again       for `unreachable_s` since the server was there, then UnreachableError
     no streams there     --> a call of its own     the replica is older, or something between does not let streams through
 
 Each attempt goes to the replica whose turn it is; where another one does not rest, at once.
@@ -29,7 +29,7 @@ from typing import Any
 import grpc
 
 from gradwire._config import ClientConfig
-from gradwire._failures import DETAILS_KEY, Ended, Failures
+from gradwire._failures import DETAILS_KEY, Ended, Failures, is_lost
 from gradwire._repeats import Kept, Repeats
 from gradwire._replicas import KNOWN_LIMIT, Replica, Replicas
 from gradwire._streams import CHUNK_BYTES, Reply, TensorWriter, encode_input, slices
@@ -178,6 +178,7 @@ class _Call:
         inlined: the replicas that got the program inline.
         stored: what was stored for it, and where.
         is_alone: whether it shall share no stream with others.
+        silent_s: since when nobody answers it; None if nobody was missing yet.
     """
 
     deadline_s: float
@@ -188,6 +189,7 @@ class _Call:
     inlined: set[Replica] = field(default_factory=set)
     stored: set[tuple[Replica, str]] = field(default_factory=set)
     is_alone: bool = False
+    silent_s: float | None = None
 
 
 class Session:
@@ -344,7 +346,9 @@ class Session:
             if self._mends(call, replica, answer, error):
                 attempts -= 1
                 continue
-            pause_s = self._pause(error, attempts, began_s)
+            if isinstance(error, errors.UnreachableError) and call.silent_s is None:
+                call.silent_s = time.monotonic() if replica is not None and replica.has_answered else began_s
+            pause_s = self._pause(call, replica, error, attempts)
             if pause_s is None or time.monotonic() + pause_s > call.deadline_s:
                 raise error from answer if isinstance(answer, BaseException) else None
             pause_s = yield from self._turn_away(replica, error, pause_s)
@@ -371,8 +375,10 @@ class Session:
     def _note(self, call: _Call, replica: Replica | None) -> None:
         """Note an answer."""
         self._budget = min(self._budget + BUDGET_EARNED, BUDGET_START)
-        if call.program is not None and replica is not None:
-            replica.programs.add(f"programs/{call.program.digest}")
+        if replica is not None:
+            replica.has_answered = True
+            if call.program is not None:
+                replica.programs.add(f"programs/{call.program.digest}")
 
     def _mends(self, call: _Call, replica: Replica | None, answer: Any, error: GradwireError) -> bool:
         """Whether the request is answered if it is sent there again in another way, which is done by noting why."""
@@ -394,11 +400,13 @@ class Session:
         call.is_alone = True
         return True
 
-    def _pause(self, error: GradwireError, attempts: int, began_s: float) -> float | None:
+    def _pause(self, call: _Call, replica: Replica | None, error: GradwireError, attempts: int) -> float | None:
         """Return the seconds to wait before a request is repeated; None where it is not."""
         pause_s: float = min(self.config.retry_first_s * 2 ** (attempts - 1), PAUSE_LIMIT_S) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
-        if isinstance(error, errors.UnreachableError):
-            left_s = began_s + self.config.unreachable_s - time.monotonic()
+        if call.silent_s is not None and isinstance(error, errors.UnreachableError):
+            if any(item is not replica and not item.is_resting for item in self.replicas):
+                return 0.0  # however long this one was silent
+            left_s = call.silent_s + self.config.unreachable_s - time.monotonic()
             return min(pause_s, left_s) if left_s > 0 else None
         if (
             not isinstance(error, (errors.OverloadedError, errors.DrainingError))
@@ -473,7 +481,7 @@ def _is_of_stream(answer: Any) -> bool:
     if not isinstance(answer, grpc.RpcError) or isinstance(answer, Ended):
         return False
     is_told = DETAILS_KEY in dict[Any, Any](answer.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs
-    return not is_told and answer.code() is not grpc.StatusCode.UNAVAILABLE
+    return not is_told and not is_lost(answer)
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------------

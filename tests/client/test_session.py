@@ -256,6 +256,46 @@ def test_an_unreachable_server_is_tried_again_for_a_while(monkeypatch):
     assert caught.value.metadata == {"target": "server:1", "attempts": str(len(sends))}
 
 
+@pytest.mark.parametrize("settings", [{}, {"sessions": False}], ids=["session", "calls"])
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        ("INTERNAL", "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))"),
+        ("UNKNOWN", "exceeded request buffer limit while retrying upstream"),
+    ],
+)
+def test_what_stands_between_may_cut_a_call_off(code, details, settings):
+    """As Envoy does when the replica behind it is gone: the request is sent again as it was, not by a call of its own."""
+    cut = Failure(getattr(grpc.StatusCode, code), details)
+    steps, result = talk(session(**settings).run(task()), cut, cut, answer(X))
+    assert [type(step) for step in steps] == [Sent, Pause, Sent, Pause, Sent]
+    assert len({step.method for step in steps if isinstance(step, Sent)}) == 1
+    np.testing.assert_array_equal(result, X)
+    _, error = talk(session(unreachable_s=1e-9, **settings).run(task()), cut)
+    assert type(error) is gw.UnreachableError
+    assert details in error.message
+
+
+def test_a_server_that_answered_and_is_lost_late_is_asked_again(monkeypatch):
+    """How long the call took until then says nothing of whether anybody is there."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    here = session(unreachable_s=3.0)
+    talk(here.run(task()), answer(X))
+    conversation = here.run(task())
+    conversation.send(None)
+    clock[0] += 20.0
+    lost = Ended(grpc.StatusCode.UNAVAILABLE, "reset")
+    assert isinstance(conversation.send(lost), Pause)
+    clock[0] += 2.9
+    assert isinstance(conversation.send(None), Send)
+    assert isinstance(conversation.send(lost), Pause)
+    clock[0] += 0.2
+    assert isinstance(conversation.send(None), Send)
+    with pytest.raises(gw.UnreachableError):
+        conversation.send(lost)
+
+
 def test_a_call_past_its_deadline_ends(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
@@ -503,6 +543,18 @@ def test_a_lost_replica_is_left_at_once_and_until_it_is_found():
         assert here.run(task()).send(None).replica is second.replica
     first.replica.wake()
     assert {here.run(task()).send(None).replica for _ in range(2)} == {first.replica, second.replica}
+
+
+def test_another_replica_is_asked_however_long_the_first_was_silent(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    conversation = session(TWO, unreachable_s=3.0).run(task())
+    first = conversation.send(None)
+    clock[0] += 10.0
+    assert isinstance(conversation.send(Ended(grpc.StatusCode.UNAVAILABLE, "timed out")), Probe)
+    assert conversation.send(None).replica is not first.replica
+    with pytest.raises(gw.UnreachableError):
+        conversation.send(Ended(grpc.StatusCode.UNAVAILABLE, "timed out"))
 
 
 def test_a_draining_replica_is_left_at_once():
