@@ -232,7 +232,7 @@ def test_methods_see_their_object_and_its_class(monkeypatch):
     "hidden",
     [np.random.default_rng(0), np.random.default_rng(0).normal, iter([1.0]), (item for item in [1.0]), itertools.count(), sys.stdin,
      memoryview(b"ab"), np.array([None])],
-    ids=str,
+    ids=lambda hidden: type(hidden).__name__,
 )  # fmt: skip
 def test_what_cannot_be_verified_is_not_trusted(hidden):
     function, _ = closure_over(hidden)
