@@ -9,8 +9,8 @@ help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
 demo: .venv/.server ## start a server and tour its derivatives, each beside its closed form
 	@$(bin)/python -m gradwire.demo
-test: .venv/.server,test ## run the tests; ARGS="-k chain" narrows them
-	@$(bin)/python -m pytest -q $(ARGS)
+test: .venv/.server,test ## run the tests, two files at a time; ARGS="-k chain" narrows them, ARGS="-n 0" runs one at a time
+	@$(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
 check: .venv/.server,check ## lint, format, types, import contracts, protos: changes nothing
 	@$(bin)/ruff check && $(bin)/ruff format --check && $(bin)/mypy && $(bin)/lint-imports
 	@$(bin)/buf lint proto && $(bin)/buf format proto --diff --exit-code
@@ -24,7 +24,7 @@ docs: .venv/.server ## regenerate the pages of docs/ that are made from the code
 	@$(bin)/python docs/generate.py
 image: ## build the image of the server
 	@deploy/build
-containers: .venv/.server,test,containers ## test image, compose file and chart; starts a container engine where none answers
+containers: .venv/.server,test,containers ## test image, compose file, chart and replicas; starts a container engine where none answers
 	@.ci/tools && .ci/engine $(bin)/python -m pytest -q tests/containers $(ARGS)
 lock: .venv/bin/python ## choose the packages of the images again, with their hashes
 	@$(bin)/python deploy/lock.py

@@ -56,9 +56,12 @@ def lost(details: str) -> Ended:
 def is_lost(error: Any) -> bool:
     """Whether a failure of which no server of gradwire told is one of the way there, so that the request may be sent again.
 
-    Where a replica dies behind a proxy, the connection to the proxy stands: it cuts the call off, or answers in its own words.
+    Where a replica dies behind a proxy, the connection to the proxy stands: it cuts the call off, or answers in its own words. A
+    server that ends cancels what arrives at its last moment; what was cancelled here is an `Ended`.
     """
     code = error.code()
+    if code is grpc.StatusCode.CANCELLED:
+        return not isinstance(error, Ended)
     is_cut_off = code is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
     return is_cut_off or code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
 

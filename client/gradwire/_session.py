@@ -481,7 +481,7 @@ def _is_of_stream(answer: Any) -> bool:
     if not isinstance(answer, grpc.RpcError) or isinstance(answer, Ended):
         return False
     is_told = DETAILS_KEY in dict[Any, Any](answer.trailing_metadata() or ())  # type: ignore[arg-type]  # pairs
-    return not is_told and not is_lost(answer)
+    return not is_told and (not is_lost(answer) or answer.code() is grpc.StatusCode.CANCELLED)
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------------

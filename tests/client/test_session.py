@@ -216,7 +216,7 @@ def test_every_other_error_is_raised_at_once_as_what_it_was(kind):
             gw.DeadlineError,
             "server:1: needed an answer within 60 s, got none; raise timeout_s or ask for less",
         ),
-        ("CANCELLED", gw.CancelledError, "server:1: the call was cancelled"),
+        ("CANCELLED", gw.UnreachableError, "needed a gradwire server, got no connection in 1 try"),
         ("RESOURCE_EXHAUSTED", gw.LimitError, "needed messages of at most 67108864 bytes"),
         ("UNIMPLEMENTED", gw.UnreachableError, "needed a gradwire server, got an answer of something else (odd)"),
         ("UNAUTHENTICATED", gw.UnauthenticatedError, "needed valid credentials"),
@@ -274,6 +274,15 @@ def test_what_stands_between_may_cut_a_call_off(code, details, settings):
     _, error = talk(session(unreachable_s=1e-9, **settings).run(task()), cut)
     assert type(error) is gw.UnreachableError
     assert details in error.message
+
+
+@pytest.mark.parametrize("settings", [{}, {"sessions": False}], ids=["session", "calls"])
+def test_a_call_that_nobody_here_cancelled_is_asked_again(settings):
+    """A server that ends cancels what arrives at its last moment."""
+    cancelled = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
+    steps, result = talk(session(**settings).run(task()), cancelled, cancelled, answer(X))
+    assert steps[-1].method is EVALUATE
+    np.testing.assert_array_equal(result, X)
 
 
 def test_a_server_that_answered_and_is_lost_late_is_asked_again(monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 
 import pytest
 
@@ -23,16 +24,21 @@ def missing(what):
 
 @pytest.fixture(scope="session")
 def needs():
-    """Give a Python package, or the path of a command, or skip."""
+    """Give a Python package, or the path of a command, or ask for the rights of root; or skip."""
 
     def find(name, kind="command"):
         if kind == "package":
             if _IS_EXPECTED:
                 return __import__(name)
             return pytest.importorskip(name, reason=f"needs the package {name}, which is not here: make containers")
+        if kind == "right":
+            if os.geteuid():
+                pytest.skip(f"needs {name}: make containers, as root")
+            return _IS_EXPECTED or missing(name)
         if name == "helm" and (ROOT / ".cache" / "helm").exists():
             return str(ROOT / ".cache" / "helm")
-        return shutil.which(name) or missing(f"the command {name}")
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        return shutil.which(name, path=path) or missing(f"the command {name}")
 
     return find
 

@@ -42,9 +42,16 @@ def document(needs):
 
 
 class Project:
-    """The services of the compose file, under a name of their own."""
+    """The services of the compose file, under a name of their own.
 
-    def __init__(self, engine, program):
+    Args:
+        engine: the engine.
+        program: what reads the file.
+        more: what is added to the file.
+    """
+
+    def __init__(self, engine, program, more=""):
+        self._more = more and ["--file", "docker-compose.yml", "--file", str(more)]
         self.name = f"gradwire-{uuid.uuid4().hex[:8]}"
         self.network = f"{self.name}_default"
         self._engine = engine
@@ -52,7 +59,7 @@ class Project:
 
     def run(self, *arguments, port="", image="gradwire"):
         """Run the program; replicas are published on free ports, unless one is told."""
-        command = [*self._program, "--project-directory", str(ROOT), "--project-name", self.name, *arguments]
+        command = [*self._program, *self._more, "--project-directory", str(ROOT), "--project-name", self.name, *arguments]
         environ = os.environ | {"GRADWIRE_PORT": port, "GRADWIRE_IMAGE": image}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environ)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -77,6 +84,17 @@ class Project:
 def project(engine, image):
     (program, *_) = programs()
     found = Project(engine, program)
+    yield found
+    found.run("down", "--volumes", "--timeout", "5")
+
+
+@pytest.fixture
+def eager(engine, image, tmp_path):
+    """The same, but its replicas are asked for their health more often, so that a test waits for what it needs and no longer."""
+    (program, *_) = programs()
+    more = tmp_path / "eager.yml"
+    more.write_text("services: {server: {healthcheck: {interval: 2s}}}\n")
+    found = Project(engine, program, more)
     yield found
     found.run("down", "--volumes", "--timeout", "5")
 
@@ -147,9 +165,9 @@ def test_the_harness_finds_every_objective_met_from_within_and_from_without(proj
     assert calls_of(replica) > 0
 
 
-def test_calls_are_shared_among_replicas_and_one_is_killed_without_a_failed_call(project, run):
-    first, second = project.up(2)
-    with LoadWithin(run, project.network, TARGET) as load:
+def test_calls_are_shared_among_replicas_and_one_is_killed_without_a_failed_call(eager, run):
+    first, second = eager.up(2)
+    with LoadWithin(run, eager.network, TARGET) as load:
         load.more()
         assert min(calls_of(first), calls_of(second)) > 0
         second.kill()
@@ -159,21 +177,21 @@ def test_calls_are_shared_among_replicas_and_one_is_killed_without_a_failed_call
         load.more()
 
 
-def test_replicas_are_restarted_one_by_one_without_a_failed_call(project, run):
-    replicas = project.up(2)
-    with LoadWithin(run, project.network, TARGET) as load:
+def test_replicas_are_restarted_one_by_one_without_a_failed_call(eager, run):
+    replicas = eager.up(2)
+    with LoadWithin(run, eager.network, TARGET) as load:
         for replica in replicas:
             replica.restart()
             load.more()
 
 
-def test_an_upgrade_fails_no_call_and_a_client_of_another_version_is_told_why(engine, image, project, run):
+def test_an_upgrade_fails_no_call_and_a_client_of_another_version_is_told_why(engine, image, eager, run):
     """Replicas of a newer image are added, then the old ones are stopped; both refuse what neither knows, and go on."""
-    old = project.up(2)
+    old = eager.up(2)
     engine.client.images.get(image).tag(NEXT)
     stranger = pb.EvaluateRequest.FromString(UNHEARD_OF)
-    with LoadWithin(run, project.network, TARGET) as load:
-        every = project.up(4, image=NEXT, options=["--no-recreate"])
+    with LoadWithin(run, eager.network, TARGET) as load:
+        every = eager.up(4, image=NEXT, options=["--no-recreate"])
         for replica in every:
             error = refusal(replica.address, stranger)
             assert type(error) is ArgumentError
@@ -182,7 +200,7 @@ def test_an_upgrade_fails_no_call_and_a_client_of_another_version_is_told_why(en
             assert replica.stop() == 0
             replica.remove()
             load.more()
-        assert len(project.replicas()) == 2
+        assert len(eager.replicas()) == 2
         load.more()
 
 

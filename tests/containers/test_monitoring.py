@@ -57,6 +57,18 @@ def test_every_alert_is_tested_both_ways_and_says_what_to_do(needs):
         assert rule["labels"]["severity"] in {"critical", "warning"}
 
 
+def test_the_page_says_of_every_metric_and_every_alert_what_to_do(needs, told):
+    yaml = needs("yaml", "package")
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert all(len(row) == 3 and all(row) for row in rows)
+    said = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    rules = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+    metrics = {re.sub("_(bucket|count|sum)$", "", name) for name in told if not name.endswith("_created")}
+    assert said == metrics | {rule["alert"] for rule in rules if "alert" in rule}
+
+
 def test_a_rule_that_is_wrong_fails_its_test(needs, tmp_path):
     for path in FOLDER.glob("rules*.yml"):
         (tmp_path / path.name).write_text(path.read_text().replace("avg by (job) (gradwire_queue_length) > 16", "vector(1) < 0"))

@@ -1,0 +1,116 @@
+"""Two replicas beside one: how many more requests are answered, when each may use half a core and the generator has one of its own.
+
+Replicas are containers of the image `gradwire` on the first core, which the engine lets have half of it each; the generator runs on
+the others. Requests are values and gradients of option prices in a closed loop, which reach both replicas in turn. One replica, the
+other, and both are measured by turns, since machines are not equally fast all the time.
+
+    make image && .venv/bin/python bench/replicas.py
+    .ci/engine sh -c 'deploy/build && .venv/bin/python bench/replicas.py'     where no engine answers
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+DOCKER = os.environ.get("DOCKER", "docker")
+AT_LEAST = 1.8
+IN_FLIGHT = 16
+PORT = 50051
+PATIENCE_S = 120
+SCENARIO = """title = "Replicas"
+mode = "unary"
+warmup_s = 2
+check = 0
+slo = "errors=0"
+arrivals = { kind = "closed", in_flight = 16 }
+
+[[mix]]
+name = "gradient"
+program = "black_scholes"
+sizes = { quotes = 500 }
+want = ["value", "grad"]
+"""
+ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+
+
+def docker(*arguments: str) -> str:
+    """Run the client of the engine; return what it printed."""
+    return subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def obstacle() -> str:
+    """What keeps this from being measured here; empty if nothing does."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        return f"two cores, got {len(cores)}"
+    if shutil.which(DOCKER) is None or subprocess.run([DOCKER, "info"], capture_output=True, check=False).returncode:
+        return "a container engine, got none that answers"
+    if not docker("images", "-q", "gradwire"):
+        return "the image gradwire, got none: make image"
+    return ""
+
+
+@contextlib.contextmanager
+def replica(core: int, share: float) -> Iterator[str]:
+    """Run a replica on a core, of which it may have a share; yield where it serves."""
+    bounds = ["--cpus", str(share), "--cpuset-cpus", str(core), "--memory", "1g"]
+    name = docker("run", "--detach", *bounds, "--health-interval", "1s", "gradwire", "--workers", "1", "--spare-workers", "0")
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
+            if time.monotonic() > end_s:
+                sys.exit(f"needed a healthy replica, got: {docker('logs', name)}")
+            time.sleep(0.2)
+        yield f"{docker('inspect', '--format', ADDRESS, name)}:{PORT}"
+    finally:
+        docker("rm", "--force", name)
+
+
+def rate(addresses: list[str], seconds: float, folder: Path) -> float:
+    """Return the requests a second that replicas answer, so many being under way at each."""
+    path, scenario = folder / "result.json", folder / "replicas.toml"
+    scenario.write_text(SCENARIO)
+    command = [sys.executable, "-m", "gradwire", "load", "run", str(scenario), "--target", f"ipv4:{','.join(addresses)}"]
+    command += ["--in-flight", str(IN_FLIGHT * len(addresses)), "--duration", str(seconds), "--quiet", "--json", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return float(json.loads(path.read_text())["requests"]["answered_per_s"])
+
+
+def main() -> None:
+    """Measure, and print the ratio; exit with 1 if it is too small."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3, help="of measurements (default: 3)")
+    parser.add_argument("--share", type=float, default=0.5, help="of a core that each replica may have (default: 0.5)")
+    options = parser.parse_args()
+    found = obstacle()
+    if found:
+        print(f"not measured: needed {found}")
+        return
+    first, *others = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others)  # and so of all that is started here; containers are started by the engine
+    ones: list[float] = []
+    twos: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, replica(first, options.share) as a, replica(first, options.share) as b:
+        for each in range(options.rounds):
+            ones += [rate([a], options.seconds, Path(folder)), rate([b], options.seconds, Path(folder))]
+            twos.append(rate([a, b], options.seconds, Path(folder)))
+            print(f"round {each + 1}: one {ones[-2]:.0f} and {ones[-1]:.0f}, both {twos[-1]:.0f} requests a second", flush=True)
+    ratio = statistics.median(twos) / statistics.median(ones)
+    print(f"two replicas of {options.share:g} core answer {ratio:.2f} x the requests of one; at least {AT_LEAST} is wanted")
+    sys.exit(ratio < AT_LEAST)
+
+
+if __name__ == "__main__":
+    main()
