@@ -77,6 +77,11 @@ def measure(server: servers.Running, case: str, way: str, seconds: float, folder
     return Row(case, way, (sum(taken.values()) - workers_ms) / count, workers_ms / count)
 
 
+def median(rows: list[Row]) -> Row:
+    """Return the row in the middle."""
+    return sorted(rows, key=lambda row: row.per_core)[len(rows) // 2]
+
+
 def memory(server: servers.Running) -> tuple[float, float]:
     """Return what the front end and a worker hold, in megabytes."""
     workers = [servers.proportional_bytes(pid) for pid in server.worker_pids]
@@ -88,12 +93,17 @@ def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default: 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: 3)")
     options = parser.parse_args()
     arguments = ("--workers", "2", "--spare-workers", "0")
     with tempfile.TemporaryDirectory() as folder, servers.gradwire(*arguments) as server:
         print("| MB, proportional | front end | a worker |\n|---|---|---|")
         print("| at rest | {:.0f} | {:.0f} |".format(*memory(server)))
-        rows = [measure(server, case, way, options.seconds, Path(folder)) for case in CASES for way in MODES]
+        rows = [
+            median([measure(server, case, way, options.seconds, Path(folder)) for _ in range(options.rounds)])
+            for case in CASES
+            for way in MODES
+        ]
         print("| after all of what follows | {:.0f} | {:.0f} |\n".format(*memory(server)))
     print("| request | by | front end, ms | workers, ms | requests/s a core |\n|---|---|---|---|---|")
     for row in rows:

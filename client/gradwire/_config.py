@@ -21,7 +21,7 @@ class ClientConfig:
 
     Attributes:
         timeout_s: seconds that a call may take, its retries included; a call past them raises DeadlineError.
-        unreachable_s: seconds after which a target that does not answer at all raises UnreachableError.
+        unreachable_s: seconds after which a target that does not answer at all, or no longer, raises UnreachableError.
         retry_count: how often one call is repeated while the server is overloaded or draining.
         retry_first_s: seconds before the first repetition; each further one waits twice as long, up to 2 s, with jitter.
         message_max_bytes: the largest message sent or received, in bytes.
