@@ -9,7 +9,7 @@ program to its first answer (traced, derived, planned, compiled, run), less a wa
 
 from __future__ import annotations
 
-from _measure import ROUND_MS, SLOW_MS, THREADS, first_call, options, time_once, time_warm  # isort: skip  # sets thread counts first
+from _measure import ROUND_MS, SLOW_MS, THREADS, first_call, options, settle, time_once, time_warm  # isort: skip  # sets threads first
 from _peers import flat_arrays, versions  # isort: skip  # limits the peers' threads before they are imported
 
 import json
@@ -29,7 +29,6 @@ from _engine_libraries import LIBRARIES, MISSING, autograd, in_gradwire
 from _engine_workloads import GROUPS, Workload, chain, kepler
 
 import gradwire as gw
-from gradwire._embedded import EMBEDDED
 from gradwire_core.engine import Output, compile
 from gradwire_core.plans import Plans
 from gradwire_core.transforms import Transform
@@ -39,7 +38,6 @@ OURS = "gradwire"
 WORKLOAD_MS = 3000.0
 ROUNDS = 9
 COLD_RUNS = 3
-SETTLING_CALLS, SETTLING_S = 150, 20.0
 
 
 @dataclass(frozen=True)
@@ -105,25 +103,6 @@ def in_turns(calls: dict[str, Callable[[], Any]], spent: dict[str, float]) -> di
     return {name: statistics.median(times) for name, times in found.items()}
 
 
-def settle(calls: dict[str, Callable[[], Any]]) -> None:
-    """Call gradwire until nothing is compiled any more: long programs are, chunk by chunk, as they are called."""
-    for name in (OURS, "value"):
-        began = time.perf_counter()
-        for _ in range(SETTLING_CALLS if name in calls else 0):
-            calls[name]()
-            if time.perf_counter() - began > SETTLING_S:
-                break
-        while name in calls and not _is_native_idle():
-            time.sleep(0.1)
-            calls[name]()
-
-
-def _is_native_idle() -> bool:
-    """Whether the native tier, where there is one, has compiled all it was asked for."""
-    tier = EMBEDDED._cache._tier  # what no caller needs
-    return tier is None or tier.is_idle
-
-
 def makers(workload: Workload) -> dict[str, Callable[[], Callable[[], Any]]]:
     """Return, for each library, what makes a call of a new program."""
 
@@ -152,7 +131,9 @@ def measure(workload: Workload) -> Result:
         library = in_gradwire()
         calls["value"] = library.prepare(library.evaluate(workload.value(library)), workload.arrays)
         calls["value"]()
-    settle(calls)
+    for name in (OURS, "value"):
+        if name in calls:
+            settle(calls[name])
     spent = {name: time_once(call, 1) for name, call in calls.items()}
     spent = {name: time_once(call, 1) if spent[name] < SLOW_MS else spent[name] for name, call in calls.items()}
     warm = in_turns(calls, spent)

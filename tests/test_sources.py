@@ -19,8 +19,10 @@ from gradwire_core.kernels import cluster, floats
 from gradwire_core.kernels import source as kernels_source
 from gradwire_core.kernels.numbers import Numbers
 from gradwire_core.kernels.tape import expand
+from gradwire_core.native import compiler
 from gradwire_core.native.instructions import TEMPLATES as INSTRUCTIONS
-from gradwire_core.native.loops import TEMPLATES, Loops
+from gradwire_core.native.loops import Loops
+from gradwire_core.native.templates import POWERS, TEMPLATES
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Equation, Program, Var
 from gradwire_core.types import TensorType
@@ -202,37 +204,54 @@ def test_the_sources_of_clusters_are_made_of_templates_and_integers(generated, m
     assert not any("12345" in text for text in generated)
 
 
-def test_the_sources_of_loops_are_made_of_templates_and_integers():
-    x, row = np.ones((4, 5)), np.ones(5)
-    program = gw.trace(lambda x, row: (np.sin(x) * 12345.5 + row, np.sum(np.exp(x * row), axis=0)), x, row)
-    sources = []
-    Loops(program, lambda source, signature: sources.append(source))
-    (text,) = sources
-    words = set(re.findall(r"[a-z_]+", "".join(template.text for template in TEMPLATES.values())))
-    words |= {
-        "run",
-        "range",
-        "min",
-        "empty",
-        "total",
-        "bad",
-        "start",
-        "count",
-        "part",
-        "before",
-        "after",
-        "rest",
-        "j",
-        "largest_angle",
-    }
+_WORDS = {
+    "run",
+    "range",
+    "min",
+    "empty",
+    "zeros",
+    "total",
+    "add_finite",
+    "bad",
+    "begin",
+    "count",
+    "part",
+    "before",
+    "after",
+    "rest",
+}
+_WORDS |= {"rest", "j", "U", "largest_angle"}
+_CALLING = {"run", "row_major", "empty", "zeros", "bool_", "item", "reshape", "transpose", "flags", "num"}
+
+
+def check_loops(text, words, numbered, attributes=()):
+    """Check that a source of loops holds templates and numbers alone."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Name, ast.arg)):
             name = node.id if isinstance(node, ast.Name) else node.arg
-            assert name in words or re.fullmatch(r"[nxvaotci]\d+_?", name), name
+            assert name in words or re.fullmatch(numbered, name), name
         elif isinstance(node, ast.Constant):
-            assert type(node.value) is int or node.value in {0.0, 1.0, -1.0}
+            assert node.value is None or type(node.value) in {int, bool} or node.value in {0.0, 1.0, -1.0}
+        elif isinstance(node, ast.Attribute):
+            assert node.attr in attributes
         else:
-            assert not isinstance(node, (ast.Attribute, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
+            assert not isinstance(node, (ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Lambda, ast.Global)), node
+
+
+def test_the_sources_of_loops_are_made_of_templates_and_integers(monkeypatch):
+    def function(x, row):
+        padded = np.pad(x[:, 1:], ((0, 0), (0, 1))) * x
+        return np.sin(x) * 12345.5 + row > 1.0, np.sum(np.exp(x * row) ** 1.5, axis=0), padded
+
+    sources, calls = [], []
+    monkeypatch.setattr(compiler, "make_call", lambda text, bound: calls.append(text))
+    program = gw.trace(function, np.ones((4, 5)), np.ones(5))
+    Loops(program, lambda source, signature: sources.append(source), ((1, 0), (1, 0), (0,)))
+    (text,), (calling,) = sources, calls
+    written = [*POWERS.values(), *[part for template in TEMPLATES.values() for part in (template.text, template.bad)]]
+    words = _WORDS | set(re.findall(r"[a-z_]+[a-z_0-9]*", "".join(written)))
+    check_loops(text, words, r"[nvaotci]\d+", {"size"})
+    check_loops(calling, _CALLING, r"[kxy]\d+", _CALLING)
 
 
 def of_numbers(x, y):

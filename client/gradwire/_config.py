@@ -118,8 +118,8 @@ class EngineConfig:
     Attributes:
         keep_freed_memory: whether the process keeps freed memory for the next arrays, 512 MiB at most, instead of giving it back to
             the system and asking for it again: large elementwise work is several times as fast.
-        native: whether large clusters of elementwise equations, and programs of few numbers, are compiled once they have run for a
-            while; it needs `gradwire[jit]`, and answers then change in their last bits.
+        native: whether elementwise equations, and programs of few numbers, that have run for a while are compiled where that is
+            faster; it needs `gradwire[jit]`, and answers then change in their last bits.
         cache_folder: where compiled code, derived programs and the calibration of this machine are kept, of this user alone; empty:
             nowhere.
         plan_folder_bytes: the bytes of derived programs that are kept there, so that no other process derives them again; the least

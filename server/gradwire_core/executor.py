@@ -22,9 +22,11 @@ from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.floats import Floats
+from gradwire_core.kernels.fusion import is_promising
 from gradwire_core.kernels.numbers import MACHINE, Contest
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Tape, expand, is_worthwhile
+from gradwire_core.kernels.warming import Native, Warming
 from gradwire_core.native.tier import Tier
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
@@ -45,7 +47,7 @@ class Executor:
 
     Args:
         plan: what to run.
-        tier: compiles clusters that run long; not for plans that must give the same bits every time.
+        tier: compiles what runs long; not for plans that must give the same bits every time.
         chooser: chooses what runs clusters before that, for the same plans; without one, NumPy does, on the thread that calls.
 
     Attributes:
@@ -138,7 +140,13 @@ KEYWORD_OUT: Mapping[Kernel, Kernel] = {
 
 
 def bind(equation: Equation, *, symmetric: bool = False, tier: Tier | None = None) -> Kernel:
-    """Return the kernel of an equation as a function of its operands alone; `symmetric` as a step of a plan says."""
+    """Return the kernel of an equation as a function of its operands alone.
+
+    Args:
+        equation: what is computed.
+        symmetric: as a step of a plan says.
+        tier: compiles clusters here and now; None: NumPy computes them.
+    """
     primitive, params = equation.primitive, equation.params
     if _is_scalar(equation):
         return SCALAR_OPERATORS[primitive.name][0]
@@ -162,6 +170,12 @@ def _bind_batch(equation: Equation, tier: Tier | None) -> Kernel:
     return columns if tier is None else tier.take_over_samples(columns.samples, columns)
 
 
+def _kernel_of(step: Step) -> Kernel:
+    """Return the kernel of a step by itself."""
+    kernels = _Kernels()
+    return kernels.bound[kernels.number(step)]
+
+
 def _is_scalar(equation: Equation) -> bool:
     """Whether an operator of Python computes an equation."""
     return equation.primitive.name in SCALAR_OPERATORS and _is_number(equation.operands[0].type)
@@ -171,16 +185,20 @@ def _is_number(type: TensorType) -> bool:
     return not type.shape and type.dtype in (Dtype.FLOAT64, Dtype.FLOAT32)
 
 
-def bind_cluster(equation: Equation, tier: Tier | None = None, chooser: Chooser | None = None) -> Kernel:
-    """Return the kernel of a cluster: what the chooser says, until the tier has compiled it."""
+def bind_cluster(equation: Equation, chooser: Chooser | None = None) -> Kernel:
+    """Return the kernel of a cluster: what the chooser says."""
     body = equation.params["body"]
     assert isinstance(body, Program)
-    kernel = Blocks(body) if chooser is None else chooser.kernel(body)
-    return kernel if tier is None else tier.take_over(body, kernel)
+    return Blocks(body) if chooser is None else chooser.kernel(body)
 
 
 class _Kernels:
     """The bound kernels of a plan: equal ones are bound once.
+
+    Args:
+        tier: compiles what runs long.
+        chooser: chooses what runs clusters.
+        is_native: whether the tier compiles them, here and now.
 
     Attributes:
         tier: compiles what runs long.
@@ -188,9 +206,10 @@ class _Kernels:
         clusters: those of clusters; printed, they tell what runs.
     """
 
-    def __init__(self, tier: Tier | None = None, chooser: Chooser | None = None) -> None:
+    def __init__(self, tier: Tier | None = None, chooser: Chooser | None = None, *, is_native: bool = False) -> None:
         self.tier = tier
         self._chooser = chooser
+        self._is_native = is_native
         self.bound: list[Kernel] = []
         self.clusters: list[Kernel] = []
         self._numbers: dict[Any, int] = {}
@@ -216,7 +235,9 @@ class _Kernels:
     def _bind(self, step: Step) -> Kernel:
         if step.equation.primitive is not CLUSTER:
             return bind(step.equation, symmetric=step.is_symmetric, tier=self.tier)
-        self.clusters.append(bind_cluster(step.equation, self.tier, self._chooser))
+        if self.tier is not None and self._is_native:
+            return Native(step.equation, self.tier)
+        self.clusters.append(bind_cluster(step.equation, self._chooser))
         return self.clusters[-1]
 
 
@@ -256,6 +277,8 @@ def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | N
     run = _compile_steps(plan, kernels)
     if settle is not None:
         run = np.errstate(all="ignore")(run)
+    if tier is not None and settle is not None and is_promising(program):
+        return Warming(plan, run, tier, functools.partial(_compile_native, tier), _kernel_of, settle)
     if tier is None or not is_worthwhile(program, MACHINE):
         return run
     return Contest(tier, lambda: expand(program, MACHINE), run, settle)
@@ -267,6 +290,11 @@ def run_tape(
     """Return a tape as a function of its inputs; its plan is asked for where NumPy has to compute what floats refuse."""
     floats = Floats(tape, lambda: _compile_steps(make_plan()))
     return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
+
+
+def _compile_native(tier: Tier, plan: Plan) -> Runner:
+    """Return a plan as a function of its inputs, with clusters that a tier compiles here and now."""
+    return np.errstate(all="ignore")(_compile_steps(plan, _Kernels(tier, is_native=True)))
 
 
 def _compile_whole(program: Program, tier: Tier | None) -> Runner:

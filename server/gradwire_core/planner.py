@@ -350,6 +350,7 @@ class _Planning:
             self._distrust(operands)
         in_order = [self.homes[item].is_row_major for item in operands if item in self.homes and item.type.ndim > 1]
         is_row_major = any(in_order) or not in_order or not equation.primitive.is_elementwise
+        is_row_major = is_row_major and not equation.params.get("layouts")
         for result in equation.results:
             if is_owned and not result.type.shape:  # numbers share nothing, and their memory is not worth counting
                 self._settle(result, self.numbers, is_writable=False, is_row_major=True)

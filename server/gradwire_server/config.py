@@ -122,8 +122,7 @@ class ServerConfig:
     executable_cache_count: int = setting(1024, "number of compiled programs that each worker keeps")
     native: bool = setting(
         True,
-        "compile large clusters of elementwise equations, and programs of few numbers, that run for long, in the background; "
-        'needs "gradwire[jit]"',
+        'compile elementwise equations, and programs of few numbers, that run for long, in the background; needs "gradwire[jit]"',
     )
     kernels: str = setting(
         "auto",

@@ -79,6 +79,48 @@ def test_operands_in_any_order_of_memory():
     np.testing.assert_array_equal(found, x[::-1, ::-1] * 2.0 + 1.0)
 
 
+def windows(x, y):
+    padded = np.pad(x, ((1, 1), (0, 2))) * 2.0
+    joined = np.concatenate([y[3:], np.exp(y[:2]), y[2:3] * 3.0], axis=0)
+    return padded[2:, 1:-1] + padded[:-2, 2:] - joined[:, ::2] + y[:1, 1::2] + x[:, :1]
+
+
+def test_windows_pads_and_parts_that_are_joined():
+    x, y = RNG.normal(size=(40, 30)), RNG.normal(size=(40, 60))
+    program = cluster(windows, x, y)
+    assert shape_of(cluster(lambda x, y: windows(x, y) * np.sum(x), x, y)) is None  # a sum is needed first
+    (found,) = compiled(program)(x, y)
+    np.testing.assert_allclose(found, interpret(program, [x, y])[0], rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("exponent", [3.0, 2.0, 1.5, 0.5, -0.5, -1.0])
+def test_powers(exponent):
+    special = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-300, 1e300]
+    x = np.concatenate([np.exp(RNG.uniform(-200.0, 200.0, 4000)), -np.exp(RNG.normal(size=100)), special])
+    (found,) = compiled(cluster(lambda x: x**exponent, x))(x)
+    with np.errstate(all="ignore"):
+        exact = np.power(x.astype(np.longdouble), np.longdouble(exponent))
+        needed = exact.astype(np.float64)
+        apart = np.abs(found - exact) / np.spacing(np.abs(needed))
+    is_finite = np.isfinite(needed) & np.isfinite(found)
+    assert np.max(apart[is_finite]) <= 2.0
+    np.testing.assert_array_equal(found[~is_finite], needed[~is_finite])
+
+
+def test_operands_that_may_not_be_written_to():
+    x = RNG.normal(size=(30, 30))
+    x.flags.writeable = False
+    (found,) = compiled(cluster(lambda x: x * 2.0 + x, x))(x)
+    np.testing.assert_array_equal(found, x * 2.0 + x)
+
+
+def test_operands_that_are_not_aligned():
+    x = np.frombuffer(b"." + RNG.normal(size=50).tobytes(), np.uint8)[1:].view(np.float64)
+    assert not x.flags.aligned
+    (found,) = compiled(cluster(lambda x: x * 2.0 + x, np.ones(50)))(x)
+    np.testing.assert_array_equal(found, x * 2.0 + x)
+
+
 def test_angles_too_large_are_left_to_others():
     x = np.linspace(0.0, 1.0, 2 * BLOCK)
     loops = compiled(cluster(lambda x: np.sin(x) + x, x))

@@ -1,4 +1,4 @@
-"""Compiled loops take over while their cluster goes on running, and are found again by other processes."""
+"""Compiled loops take over while a program goes on running, and are found again by other processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ import pytest
 pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
 
 import gradwire as gw
-from gradwire_core.engine import ExecutableCache, Output
-from gradwire_core.interpreter import interpret
+from gradwire_core.engine import ExecutableCache, Output, compile
+from gradwire_core.errors import ArgumentError
+from gradwire_core.kernels import warming
 from gradwire_core.native import compiler, tier
 from gradwire_core.native.loops import Loops
 from gradwire_core.native.tier import Tier
+from gradwire_core.transforms import Transform
+from tests.core.loops_in_python import run_in_python
 
 PATIENCE_S = 120.0
+TRIAL = warming._Trial.__call__
 
 
 def cluster(x):
     return gw.trace(lambda x: x * x + 1.0, x)
+
+
+def ratio(x):
+    return (np.exp(x) + 3.0 * x) / (2.0 + x * x)
 
 
 @pytest.fixture
@@ -30,34 +38,17 @@ def x():
     return np.linspace(0.0, 1.0, 1000)
 
 
-class Kernel:
-    """Computes a cluster by NumPy, and counts how often."""
-
-    def __init__(self, program):
-        self.program = program
-        self.count = 0
-
-    def __call__(self, *operands):
-        self.count += 1
-        return interpret(self.program, operands)[0]
-
-
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Every cluster is hot after its first call."""
+    """Every program is hot after its first call, and then runs by its loops."""
     monkeypatch.setattr(tier, "HOT_SECONDS", 0.0)
+    monkeypatch.setattr(warming._Trial, "__call__", lambda self, *arrays: self._runs[-1](*arrays))
 
 
-def waiting(switch):
-    """Return an event that is set once loops were taken over."""
-    is_taken, take = threading.Event(), switch._take
-
-    def told(loops):
-        take(loops)
-        is_taken.set()
-
-    switch._take = told
-    return is_taken
+@pytest.fixture
+def in_python(monkeypatch):
+    """Python runs the loops."""
+    monkeypatch.setattr(compiler, "compile_source", run_in_python)
 
 
 def wait_for(is_so):
@@ -65,20 +56,34 @@ def wait_for(is_so):
     deadline = time.monotonic() + PATIENCE_S
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert is_so()
 
 
-def test_loops_take_over_from_the_kernel(x):
-    kernel = Kernel(cluster(x))
-    switch = Tier(None).take_over(kernel.program, kernel)
-    is_taken = waiting(switch)
-    first = switch(x)
-    assert is_taken.wait(PATIENCE_S)
-    assert kernel.count == 1
-    np.testing.assert_allclose(switch(x), first, rtol=1e-15)
-    assert kernel.count == 1
+def counted(monkeypatch):
+    """Return the calls of loops so far."""
+    calls, call = [], Loops.__call__
+
+    def told(loops, *inputs):
+        calls.append(loops)
+        return call(loops, *inputs)
+
+    monkeypatch.setattr(Loops, "__call__", told)
+    return calls
 
 
-def test_the_kernel_serves_while_the_compiler_works_and_after_it_failed(x, monkeypatch):
+@pytest.mark.usefixtures("in_python")
+def test_loops_take_over_once_they_are_compiled(x, monkeypatch):
+    calls, native = counted(monkeypatch), Tier(None)
+    found = compile(gw.trace(ratio, x), [Output()], tier=native)
+    ((first,),) = found.run([x])
+    wait_for(lambda: native.is_idle)
+    assert not calls
+    ((second,),) = found.run([x])
+    assert len(calls) == 1
+    np.testing.assert_allclose(second, first, rtol=1e-15)
+
+
+def test_numpy_serves_while_the_compiler_works_and_after_it_failed(x, monkeypatch):
     is_let_go = threading.Event()
 
     def fail(source, signature):
@@ -86,44 +91,114 @@ def test_the_kernel_serves_while_the_compiler_works_and_after_it_failed(x, monke
         raise MemoryError
 
     monkeypatch.setattr(compiler, "compile_source", fail)
-    kernel = Kernel(cluster(x))
-    slow = Tier(None)
-    switch = slow.take_over(kernel.program, kernel)
-    for _ in range(3):
-        switch(x)
+    calls, slow = counted(monkeypatch), Tier(None)
+    found = compile(gw.trace(ratio, x), [Output()], tier=slow)
+    results = [found.run([x])[0][0] for _ in range(3)]
     is_let_go.set()
     wait_for(lambda: slow.failed_count)
-    assert slow.failed_count == 1
-    switch(x)
-    assert kernel.count == 4
+    results.append(found.run([x])[0][0])
+    assert (slow.asked_count, slow.failed_count) == (1, 1)
+    assert not calls
+    assert all(np.array_equal(one, results[0]) for one in results)
 
 
-def test_what_cannot_be_compiled_keeps_its_kernel(x):
-    program = gw.trace(lambda x: x @ x, x)
-    kernel = Kernel(program)
-    assert Tier(None).take_over(program, kernel) is kernel
+@pytest.mark.usefixtures("in_python")
+def test_what_has_no_clusters_is_not_compiled(x):
+    native = Tier(None)
+    small, product = [compile(gw.trace(*given), [Output()], tier=native) for given in ((ratio, x[:3]), (lambda x: x @ x, x))]
+    for _ in range(3):
+        small.run([x[:3]])
+        product.run([x])
+    assert not native.asked_count
+
+
+@pytest.mark.usefixtures("in_python")
+def test_where_too_much_waits_it_asks_again(x, monkeypatch):
+    native = Tier(None)
+    found = compile(gw.trace(ratio, x), [Output()], tier=native)
+    monkeypatch.setattr(tier, "MOST_WAITING", 0)
+    found.run([x])
+    assert not native.asked_count
+    monkeypatch.setattr(tier, "MOST_WAITING", 1)
+    found.run([x])
+    assert native.asked_count == 1
+
+
+@pytest.mark.usefixtures("in_python")
+def test_what_loops_leave_to_others_numpy_computes(x):
+    native, angles = Tier(None), np.linspace(0.0, 1e9, 1000)
+    found = compile(gw.trace(lambda x: np.sin(x) * x, x), [Output()], tier=native)
+    found.run([x])
+    wait_for(lambda: native.compiled_count)
+    np.testing.assert_array_equal(found.run([angles])[0][0], np.sin(angles) * angles)
+
+
+@pytest.mark.usefixtures("in_python")
+def test_declared_zeros_are_checked_as_before():
+    native, mask = Tier(None), np.tri(30, dtype=np.bool_)
+    program = gw.trace(lambda w, x: (gw.zeros_outside(w, mask) * 2.0) @ x, np.ones((30, 30)), np.ones(30))
+    found = compile(program, [Output()], tier=native)
+    found.run([mask * 1.0, np.ones(30)])
+    wait_for(lambda: native.is_idle)
+    with pytest.raises(ArgumentError, match="zeros_outside"):
+        found.run([np.ones((30, 30)), np.ones(30)])
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_of_two_ways_the_faster_stays(is_first, monkeypatch):
+    ticks = [0.0]
+
+    def taking(seconds):
+        def run(x):
+            ticks.append(ticks[-1] + seconds)
+            return (x,)
+
+        return run
+
+    monkeypatch.setattr(warming._Trial, "__call__", TRIAL)
+    monkeypatch.setattr(warming.time, "perf_counter", lambda: ticks[-1])
+    fast, slow, taken = taking(1.0), taking(2.0), []
+    trial = warming._Trial(taken.append, *((fast, slow) if is_first else (slow, fast)))
+    for _ in range(2 * warming.TRIALS):
+        assert not taken
+        trial(np.ones(3))
+    assert taken == [fast]
 
 
 def test_code_is_kept_in_a_folder(x, tmp_path):
-    compile_in = compiler.compile_in(tmp_path / "code")
-    (first,) = Loops(cluster(x), compile_in)(x)
+    folder = compiler.Folder(tmp_path / "code")
+    (first,) = Loops(cluster(x), folder)(x)
     files = sorted(path.name for path in (tmp_path / "code").rglob("*.nb*"))
     assert files
-    (second,) = Loops(cluster(x), compile_in)(x)
+    (second,) = Loops(cluster(x), folder)(x)
     np.testing.assert_array_equal(first, second)
     assert sorted(path.name for path in (tmp_path / "code").rglob("*.nb*")) == files, "it was compiled again"
+
+
+def test_all_clusters_of_a_program_are_compiled_by_one_process(tmp_path, monkeypatch):
+    builds, build = [], compiler._build
+    monkeypatch.setattr(compiler, "_build", lambda paths: builds.append(len(paths)) or build(paths))
+    native, x = Tier(tmp_path / "code"), np.linspace(0.0, 1.0, 900).reshape(30, 30)
+    program = gw.trace(lambda x: np.exp(np.cumsum(np.exp(x * 2.0), axis=0) * 0.01) + 1.0, x)
+    found = compile(program, [Output()], tier=native)
+    ((first,),) = found.run([x])
+    wait_for(lambda: native.is_idle)
+    ((second,),) = found.run([x])
+    assert builds == [2]
+    np.testing.assert_allclose(second, first, rtol=1e-14)
 
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path):
     (tmp_path / "open").mkdir(mode=0o700)
     (tmp_path / "open").chmod(0o777)
     with pytest.raises(PermissionError, match="this user alone"):
-        compiler.compile_in(tmp_path / "open")
+        compiler.Folder(tmp_path / "open")
 
 
 def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits():
-    program = gw.trace(lambda x: (x * x + 3.0 * x) / (2.0 + x * x), np.ones(2**19))
+    program = gw.trace(ratio, np.ones(2**19))
     point = np.linspace(0.0, 1.0, 2**19)
+    point.flags.writeable = False  # as what is decoded from a message
     native = Tier(None)
     found = ExecutableCache(tier=native).get(program, [Output()])
     ((first,),) = found.run([point])
@@ -134,6 +209,18 @@ def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits(
     fixed = ExecutableCache(tier=native).get(program, [Output()], reproducible=True)
     ((third,),) = fixed.run([point])
     np.testing.assert_array_equal(third, first)
+
+
+@pytest.mark.usefixtures("in_python")
+def test_a_gradient_of_slices_goes_over_to_one_pass(x, monkeypatch):
+    calls, native = counted(monkeypatch), Tier(None)
+    rosenbrock = lambda x: np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
+    found = compile(gw.trace(rosenbrock, x), [Output((Transform("grad", (0,)),))], tier=native)
+    ((first,),) = found.run([x])
+    wait_for(lambda: native.is_idle)
+    ((second,),) = found.run([x])
+    assert len(calls) == 1
+    np.testing.assert_allclose(second, first, rtol=1e-12)
 
 
 def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):

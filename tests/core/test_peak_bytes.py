@@ -11,6 +11,10 @@ import scipy.special
 
 import gradwire as gw
 from gradwire_core.engine import Executable, Output, compile
+from gradwire_core.executor import _compile_native, _kernel_of
+from gradwire_core.kernels.fusion import plan_fused
+from gradwire_core.kernels.warming import find_layouts
+from gradwire_core.native.tier import Tier
 from gradwire_core.transforms import Transform
 
 RNG = np.random.default_rng(0)
@@ -93,6 +97,26 @@ def test_gradients_keep_the_promise(name: str) -> None:
     function, arrays = GRADIENTS[name]
     executable = compile(gw.trace(function, *arrays), [Output((Transform("grad", tuple(range(len(arrays)))),))])
     assert peak_of(executable, arrays) <= executable.plan.peak_bytes * 1.05 + 2**20
+
+
+@pytest.mark.parametrize("name", ["Rosenbrock", "LSTM step", "mixture"])
+def test_compiled_loops_keep_the_promise(name: str) -> None:
+    pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
+    function, arrays = GRADIENTS[name]
+    found = compile(gw.trace(function, *arrays), [Output((Transform("grad", (0,)),))])
+    fused = plan_fused(found.plan, find_layouts(found.plan, arrays, _kernel_of))
+    assert fused is not None
+    run = _compile_native(Tier(None), fused)
+    run(*arrays)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        run(*arrays)
+        peak = tracemalloc.get_traced_memory()[1] + sum(array.nbytes for array in arrays)
+    finally:
+        tracemalloc.stop()
+    assert peak <= fused.peak_bytes * 1.05 + 2**18
+    assert peak <= found.plan.peak_bytes * 1.05 + 2**20
 
 
 def test_a_batch_of_jacobians_keeps_the_promise() -> None:

@@ -1,8 +1,9 @@
 """Clusters: connected elementwise equations over one large shape, with the sums of all that end them, as one equation.
 
 A cluster is an equation of the primitive `cluster`, which is no part of the language: its param `body` is the program that it
-stands for, over the whole shape. `blocks` runs it block by block: what is computed in between stays in the cache, and is
-never allocated as a whole; any other kernel may take its place. The bits are those of the body, but for the order of the sums.
+stands for, over the whole shape; `layouts` says how it and its operands lie in memory where they are not row-major. `blocks` runs
+it block by block: what is computed in between stays in the cache, and is never allocated as a whole; any other kernel may take its
+place. The bits are those of the body, but for the order of the sums.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.interpreter import interpret
 from gradwire_core.kernels.batches import find_batches
 from gradwire_core.kernels.blocks import block_bytes
+from gradwire_core.native.nest import Layouts
 from gradwire_core.passes import prune
 from gradwire_core.passes.loops import ordered
 from gradwire_core.planner import Plan, plan
@@ -31,18 +33,18 @@ MOST_GROWTH = 1.02
 FREE_BYTES = 2**20
 
 
-def _run_body(*operands: Array, body: Program, scratch_bytes: int) -> tuple[Array, ...]:
-    del scratch_bytes
+def _run_body(*operands: Array, body: Program, scratch_bytes: int, layouts: Layouts) -> tuple[Array, ...]:
+    del scratch_bytes, layouts
     return interpret(body, operands)
 
 
-def _infer(*types: TensorType, body: Program, scratch_bytes: int) -> tuple[TensorType, ...]:
-    del types, scratch_bytes
+def _infer(*types: TensorType, body: Program, scratch_bytes: int, layouts: Layouts) -> tuple[TensorType, ...]:
+    del types, scratch_bytes, layouts
     return body.output_types
 
 
-def _flops(*types: TensorType, body: Program, scratch_bytes: int) -> float:
-    del types, scratch_bytes
+def _flops(*types: TensorType, body: Program, scratch_bytes: int, layouts: Layouts) -> float:
+    del types, scratch_bytes, layouts
     equations = body.equations
     return sum(item.primitive.flops(*[operand.type for operand in item.operands], **item.params) for item in equations)
 
@@ -58,7 +60,7 @@ CLUSTER = Primitive(
     derivative=_refuse,
     batch=_refuse,
     arity=None,
-    params=("body", "scratch_bytes"),
+    params=("body", "scratch_bytes", "layouts"),
     doc="Elementwise equations over one shape, and sums of their results, as one.",
     samples=lambda _: (),
     flops=_flops,
@@ -237,7 +239,8 @@ def _merge(
     operands = [operand for operand, value in inputs.items() if value.operand in used]
     if len(operands) < len(inputs):
         body = Program(tuple([var for var in body.inputs if var in used]), body.equations, body.outputs)
-    return Equation(CLUSTER, tuple(operands), {"body": body, "scratch_bytes": block_bytes(body, threads)}, tuple(results))
+    scratch_bytes = block_bytes(body, threads)
+    return Equation(CLUSTER, tuple(operands), {"body": body, "scratch_bytes": scratch_bytes, "layouts": ()}, tuple(results))
 
 
 def _inputs_used(body: Program) -> set[Operand]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwire_core.native.loops import ANGLES, ARRAYS, TEMPLATES, Template
+from gradwire_core.native.loops import READ, RESULTS
+from gradwire_core.native.templates import TEMPLATES, Template
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 BLOCK = 256
@@ -23,7 +24,10 @@ BLOCK = 256
 MOST_ROWS = 2000
 """More operations take the compiler too long."""
 
-WRITTEN: Mapping[str, Template] = {**TEMPLATES, "logical_xor": Template("{} != {}", (Dtype.BOOL, Dtype.BOOL))}
+WRITTEN: Mapping[str, Template] = {
+    **{name: template for name, template in TEMPLATES.items() if name not in ("convert", "zeros_outside")},
+    "logical_xor": Template("{} != {}", (Dtype.BOOL, Dtype.BOOL)),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def is_written(samples: Samples) -> bool:
         0 < len(samples.rows) <= MOST_ROWS
         and all(name in WRITTEN for _, name, _ in samples.rows)
         and all(places == tuple(range(places[0], places[0] + len(places))) for _, places in edges if places)
-        and all(type.dtype in ARRAYS for type, _ in edges)
+        and all(type.dtype in READ for type, _ in edges)
     )
 
 
@@ -138,9 +142,10 @@ class _Source:
         lines, names = [], self._names
         for register, name, operands in self._samples.rows:
             given = [names[operand] for operand in operands]
-            if name in ANGLES:
-                lines.append(f"bad |= abs({given[0]}) > largest_angle")
-            lines.append(f"v{register} = {WRITTEN[name].text.format(*given)}")
+            template = WRITTEN[name]
+            if template.bad:
+                lines.append(f"bad |= {template.bad.format(*given)}")
+            lines.append(f"v{register} = {template.text.format(*given)}")
             names[register] = f"v{register}"
         return lines
 
@@ -171,9 +176,10 @@ class ColumnLoops:
 
     def __init__(self, samples: Samples, compile: Callable[[str, str], Callable[..., int]]) -> None:
         self.source = _Source(samples).text()
-        edges = [type for type, _, _ in (*samples.inputs, *samples.outputs)]
+        signature = [READ[type.dtype] for type, _, _ in samples.inputs]
+        signature += [RESULTS[type.dtype] for type, _, _ in samples.outputs]
         self._outputs = [(type.shape, type.dtype.numpy) for type, _, _ in samples.outputs]
-        self._run = compile(self.source, "".join([ARRAYS[type.dtype] for type in edges]))
+        self._run = compile(self.source, "".join(signature))
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...] | None:
         """Return the outputs for the inputs, row-major; None where an angle is larger than the functions here take."""

@@ -1,6 +1,6 @@
 """From the source of loops to machine code, by Numba; kept in a folder, where there is one.
 
-`python -m gradwire_core.native.compiler FILE` compiles a source of that folder and ends, so that the process that needs it is not
+`python -m gradwire_core.native.compiler FILE...` compiles sources of that folder and ends, so that the process that needs it is not
 held up: Numba is Python, and takes the interpreter's lock for seconds. That process then finds the code beside the source.
 """
 
@@ -13,13 +13,13 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gradwire_core.native.loops import FUNCTIONS
+from gradwire_core.native.templates import FUNCTIONS
 
 Run = Callable[..., int]
 
@@ -34,38 +34,64 @@ def compile_source(source: str, signature: str) -> Run:
     return _jit(scope["run"], signature, is_kept=False)
 
 
-def compile_in(folder: Path) -> Callable[[str, str], Run]:
-    """Return what compiles sources in processes of their own, and keeps the code in a folder; another call finds it there.
+def make_call(source: str, bound: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the function `call` of a source that Python runs, in which names are bound."""
+    scope = dict(bound)
+    exec(compile(source, "<loops>", "exec"), scope)  # noqa: S102  # our own templates and integers
+    made: Callable[..., Any] = scope["call"]
+    return made
+
+
+class Folder:
+    """Compiles sources in processes of their own, and keeps the code in a folder; another call finds it there.
 
     The folder must belong to this user alone, for what is in it is run.
+
+    Args:
+        path: the folder.
 
     Raises:
         OSError: it cannot be made or written to.
         PermissionError: others may write to it.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & _OTHERS_CAN_WRITE:
-        raise PermissionError(f"{folder}: needed a folder that this user alone may write to, got one that others may")
 
-    def compile_or_find(source: str, signature: str) -> Run:
-        path = folder / f"loops_{_digest(source, signature)}.py"
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        if found.st_uid != os.getuid() or found.st_mode & _OTHERS_CAN_WRITE:
+            raise PermissionError(f"{path}: needed a folder that this user alone may write to, got one that others may")
+        self._path = path
+
+    def __call__(self, source: str, signature: str) -> Run:
+        """Return the function of a source, compiled unless its code is found."""
+        path = self._write(source, signature)
+        if not self._is_built(path) and not _build([path]):
+            return compile_source(source, signature)
+        return load(path)
+
+    def prepare(self, sources: Sequence[tuple[str, str]]) -> None:
+        """Compile sources with their signatures, all in one process, unless their code is found."""
+        paths = [self._write(*source) for source in sources]
+        missing = [path for path in dict.fromkeys(paths) if not self._is_built(path)]
+        if missing:
+            _build(missing)
+
+    def _write(self, source: str, signature: str) -> Path:
+        path = self._path / f"loops_{_digest(source, signature)}.py"
         if not path.exists():
             draft = path.with_suffix(f".{os.getpid()}")
             draft.write_text(f"SIGNATURE = {signature!r}\n\n\n{source}", encoding="utf-8")
             draft.replace(path)
-        is_built = next(folder.glob(f"__pycache__/{path.stem}.*.nbi"), None) is not None
-        if not is_built and not _build(path):
-            return compile_source(source, signature)
-        return load(path)
+        return path
 
-    return compile_or_find
+    def _is_built(self, path: Path) -> bool:
+        return next(self._path.glob(f"__pycache__/{path.stem}.*.nbi"), None) is not None
 
 
-def _build(path: Path) -> bool:
-    """Have a process of its own compile a source; tell whether it could, for it may lack memory, say."""
-    command = [sys.executable, "-m", "gradwire_core.native.compiler", str(path)]
-    done = subprocess.run(  # noqa: S603  # this Python, on a file named by a digest
+def _build(paths: Sequence[Path]) -> bool:
+    """Have a process of its own compile sources; tell whether it could, for it may lack memory, say."""
+    command = [sys.executable, "-m", "gradwire_core.native.compiler", *map(str, paths)]
+    done = subprocess.run(  # noqa: S603  # this Python, on files named by digests
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LAST_BUILD_S, check=False
     )
     return not done.returncode
@@ -87,7 +113,11 @@ def _jit(run: Any, signature: str, *, is_kept: bool) -> Run:
 
     from gradwire_core.native.functions import OPTIONS
 
-    letters = {"d": numba.float64, "b": numba.boolean, "D": numba.float64[::1], "B": numba.boolean[::1]}
+    letters = {"d": numba.float64, "b": numba.boolean, "F": numba.float64[::1], "C": numba.boolean[::1]}
+    letters |= {
+        "D": numba.types.Array(numba.float64, 1, "C", readonly=True),
+        "B": numba.types.Array(numba.boolean, 1, "C", readonly=True),
+    }
     types = [letters[letter] for letter in signature]
     made: Run = numba.njit(numba.int64(*types), nogil=True, cache=is_kept, **OPTIONS)(run)
     return made
@@ -99,8 +129,17 @@ def _names() -> dict[str, Any]:
     from gradwire_core.native import functions
 
     names = {name: getattr(functions, name) for name in FUNCTIONS}
-    others = {"empty": np.empty, "inf": np.inf, "sqrt": np.sqrt, "largest_angle": functions.LARGEST_ANGLE}
-    return {**names, **others, "total": functions.total}
+    numbers = {"inf": np.inf, "nan": np.nan, "largest_angle": functions.LARGEST_ANGLE}
+    return {
+        **names,
+        **numbers,
+        "U": np.uint64,
+        "empty": np.empty,
+        "zeros": np.zeros,
+        "sqrt": np.sqrt,
+        "total": functions.total,
+        "add_finite": functions.add_finite,
+    }
 
 
 @functools.cache
@@ -117,9 +156,10 @@ def _digest(source: str, signature: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compile a source of a folder; return the exit code."""
+    """Compile sources of a folder; return the exit code."""
     os.nice(10)
-    load(Path(argv[0]))
+    for path in argv:
+        load(Path(path))
     return 0
 
 

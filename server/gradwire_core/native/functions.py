@@ -273,3 +273,11 @@ def total(values: Any, count: Any) -> Any:
     for place in range(count):
         found += values[place]
     return found
+
+
+@_inlined
+def add_finite(values: Any, others: Any) -> None:
+    """Add what is finite of an array to another: what rounding took from sums, and nothing to those that are not finite."""
+    for place in range(len(values)):
+        rest = others[place]
+        values[place] += rest if abs(rest) < np.inf else 0.0

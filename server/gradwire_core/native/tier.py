@@ -1,8 +1,8 @@
-"""When machine code takes over: a cluster that has run for a while is compiled beside its kernel, which serves until then.
+"""When machine code takes over: what has run for a while is compiled in the background, and goes on running as it is until then.
 
-    its kernel --`HOT_SECONDS` of running--> its kernel, and the compiler in a thread --> loops; its kernel where they give nothing
+    a program as it was planned --`HOT_SECONDS` of running--> the same, and the compiler in a thread --> the program with its loops
 
-Without Numba, or where the compiler fails, the kernel serves for ever.
+Without Numba, or where the compiler fails, everything stays as it was planned.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gradwire_core.native import compiler, machine
 from gradwire_core.native.columns import ColumnLoops, Samples, is_written
-from gradwire_core.native.loops import Loops, shape_of
+from gradwire_core.native.loops import Loops, write
+from gradwire_core.native.nest import Layouts
 from gradwire_core.program import Program
 
 MOST_WAITING = 64
 MOST_KEPT = 512
 HOT_SECONDS = 0.1
-"""So long a cluster runs in all before it is compiled, which takes seconds of another process."""
+"""So long something runs in all before it is compiled, which takes seconds of another process."""
 
 Kernel = Callable[..., Any]
 Made = TypeVar("Made")
+_Key = tuple[str, Layouts]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def open_tier(folder: str) -> Tier | None:
 
 
 class Tier:
-    """Compiles clusters, one at a time, in a thread.
+    """Compiles for one asker at a time, in a thread.
 
     Args:
         folder: where machine code is kept; None: nowhere, and this process compiles by itself.
@@ -63,12 +65,13 @@ class Tier:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._compile = compiler.compile_source if folder is None else compiler.compile_in(folder)
+        self._folder = None if folder is None else compiler.Folder(folder)
+        self._compile = compiler.compile_source if self._folder is None else self._folder
         self.compile_text = machine.compile_here if folder is None else machine.compile_in(folder)
         self._waiting: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._known: dict[str, Loops] = {}
+        self._known: dict[_Key, Loops] = {}
         self.asked_count = 0
         self.compiled_count = 0
         self.failed_count = 0
@@ -78,19 +81,8 @@ class Tier:
         """Whether all that was asked for is done."""
         return self.asked_count == self.compiled_count + self.failed_count
 
-    def take_over(self, cluster: Program, kernel: Kernel) -> Kernel:
-        """Return what runs a cluster by its kernel, and by compiled loops once there are any.
-
-        Args:
-            cluster: a program.
-            kernel: computes it: returns an array, or a sequence of several. It is returned itself where there never will be loops.
-        """
-        if shape_of(cluster) is None:
-            return kernel
-        return Switch(self, lambda: self._loops(cluster), kernel, is_single=len(cluster.outputs) == 1)
-
     def take_over_samples(self, samples: Samples, kernel: Kernel) -> Kernel:
-        """Return what runs a batch by its kernel, and by a compiled loop once there is one; as for a cluster."""
+        """Return what runs a batch by its kernel, and by a compiled loop once there is one; itself where there never is."""
         if not is_written(samples):
             return kernel
         return Switch(self, lambda: ColumnLoops(samples, self._compile), kernel, is_single=len(samples.outputs) == 1)
@@ -117,22 +109,29 @@ class Tier:
                     self.failed_count += 1
                     continue
                 _LOGGER.info("compiled %s seconds=%.2f", type(found).__name__.lower(), time.perf_counter() - began)
-                self.compiled_count += 1
                 take(found)
+                self.compiled_count += 1
             except Exception:
                 self.failed_count += 1
                 _LOGGER.exception("a kernel was not compiled; it goes on as it is")
             finally:
                 del make, take  # and what they hold, while nothing is asked for
 
-    def _loops(self, cluster: Program) -> Loops:
-        """Return the loops of a cluster, which others may have asked for before."""
-        loops = self._known.get(cluster.digest)
-        if loops is None:
-            loops = self._known[cluster.digest] = Loops(cluster, self._compile)
+    def prepare(self, clusters: Sequence[tuple[Program, Layouts]]) -> None:
+        """Compile clusters with the layouts of their operands, each a program of which `Nest` has loops, in one process."""
+        missing = [item for item in clusters if _key(*item) not in self._known]
+        if self._folder is not None and missing:
+            self._folder.prepare([write(*item) for item in missing])
+
+    def loops(self, cluster: Program, layouts: Layouts) -> Loops:
+        """Return the loops of a cluster; it takes seconds where they are new."""
+        key = _key(cluster, layouts)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = Loops(cluster, self._compile, layouts)
             while len(self._known) > MOST_KEPT:
                 del self._known[next(iter(self._known))]
-        return loops
+        return found
 
 
 class Switch:
@@ -173,3 +172,7 @@ class Switch:
 
     def _take(self, loops: Kernel) -> None:
         self._loops = loops
+
+
+def _key(cluster: Program, layouts: Layouts) -> _Key:
+    return cluster.digest, layouts
