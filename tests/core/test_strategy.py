@@ -518,3 +518,12 @@ def test_what_is_known_of_floats_bounds_what_exploring_may_spare():
     ]
     with serving(100.0):
         assert choose("it", ways, Cost(), ceiling=1e-6) == "it"
+
+
+@pytest.mark.parametrize("transform", [gw.jacobian, gw.hessian])
+@pytest.mark.parametrize("shape", [(0,), (2, 0), ()])
+def test_there_is_a_way_where_there_is_nothing_to_compute(transform, shape):
+    function = (lambda a, b, c: a * b + c) if transform is gw.jacobian else (lambda a, b, c: np.sum(a * b * c))
+    arrays = (np.ones(shape), np.float64(2.0), np.float64(3.0))
+    rows = transform(function, argnums=(0, 1, 2))(*arrays)
+    assert all(np.isfinite(item).all() for item in (rows if transform is gw.jacobian else sum(rows, ())))

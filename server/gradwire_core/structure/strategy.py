@@ -126,6 +126,9 @@ def _best(ways: Sequence[Way[Result]], floor: Cost, ceiling: float) -> tuple[tup
         choosing.consider(way)
     for way in (*(certain[:1] if choosing.best is None else ()), *choosing.given_up):
         choosing.reconsider(way)
+    if choosing.best is None:  # as where there is nothing to compute, and so nothing to spare
+        for way in ways[:1]:
+            choosing.reconsider(way)
     return choosing.best, choosing.predictions
 
 
