@@ -75,23 +75,33 @@ class Shard:
 
 
 class Piece(NamedTuple):
-    """A result of a shard: the number of the shard, of its output, and of the result of that."""
+    """A result of a shard.
+
+    Attributes:
+        shard: the number of the shard.
+        output: of its output.
+        result: of the result of that.
+        start: where it begins in the result of the whole, along the axis of the joint.
+    """
 
     shard: int
     output: int
     result: int
+    start: int = 0
 
 
 class Joint(NamedTuple):
     """How a result of the whole is made.
 
     Attributes:
-        axis: along which its pieces are joined, in order.
-        pieces: the pieces; one alone is the result itself, in any layout.
+        axis: along which its pieces are joined.
+        pieces: the pieces in order; one alone is the result itself, in any layout.
+        type: of the result, if it has several.
     """
 
     axis: int
     pieces: tuple[Piece, ...]
+    type: TensorType | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,8 @@ def find_split(
     outputs = tuple(outputs)
     counts = [len(types) for types in whole.seed_types]
     starts = list(itertools.accumulate(counts, initial=len(whole.input_types)))
-    request = _Request(program, outputs, whole.input_types, starts, counts, whole.result_counts)
+    sizes = [len(types if specs is None else specs) for types, specs in zip(whole.array_types, whole.specs, strict=True)]
+    request = _Request(program, outputs, whole.input_types, starts, counts, sizes, whole.array_types)
     judge = _Judge(compile, load)
     together = _batch(request, range(len(outputs)))
     found = None if together is None else judge.count(together, load(whole), most)
@@ -143,6 +154,7 @@ class _Request:
         seed_starts: for each output, where its seeds begin among all arrays.
         seed_counts: for each output, the number of its seeds.
         result_counts: for each output, the number of its results.
+        array_types: for each output, the types of the arrays of its results.
     """
 
     program: Program
@@ -151,6 +163,7 @@ class _Request:
     seed_starts: Sequence[int]
     seed_counts: Sequence[int]
     result_counts: Sequence[int]
+    array_types: Sequence[Sequence[TensorType]]
 
     def arguments(self, number: int) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
         """Return the inputs, and the seeds of an output, whole."""
@@ -193,6 +206,8 @@ class _Judge:
 
     def count(self, way: _Way, load: float, most: int) -> _Count | None:
         """Return the least number of shards that is known to do, tried from what the load of the whole suggests."""
+        if load > most:
+            return None
         most = min(most, way.most)
         count = max(2, math.ceil(min(load, most)))
         while count <= most:
@@ -242,7 +257,9 @@ def _assemble(request: _Request, cuts: Sequence[tuple[_Way, int]], groups: Seque
     shards: list[Shard] = []
     results: dict[int, tuple[Joint, ...]] = {}
     for way, count in cuts:
-        results.update(zip(way.numbers, way.results(count, len(shards)), strict=True))
+        for number, joints in zip(way.numbers, way.results(count, len(shards)), strict=True):
+            pairs = zip(joints, request.array_types[number], strict=True)
+            results[number] = tuple(joint if len(joint.pieces) == 1 else joint._replace(type=type) for joint, type in pairs)
         shards += [way.shard(count, index) for index in range(count)]
     for group in groups:
         outputs = tuple(request.outputs[number] for number in group)
@@ -315,7 +332,8 @@ class _Batch:
         found = []
         for place, number in enumerate(self.numbers):
             size = self.request.result_counts[number]
-            pieces = (tuple(Piece(first + index, place, result) for index in range(count)) for result in range(size))
+            starts = [_bounds(self.most, count, index)[0] for index in range(count)]
+            pieces = (tuple(Piece(first + index, place, result, starts[index]) for index in range(count)) for result in range(size))
             found.append(tuple(Joint(0, item) for item in pieces))
         return found
 
@@ -372,8 +390,8 @@ class _Rows(_Jacobian):
         places = [_places(_cuts(self.shapes_out, count, index)) for index in range(count)]
 
         def piece(index: int, row: int, column: int) -> Piece | None:
-            place = places[index][row]
-            return None if place is None else Piece(index, 0, place * len(self.argnums) + column)
+            found = places[index][row]
+            return None if found is None else Piece(index, 0, found.place * len(self.argnums) + column, found.start)
 
         axes = [_axis(shape, count) for shape in self.shapes_out]
         return self.results_of(count, first, lambda row, _: axes[row], piece)
@@ -406,9 +424,9 @@ class _Columns(_Jacobian):
         places = [_places(_cuts(self.shapes_in, count, index)) for index in range(count)]
 
         def piece(index: int, row: int, column: int) -> Piece | None:
-            place = places[index][column]
+            found = places[index][column]
             width = sum(item is not None for item in places[index])
-            return None if place is None else Piece(index, 0, row * width + place)
+            return None if found is None else Piece(index, 0, row * width + found.place, found.start)
 
         axes = [_axis(shape, count) for shape in self.shapes_in]
         return self.results_of(count, first, lambda row, column: len(self.shapes_out[row]) + axes[column], piece)
@@ -452,10 +470,16 @@ def _cuts(shapes: Sequence[Shape], count: int, index: int) -> list[Slice | None]
     return found
 
 
-def _places(cuts: Sequence[Slice | None]) -> list[int | None]:
-    """Return the position of each array that a piece has something of, among those."""
+class _Place(NamedTuple):
+    """The position of an array among those that a piece has something of, and where that begins."""
+
+    place: int
+    start: int
+
+
+def _places(cuts: Sequence[Slice | None]) -> list[_Place | None]:
     places: Iterator[int] = itertools.count()
-    return [None if part is None else next(places) for part in cuts]
+    return [None if part is None else _Place(next(places), part.start) for part in cuts]
 
 
 def _take(value: Value, part: Slice) -> Value:

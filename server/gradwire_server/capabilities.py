@@ -21,7 +21,7 @@ CANONICAL_VERSION = 1
 def describe_capabilities(config: ServerConfig) -> pb.GetCapabilitiesResponse:
     """Return the response of GetCapabilities."""
     return pb.GetCapabilitiesResponse(
-        server_version=_version(),
+        server_version=package_version(),
         api_version=API_VERSION,
         canonical_version=CANONICAL_VERSION,
         primitives=[_describe(PRIMITIVES[name]) for name in sorted(PRIMITIVES)],
@@ -45,8 +45,9 @@ def _describe(primitive: Primitive) -> pb.PrimitiveInfo:
     return pb.PrimitiveInfo(name=primitive.name, params=primitive.params, operand_count=primitive.arity, doc=primitive.doc)
 
 
-def _version() -> str:
+def package_version() -> str:
+    """Return the version of what is installed; 0 where it is run from its sources."""
     try:
         return importlib.metadata.version("gradwire")
-    except importlib.metadata.PackageNotFoundError:  # run from its sources
+    except importlib.metadata.PackageNotFoundError:
         return "0"

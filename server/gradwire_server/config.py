@@ -20,6 +20,7 @@ from gradwire_core import allocator
 PREFIX = "GRADWIRE_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
+POOLS = ("local", "ray")
 KERNELS = ("auto", "blocks", "numexpr")
 
 
@@ -58,6 +59,12 @@ class ServerConfig:
     front_ends: int = setting(1, "number of processes that speak gRPC, on Linux; with more than one, they share the address")
     workers: int = setting(2, "number of worker processes; as many evaluations run at the same time")
     spare_workers: int = setting(1, "number of further worker processes that stand by to replace one at once")
+    pool: str = setting(
+        "local",
+        f"where workers run: {' or '.join(POOLS)}; ray: as actors of a Ray cluster that this machine is a node of; "
+        'needs "gradwire[ray]", of one version on all nodes',
+    )
+    ray_address: str = setting("auto", "the Ray cluster, HOST:PORT; auto: the one that this machine is a node of")
     worker_threads: int = setting(
         1, "number of threads of BLAS in each worker, and the most that share one large elementwise evaluation"
     )
@@ -103,6 +110,11 @@ class ServerConfig:
     )
     max_flop_count: int = setting(10**13, "predicted floating point operations of one evaluation")
     max_predicted_s: int = setting(3600, "predicted seconds of one evaluation")
+    max_shards: int = setting(
+        1,
+        "number of evaluations that one is split into if it takes more than the three limits above: a Jacobian, a Hessian or a "
+        "batch, of which each part keeps to them; 1: it is refused",
+    )
     max_connection_call_count: int = setting(
         1024, "number of calls of one connection at the same time, and of requests in all its sessions; more wait with the caller"
     )
@@ -169,10 +181,13 @@ class ServerConfig:
                 f"listen: needed a loopback address, for traffic is plaintext, got {host}; listen on 127.0.0.1, "
                 "give --tls-cert-file and --tls-key-file, or pass --insecure-listen-anywhere if the network is trusted"
             )
+        if self.ray_address != "auto":
+            split_address("ray_address", self.ray_address)
         for name in ("health_listen", "metrics_listen"):
             if getattr(self, name):
                 split_address(name, getattr(self, name))
-        for name, allowed in (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("kernels", KERNELS)):
+        choices = (("log_level", LOG_LEVELS), ("log_format", LOG_FORMATS), ("kernels", KERNELS), ("pool", POOLS))
+        for name, allowed in choices:
             given = getattr(self, name)
             if given not in allowed:
                 raise ConfigError(f"{name}: needed one of {', '.join(allowed)}, got {given}; choose one of them")
@@ -239,8 +254,13 @@ def parse_arguments(argv: Sequence[str], environ: Mapping[str, str] | None = Non
 def worker_environ(config: ServerConfig) -> dict[str, str]:
     """Return the environment of the workers: threads pinned, freed memory kept for reuse, settings and secrets left out."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return inherited | worker_variables(config)
+
+
+def worker_variables(config: ServerConfig) -> dict[str, str]:
+    """Return the variables that every worker has, wherever it runs: threads pinned, freed memory kept for reuse."""
     threads = dict.fromkeys(_THREAD_VARIABLES, str(config.worker_threads))
-    return inherited | threads | {"NUMEXPR_NUM_THREADS": "1"} | allocator.VARIABLES  # numexpr runs in threads of ours
+    return threads | {"NUMEXPR_NUM_THREADS": "1"} | allocator.VARIABLES  # numexpr runs in threads of ours
 
 
 def forbid_fork_handlers() -> None:

@@ -6,7 +6,9 @@ The front end sends CONFIGURE once, then tasks, one at a time; the worker answer
     COMPILE             request id, EvaluateRequest without inputs                       -> READY | ERROR
     CREATE_PROGRAM      request id, CreateProgramRequest                                 -> RESULT | ERROR
     EVALUATE            request id, EvaluateRequest [, stored program, segment, ...]     -> RESULT | MISSING | ERROR
-    EVALUATE_IN_CHUNKS  the same                                                         -> RESULT | MISSING | ERROR
+                                                                                         or SPLIT
+    EVALUATE_IN_CHUNKS  the same                                                         -> as EVALUATE
+    EVALUATE_SHARD      the same, of which nothing is split                              -> RESULT in chunks | MISSING | ERROR
     DIFFERENTIATE       request id, DifferentiateRequest [, stored program]              -> RESULT | MISSING | ERROR
     EXPLAIN             request id, ExplainRequest [, stored program]                    -> RESULT | MISSING | ERROR
     BATCH               outline, parts of EVALUATE tasks that are alike                  -> BATCH: their answers, in order
@@ -14,6 +16,8 @@ The front end sends CONFIGURE once, then tasks, one at a time; the worker answer
     READY               no parts
     RESULT              program name, response [, stored program, summary: when the program came with the request]
     RESULT, in chunks   program name, response, stored program or nothing, summary or nothing, segment, ...
+    SPLIT               program name, stored program or nothing, summary or nothing, outline, stored program of shards, ...,
+                        EvaluateRequest of each shard, ..., segment, ...: it takes more than a worker may; see `shards`
     MISSING             program name: the worker does not hold it; repeat the task with the stored program
     ERROR               google.rpc.Status
 
@@ -59,6 +63,8 @@ class Kind(enum.IntEnum):
     EVALUATE_IN_CHUNKS = 10
     BATCH = 11
     COMPILE = 12
+    SPLIT = 13
+    EVALUATE_SHARD = 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,11 @@ from gradwire_server.frames import Frame, Kind, Part
 from gradwire_server.front_process import decode_run
 from gradwire_server.link import Answerer, Link, Verb
 from gradwire_server.metrics import PrometheusMetrics
-from gradwire_server.pool import WorkerPool
+from gradwire_server.pools import make_pool
 from gradwire_server.preload import Preload, read_preloads
 from gradwire_server.process import start_python
 from gradwire_server.replicas import DONE, KeptStore, ProgramCodec, TensorCodec
+from gradwire_server.sharding import Sharding
 from gradwire_server.stores import make_programs, make_tensors
 
 _LOGGER = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class Keeper:
         self._stack = AsyncExitStack()
         self._metrics = metrics = make_metrics(config.metrics_listen)
         self._preloads: Sequence[Preload] = read_preloads(config)
-        self._pool = WorkerPool(config, metrics, [(item.path, item.request) for item in self._preloads])
+        self._pool = make_pool(config, metrics, [(item.path, item.request) for item in self._preloads])
+        self._sharding = Sharding(self._pool, config.workers, metrics)
         self._programs = KeptStore(
             "programs", make_programs(config, {}), ProgramCodec(), self._publish, metrics.set_stored_programs
         )
@@ -247,7 +249,7 @@ class Keeper:
 
     async def _run(self, arguments: bytes, task: Frame) -> Frame:
         timeout_s, key, cost = decode_run(arguments)
-        return await self._pool.run(task, timeout_s, key=key, cost=cost)
+        return await self._sharding.run(task, timeout_s, key=key, cost=cost)
 
     async def _put(self, arguments: bytes, frame: Frame) -> Frame:
         given = json.loads(arguments)

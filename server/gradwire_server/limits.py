@@ -61,6 +61,7 @@ class Limits:
     stream_request_count: int
     stream_tensor_bytes: int
     chunked_bytes: int
+    shards: int
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> Limits:
@@ -147,6 +148,14 @@ class Limits:
     def check_cost(self, cost: Cost) -> None:
         """Check the predicted seconds of an evaluation."""
         self._check("evaluation", "predicted seconds", "predicted_s", cost.seconds)
+
+    def load(self, plan: Planned, cost: Cost) -> float:
+        """Return which share of what one evaluation may take it is predicted to; more than 1 is too much."""
+        return max(plan.peak_bytes / self.peak_bytes, plan.flops / self.flop_count, cost.seconds / self.predicted_s)
+
+    def check_joined(self, size: int) -> None:
+        """Check the bytes of results that are joined from those of shards."""
+        self._check("response", "bytes in chunks", "chunked_bytes", size)
 
     def check_stored(self, size: int) -> None:
         """Check the bytes of a program that is to be stored."""

@@ -42,6 +42,9 @@ class Metrics(Protocol):
     def count_task_retry(self) -> None:
         """Count a task that is run again because its worker died."""
 
+    def count_shards(self, count: int) -> None:
+        """Count an evaluation that is done in so many shards."""
+
     def observe_wait(self, seconds: float) -> None:
         """Count a task that was given to a worker, after so many seconds in the queue."""
 
@@ -77,6 +80,9 @@ class NoMetrics:
         """Do nothing."""
 
     def count_task_retry(self) -> None:
+        """Do nothing."""
+
+    def count_shards(self, count: int) -> None:
         """Do nothing."""
 
     def observe_wait(self, seconds: float) -> None:
@@ -115,6 +121,8 @@ class PrometheusMetrics:
         self._queue = client.Gauge("gradwire_queue_length", "Tasks that wait for a worker.", registry=registry)
         self._starts = client.Counter("gradwire_worker_starts", "Worker processes started.", registry=registry)
         self._retries = client.Counter("gradwire_task_retries", "Tasks run again because a worker died.", registry=registry)
+        self._sharded = client.Counter("gradwire_sharded_evaluations", "Evaluations done in shards.", registry=registry)
+        self._shards = client.Counter("gradwire_shards", "Shards of evaluations.", registry=registry)
         self._programs = client.Gauge("gradwire_stored_programs", "Programs stored.", registry=registry)
         self._program_bytes = client.Gauge("gradwire_stored_program_bytes", "Bytes of the stored programs.", registry=registry)
         self._tensors = client.Gauge("gradwire_stored_tensors", "Tensors stored.", registry=registry)
@@ -168,6 +176,11 @@ class PrometheusMetrics:
     def count_task_retry(self) -> None:
         """Count a task that is run again because its worker died."""
         self._retries.inc()
+
+    def count_shards(self, count: int) -> None:
+        """Count an evaluation that is done in so many shards."""
+        self._sharded.inc()
+        self._shards.inc(count)
 
     def observe_wait(self, seconds: float) -> None:
         """Count a task that was given to a worker."""

@@ -1,4 +1,4 @@
-"""The worker processes: admission, dispatch, deadline, cancel, replace the dead.
+"""The workers: admission, dispatch, deadline, cancel, replace the dead.
 
 A task is admitted by what it is predicted to take: the seconds of work that waits before it, and the bytes of all that waits and
 runs. It then waits for a worker (`waiting` says in which order), is sent to it, and is answered. Tasks of one key that wait are
@@ -30,10 +30,11 @@ from gradwire_core.errors import DeadlineError, GradwireError, OverloadedError, 
 from gradwire_server.config import ConfigError, ServerConfig
 from gradwire_server.costs import Costs
 from gradwire_server.frames import Frame, Kind, Prediction, join_frames, split_frame
+from gradwire_server.handles import WorkerDiedError, WorkerHandle, Workers
 from gradwire_server.memory import count_kernel_kills
 from gradwire_server.metrics import Metrics
 from gradwire_server.pressure import Pressure
-from gradwire_server.process import WorkerDiedError, WorkerProcess
+from gradwire_server.process import LocalWorkers
 from gradwire_server.skeletons import Skeletons, request_skeleton
 from gradwire_server.waiting import Waiting, WaitingTasks
 
@@ -55,7 +56,7 @@ _KEY_COUNT = 4096
 class _Run:
     """Tasks that a worker is at."""
 
-    worker: WorkerProcess
+    worker: WorkerHandle
     items: list[Waiting]
     began_s: float
     is_long: bool = field(init=False)
@@ -71,31 +72,39 @@ class _Run:
 
 
 class WorkerPool:
-    """A fixed number of worker processes, and the queue before them.
+    """A fixed number of workers, and the queue before them.
 
     Args:
         config: number of workers, bounds of the queue, environment of the processes.
         metrics: told of starts, retries and the length of the queue.
         preloads: what every worker compiles before it takes tasks: serialized EvaluateRequests, each beside the path of its file.
+        source: where workers come from; None for processes of this machine.
 
     Attributes:
         suspended_count: how many workers were ended because they were suspended.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, preloads: Sequence[tuple[str, bytes]] = ()) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        preloads: Sequence[tuple[str, bytes]] = (),
+        source: Workers | None = None,
+    ) -> None:
         self._config = config
         self._metrics = metrics
         self._preloads = preloads
+        self._source = source or LocalWorkers(config)
         self._complaint: ConfigError | None = None
-        self._workers: set[WorkerProcess] = set()
-        self._spares: list[WorkerProcess] = []
-        self._processes: set[WorkerProcess] = set()
+        self._workers: set[WorkerHandle] = set()
+        self._spares: list[WorkerHandle] = []
+        self._processes: set[WorkerHandle] = set()
         self.suspended_count = 0
         self._watcher: asyncio.Task[None] | None = None
         self._kernel_kills = (count_kernel_kills(),) * 2
-        self._idle: list[WorkerProcess] = []
+        self._idle: list[WorkerHandle] = []
         self._waiting = WaitingTasks()
-        self._runs: dict[WorkerProcess, _Run] = {}
+        self._runs: dict[WorkerHandle, _Run] = {}
         self._recoveries: set[asyncio.Task[None]] = set()
         self._costs = Costs()
         self._pressure = Pressure(config.max_queue_s, config.workers)
@@ -129,6 +138,7 @@ class WorkerPool:
         Raises:
             ConfigError: a worker ended, or did not answer, before it was ready.
         """
+        await self._source.start()
         started = await asyncio.gather(*(self._try_spawn() for _ in range(self._config.workers)))
         ready = [worker for worker in started if worker is not None]
         for worker in ready:
@@ -152,6 +162,7 @@ class WorkerPool:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._processes))
+        await self._source.close()
         for workers in (self._workers, self._spares, self._processes, self._idle):
             workers.clear()
         for item in (*self._waiting.clear(), *(item for run in self._runs.values() for item in run.items)):
@@ -311,7 +322,7 @@ class WorkerPool:
         self._next_look = None
         self._dispatch()
 
-    def _send(self, worker: WorkerProcess, items: list[Waiting]) -> None:
+    def _send(self, worker: WorkerHandle, items: list[Waiting]) -> None:
         run = self._runs[worker] = _Run(worker, items, asyncio.get_running_loop().time())
         self._metrics.observe_batch(len(items))
         for item in items:
@@ -393,12 +404,12 @@ class WorkerPool:
         if self._runs.get(run.worker) is run:
             run.worker.stop()
 
-    def _release(self, worker: WorkerProcess) -> None:
+    def _release(self, worker: WorkerHandle) -> None:
         """Call a worker idle, and dispatch; the last to become idle has the warmest caches."""
         self._idle.append(worker)
         self._dispatch()
 
-    async def _keep(self, worker: WorkerProcess | None) -> None:
+    async def _keep(self, worker: WorkerHandle | None) -> None:
         """Keep one place of the pool filled: wait for the end of its worker, then start another."""
         delay_s = 0.0
         while True:
@@ -411,7 +422,7 @@ class WorkerPool:
             if worker is not None:
                 self._admit(worker)
 
-    def _admit(self, worker: WorkerProcess) -> None:
+    def _admit(self, worker: WorkerHandle) -> None:
         """Let a ready worker take tasks, or stand by where enough others do."""
         if len(self._workers) < self._config.workers:
             self._workers.add(worker)
@@ -419,15 +430,14 @@ class WorkerPool:
         else:
             self._spares.append(worker)
 
-    async def _attend(self, worker: WorkerProcess) -> bool:
+    async def _attend(self, worker: WorkerHandle) -> bool:
         """Wait until a worker ends; tell whether it ended by itself before it answered a single task."""
-        code = await worker.process.wait()
+        code = await worker.wait()
         self._dismiss(worker)
-        worker.transport.abort()
         _LOGGER.warning("worker ended pid=%d exit_code=%d stopped=%s", worker.pid, code, worker.was_stopped)
         return not (worker.was_stopped or worker.has_answered or worker.was_ended_from_outside)
 
-    def _dismiss(self, worker: WorkerProcess) -> None:
+    def _dismiss(self, worker: WorkerHandle) -> None:
         """Forget a worker that has ended; a spare one takes its place."""
         self._workers.discard(worker)
         self._processes.discard(worker)
@@ -437,11 +447,11 @@ class WorkerPool:
         if self._spares and len(self._workers) < self._config.workers:
             self._admit(self._spares.pop())
 
-    async def _try_spawn(self) -> WorkerProcess | None:
+    async def _try_spawn(self) -> WorkerHandle | None:
         worker = None
         try:
             async with asyncio.timeout(self._config.worker_start_timeout_s):
-                worker = await WorkerProcess.launch(self._config)
+                worker = await self._source.launch()
                 self._processes.add(worker)
                 await worker.configure(self._config)
                 await worker.prepare(self._preloads)
@@ -463,7 +473,7 @@ class WorkerPool:
 
     async def _watch(self) -> None:
         """End workers that were suspended for two looks in a row, so that they are replaced and their tasks run again."""
-        seen: set[WorkerProcess] = set()
+        seen: set[WorkerHandle] = set()
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             self._kernel_kills = (self._kernel_kills[1], count_kernel_kills())

@@ -9,15 +9,14 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias
-
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from typing import Self
 
 from gradwire_server.channel import Channel
-from gradwire_server.config import ConfigError, ServerConfig, worker_environ
+from gradwire_server.config import ServerConfig, worker_environ
 from gradwire_server.frames import Frame, Kind
+from gradwire_server.handles import Listener, WorkerDiedError, exchange, prepare
 
 _EXIT_TIMEOUT_S = 2.0
 _DEATH_TIMEOUT_S = 0.5
@@ -26,21 +25,6 @@ _OWN_SIGNALS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 )
 _WORKER_MODULE = "gradwire_server.worker"
-
-
-class WorkerDiedError(Exception):
-    """Raised when the process of a worker ended, or no longer speaks frames.
-
-    Args:
-        is_by_itself: whether what it did is the cause; else it was ended from outside.
-    """
-
-    def __init__(self, *, is_by_itself: bool) -> None:
-        super().__init__("it ended by itself" if is_by_itself else "it was ended from outside")
-        self.is_by_itself = is_by_itself
-
-
-Listener: TypeAlias = Callable[[Frame | Exception], None]
 
 
 class _Line(asyncio.Protocol):
@@ -155,19 +139,8 @@ class WorkerProcess:
             raise
 
     async def prepare(self, preloads: Sequence[tuple[str, bytes]]) -> None:
-        """Have it compile the programs of files, each an EvaluateRequest beside its path.
-
-        Raises:
-            WorkerDiedError: it ended.
-            ConfigError: one does not compile.
-        """
-        for path, request in preloads:
-            answer = await self.exchange(Frame(Kind.COMPILE, (path.encode(), request)))
-            if answer.kind is not Kind.READY:
-                (status,) = answer.parts
-                assert isinstance(status, bytes)
-                why = Status.FromString(status).message
-                raise ConfigError(f"preload: needed a program that compiles in {path}, got {why}")
+        """Have it compile the programs of files; see `handles.prepare`."""
+        await prepare(self, preloads)
 
     def ask(self, task: Frame, listener: Listener) -> None:
         """Send a frame, and have its answer given to a function, or the error that there will be none for; see `explain_death`.
@@ -183,17 +156,8 @@ class WorkerProcess:
         self.transport.write(data)
 
     async def exchange(self, task: Frame) -> Frame:
-        """Send a frame and return the answer.
-
-        Raises:
-            WorkerDiedError: the worker died before its answer was complete.
-        """
-        answered: asyncio.Future[Frame | Exception] = asyncio.get_running_loop().create_future()
-        self.ask(task, lambda found: None if answered.done() else answered.set_result(found))
-        found = await answered
-        if isinstance(found, Exception):
-            raise await self.explain_death(found) from found
-        return found
+        """Send a frame and return the answer; see `handles.exchange`."""
+        return await exchange(self, task)
 
     async def explain_death(self, error: Exception) -> WorkerDiedError:
         """Return why a worker did not answer; it has ended, or will at once."""
@@ -211,6 +175,12 @@ class WorkerProcess:
             self.kill()
             return True
         return not self.was_ended_from_outside
+
+    async def wait(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        code = await self.process.wait()
+        self.transport.abort()
+        return code
 
     def stop(self) -> None:
         """End the process at once, on purpose: it is not to blame for it."""
@@ -232,6 +202,27 @@ class WorkerProcess:
         except TimeoutError:
             self.kill()
             await self.process.wait()
+
+
+class LocalWorkers:
+    """Workers that are processes of this machine.
+
+    Args:
+        config: all settings.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+
+    async def start(self) -> None:
+        """Do nothing: there is nothing beside the processes."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+    async def launch(self) -> WorkerProcess:
+        """Start a process."""
+        return await WorkerProcess.launch(self._config)
 
 
 async def start_python(module: str, connection: tuple[int, int], config: ServerConfig) -> asyncio.subprocess.Process:

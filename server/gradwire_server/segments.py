@@ -27,7 +27,7 @@ class Segment:
     def __init__(self, descriptor: int, size: int) -> None:
         self.descriptor = descriptor
         self.size = size
-        self._map: mmap.mmap | None = None
+        self._map: mmap.mmap | memoryview | None = None
 
     @classmethod
     def create(cls, size: int) -> Self:
@@ -43,6 +43,13 @@ class Segment:
             os.close(descriptor)
             raise
         return cls(descriptor, size)
+
+    @classmethod
+    def over(cls, view: memoryview) -> Self:
+        """Return a segment over memory of another kind, which can be read in place but not passed on."""
+        segment = cls(-1, view.nbytes)
+        segment._map = view
+        return segment
 
     @property
     def buffer(self) -> memoryview:

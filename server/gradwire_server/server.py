@@ -11,8 +11,9 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.exposition import make_metrics, serving_metrics
 from gradwire_server.front import FrontEnd
 from gradwire_server.metrics import PrometheusMetrics
-from gradwire_server.pool import WorkerPool
+from gradwire_server.pools import make_pool
 from gradwire_server.preload import read_preloads
+from gradwire_server.sharding import Sharding
 from gradwire_server.stores import local_stores
 
 
@@ -31,9 +32,9 @@ class Server:
         self._stack = AsyncExitStack()
         self._metrics = metrics = make_metrics(config.metrics_listen)
         preloads = read_preloads(config)
-        self._pool = WorkerPool(config, metrics, [(item.path, item.request) for item in preloads])
+        self._pool = make_pool(config, metrics, [(item.path, item.request) for item in preloads])
         stores = local_stores(config, {item.digest: item.program for item in preloads}, metrics)
-        self._front = FrontEnd(config, self._pool, stores, metrics, shares_port=False)
+        self._front = FrontEnd(config, Sharding(self._pool, config.workers, metrics), stores, metrics, shares_port=False)
 
     @property
     def address(self) -> str:

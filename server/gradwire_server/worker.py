@@ -30,6 +30,7 @@ from gradwire_core.kernels.choice import open_chooser
 from gradwire_core.native.tier import open_tier
 from gradwire_core.plans import open_plans
 from gradwire_core.program import Program
+from gradwire_core.sharding import find_split
 from gradwire_core.structure.cost import Cost, predict
 from gradwire_core.structure.sparse import SparseSpec
 from gradwire_core.types import Array
@@ -52,11 +53,13 @@ from gradwire_server.programs import encode_stored
 from gradwire_server.repeated import Repeated
 from gradwire_server.requests import M, check_program_name, parse_request, program_name
 from gradwire_server.segments import Segment, copy_elements
+from gradwire_server.shards import Sharded
 from gradwire_server.skeletons import Message, Skeletons
 
 _LOGGER = logging.getLogger(__name__)
 _READ_BYTES = 2**18
 _EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
+_IN_CHUNKS = (Kind.EVALUATE_IN_CHUNKS, Kind.EVALUATE_SHARD)
 _NAMED_PARTS = 2  # of a task that brings no program
 _IDLE_S = 0.01
 _IDLE_SHARE = 0.2
@@ -132,6 +135,7 @@ class Worker:
     def __init__(self, config: ServerConfig, memory: MemoryBound | None = None) -> None:
         self._memory = memory
         self._admitted: weakref.WeakKeyDictionary[engine.Executable, Admitted] = weakref.WeakKeyDictionary()
+        self._sharded: weakref.WeakKeyDictionary[engine.Executable, Sharded] = weakref.WeakKeyDictionary()
         self._limits = Limits.from_config(config)
         self._repeated: Skeletons[Repeated] = Skeletons(config.executable_cache_count)
         self._wanted: tuple[Repeated, int] | None = None
@@ -284,8 +288,9 @@ class Worker:
 
     def _run(self, task: Frame, message: bytes, stored: Sequence[bytes]) -> Frame:
         kind = task.kind
-        if kind in (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS):
-            return self._evaluate(message, stored, task.segments, in_chunks=kind is Kind.EVALUATE_IN_CHUNKS)
+        if kind in _EVALUATIONS or kind is Kind.EVALUATE_SHARD:
+            may_split = kind is not Kind.EVALUATE_SHARD and self._limits.shards > 1
+            return self._evaluate(message, stored, task.segments, in_chunks=kind in _IN_CHUNKS, may_split=may_split)
         if kind is Kind.COMPILE:
             return self._precompile(message)
         if kind is Kind.DIFFERENTIATE:
@@ -318,7 +323,9 @@ class Worker:
         source = self._decode(request.program)
         return _result(source, pb.CreateProgramResponse(name=program_name(source.digest)).SerializeToString())
 
-    def _evaluate(self, message: bytes, stored: Sequence[bytes], segments: Iterator[Segment], *, in_chunks: bool) -> Frame:
+    def _evaluate(
+        self, message: bytes, stored: Sequence[bytes], segments: Iterator[Segment], *, in_chunks: bool, may_split: bool
+    ) -> Frame:
         request = self._parse(pb.EvaluateRequest, message)
         self._limits.check_evaluation(request)
         source = self._find_source(request, stored)
@@ -329,8 +336,11 @@ class Worker:
         pairs = [evaluation.decode_output(output, elements=apart) for output in request.outputs]
         outputs = tuple(output for output, _ in pairs)
         executable = self._compile(source, outputs, reproducible=request.reproducible)
-        admitted = self._admit(executable, in_chunks=in_chunks)
         seeds = [found for _, found in pairs]
+        sharded = self._find_sharded(source, outputs, executable, in_chunks=in_chunks) if may_split else None
+        if sharded is not None:
+            return _split(source, sharded, [*inputs, *itertools.chain(*seeds)], _places_apart(request))
+        admitted = self._admit(executable, in_chunks=in_chunks)
         del request, pairs
         self._watch.enter(Phase.RUN)
         with self._expecting(executable, admitted.result_bytes):
@@ -344,6 +354,38 @@ class Worker:
             response = self._serialize(self._encode_results(source, results, executable.specs, encode_tensor))
             admitted = self._note(message, source.digest, outputs, executable, response)
             return _result(source, response, prediction=admitted.prediction)
+
+    def _find_sharded(
+        self, source: Source, outputs: tuple[engine.Output, ...], executable: engine.Executable, *, in_chunks: bool
+    ) -> Sharded | None:
+        """Return in which shards an executable is evaluated that takes more than one may; None where it is not."""
+        found = self._sharded.get(executable)
+        if found is None:
+            if executable in self._admitted or self._load(executable) <= 1:
+                return None
+            left = self._watch.enter(Phase.COMPILE)
+            found = self._make_sharded(_held(source), outputs, executable)
+            self._watch.enter(left)
+        if found is not None:
+            check = self._limits.check_joined if in_chunks else self._limits.check_response
+            check(_result_bytes(executable))
+        return found
+
+    def _make_sharded(self, program: Program, outputs: tuple[engine.Output, ...], executable: engine.Executable) -> Sharded | None:
+        def compile(part: Program, asked: Sequence[engine.Output]) -> engine.Executable:
+            return self._executables.get(part, asked, reproducible=True)
+
+        split = find_split(program, outputs, executable, compile, self._load, self._limits.shards)
+        if split is None:
+            return None
+        found = Sharded(split, [compile(shard.program, shard.outputs) for shard in split.shards])
+        if sum(map(len, found.programs)) > self._limits.message_bytes:
+            return None
+        self._sharded[executable] = found
+        return found
+
+    def _load(self, executable: engine.Executable) -> float:
+        return self._limits.load(executable.plan, predict(executable.program))
 
     def _note(
         self, message: bytes, digest: str, outputs: tuple[engine.Output, ...], executable: engine.Executable, response: bytes
@@ -582,6 +624,16 @@ def _result_bytes(executable: engine.Executable) -> int:
     return sum(type.nbytes for type in executable.program.output_types) + sum(places)
 
 
+def _split(source: Source, sharded: Sharded, arrays: Sequence[Array], places: Sequence[int | None]) -> Frame:
+    """Return the answer of a task that is to be done in shards."""
+    name, _, *stored = _result(source, b"", ()).parts
+    try:
+        parts, segments = sharded.tell(arrays, places)
+    except OSError as error:
+        raise MemoryError from error
+    return Frame(Kind.SPLIT, (name, *stored, *parts, *segments))
+
+
 def _result(
     source: Source, response: bytes, segments: Sequence[Segment] | None = None, prediction: Prediction | None = None
 ) -> Frame:
@@ -604,12 +656,18 @@ def _repeated_result(task: Frame, repeated: Repeated, answer: bytes | Joined, pr
 
 def _elements_apart(request: pb.EvaluateRequest, segments: Iterator[Segment]) -> Iterator[Elements | None]:
     """Yield the elements of each tensor of a request, inputs first, where they are in a segment, else None."""
-    for tensor in itertools.chain(request.inputs, *(output.seeds for output in request.outputs)):
-        if tensor.name or not (tensor.data or 0 in tensor.shape):
-            segment = next(segments, None)
-            yield None if segment is None else segment.buffer
-        else:
-            yield None
+    for place in _places_apart(request):
+        segment = None if place is None else next(segments, None)
+        yield None if segment is None else segment.buffer
+
+
+def _places_apart(request: pb.EvaluateRequest) -> list[int | None]:
+    """Return for each tensor of a request, inputs first, the index of the segment that its elements are in, else None."""
+    count = itertools.count()
+    return [
+        next(count) if tensor.name or not (tensor.data or 0 in tensor.shape) else None
+        for tensor in itertools.chain(request.inputs, *(output.seeds for output in request.outputs))
+    ]
 
 
 if __name__ == "__main__":

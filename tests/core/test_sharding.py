@@ -53,14 +53,18 @@ def run(split: Split, arrays) -> list[list[np.ndarray]]:
     for shard in split.shards:
         executable = engine.compile(shard.program, shard.outputs)
         answers.append(executable.run([*map(value, shard.inputs)], [[*map(value, group)] for group in shard.seeds]))
-    return [
-        [
-            found[0] if len(found) == 1 else np.concatenate(found, joint.axis)
-            for joint in output
-            for found in [[answers[piece.shard][piece.output][piece.result] for piece in joint.pieces]]
-        ]
-        for output in split.results
-    ]
+    return [[joined(joint, answers) for joint in output] for output in split.results]
+
+
+def joined(joint, answers) -> np.ndarray:
+    found = [answers[piece.shard][piece.output][piece.result] for piece in joint.pieces]
+    if len(found) == 1:
+        return found[0]
+    whole = np.concatenate(found, joint.axis)
+    starts = np.cumsum([0, *[array.shape[joint.axis] for array in found]])
+    assert [piece.start for piece in joint.pieces] == starts[:-1].tolist()
+    assert TensorType.of(whole) == joint.type
+    return whole
 
 
 def assert_same(program: Program, outputs, arrays, count: int, seeds=()) -> Split | None:
