@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import struct
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import ray
@@ -26,7 +27,7 @@ from gradwire_core.errors import OverloadedError
 from gradwire_proto.status import encode_status
 from gradwire_server.capabilities import package_version
 from gradwire_server.channel import SMALL_BYTES
-from gradwire_server.config import ConfigError, ServerConfig, worker_variables
+from gradwire_server.config import ConfigError, ServerConfig, split_address, worker_variables
 from gradwire_server.frames import Frame, Kind, Part
 from gradwire_server.handles import Listener, WorkerDiedError, exchange, prepare
 from gradwire_server.metrics import Metrics
@@ -38,6 +39,7 @@ _LOGGER = logging.getLogger(__name__)
 _NAMESPACE = "gradwire"
 _LIFE = "life"
 _CLOSE_TIMEOUT_S = 5.0
+_REACH_TIMEOUT_S = 5.0
 _THREADS_A_WORKER = 3  # one that waits for an answer, one that starts or ends it, one to spare
 
 R = TypeVar("R")
@@ -77,11 +79,16 @@ class RayWorkers:
         Raises:
             ConfigError: there is none at the address.
         """
+        address = self._config.ray_address
+        connecting: Future[None] = Future()
+        threading.Thread(target=_connect, args=(address, connecting), daemon=True).start()  # which may never end
         try:
-            await self.call(_connect, self._config.ray_address)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            text = f"ray_address: needed a Ray cluster that this machine is a node of, got none at {self._config.ray_address}"
-            raise ConfigError(f"{text}; run `ray start` first: {error}") from error
+            async with asyncio.timeout(self._config.worker_start_timeout_s):
+                await asyncio.wrap_future(connecting)
+        except (OSError, RuntimeError, ValueError, AssertionError, TimeoutError, ray.exceptions.RayError) as error:
+            _LOGGER.warning("no Ray: %s", error)
+            text = f"ray_address: needed a Ray cluster that this machine is a node of, got none at {address}; run `ray start` first"
+            raise ConfigError(text) from error
         self._is_connected = True
 
     async def launch(self) -> RayHandle:
@@ -124,10 +131,23 @@ class RayWorkers:
         return found
 
 
-def _connect(address: str) -> None:
+def _connect(address: str, connected: Future[None]) -> None:
     """Connect this process to a cluster; not from its main thread, whose signals are not Ray's to handle."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, configure_logging=False)
+    try:
+        if address != "auto":  # Ray asks for ever where nobody answers
+            with socket.create_connection(split_address("ray_address", address), _REACH_TIMEOUT_S):
+                pass
+        ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is told
+        found: Exception | None = error
+    else:
+        found = None
+    with contextlib.suppress(InvalidStateError):  # nobody waits any more
+        if found is None:
+            connected.set_result(None)
+        else:
+            connected.set_exception(found)
 
 
 class RayHandle:

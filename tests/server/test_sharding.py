@@ -282,13 +282,13 @@ def test_a_shard_whose_worker_is_killed_runs_again():
     np.testing.assert_array_equal(run_with_pool(config, scenario), values(here)[0][0])
 
 
-def test_a_deadline_ends_all_shards():
-    (program, arrays), outputs = heavy(700, 100), (Output((JACOBIAN,)),)
+def test_who_gives_up_ends_all_shards():
+    (program, arrays), outputs = heavy(700, 300), (Output((JACOBIAN,)),)
     config = limited(program, outputs, 0.6, workers=2)
 
     async def scenario(pool, sharding):
-        running = asyncio.create_task(sharding.run(asked(program, outputs, arrays), PATIENCE_S))
-        await until(lambda: shards_running(pool))
+        running = asyncio.create_task(sharding.run(asked(program, outputs, arrays), 2 * PATIENCE_S))
+        await until(lambda: len(shards_running(pool)) == 2)
         ended = shards_running(pool)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -1,0 +1,57 @@
+"""A cluster of three nodes on this machine, each a raylet with one processor and little memory, on the loopback alone.
+
+This process is part of the first, whose end would be the end of the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+os.environ |= {  # before Ray is imported
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else it serves on the address of the machine
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # processes that no actor of ours could use
+    "RAY_raylet_start_wait_time_s": "180",
+}
+
+pytest.importorskip("ray", reason='needs Ray, which is not here: pip install "gradwire[ray]"')
+
+_NODE = {"node_ip_address": "127.0.0.1", "num_cpus": 1, "object_store_memory": 120 * 2**20, "include_dashboard": False}
+_NODES = 3
+
+
+class Nodes:
+    """The nodes of a cluster."""
+
+    def __init__(self, cluster) -> None:
+        self._cluster = cluster
+        self.address: str = cluster.address
+        self.first: str = cluster.head_node.node_id
+
+    def add(self) -> None:
+        self._cluster.add_node(**_NODE)
+
+    def kill(self, node_id: str) -> None:
+        """End all processes of a node at once."""
+        (node,) = (node for node in self._cluster.worker_nodes if node.node_id == node_id)
+        self._cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="session")
+def nodes():
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray-")  # the names of sockets in it must be short
+    cluster = Cluster(initialize_head=True, head_node_args={**_NODE, "temp_dir": folder})
+    try:
+        found = Nodes(cluster)
+        for _ in range(_NODES - 1):
+            found.add()
+        yield found
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
