@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire_core.sharding import Joint, Piece
+from gradwire_core.cutting import Joint, Piece
 from gradwire_core.types import Array, TensorType
 from gradwire_proto import evaluation
 from gradwire_proto.tensor import decode_tensor, encode_head, encode_tensor

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradwire_core.cutting import Argument
 from gradwire_core.errors import LimitError, OverloadedError
-from gradwire_core.sharding import Argument
 from gradwire_core.types import Array
 from gradwire_server.frames import Frame, Kind, Part, Prediction
 from gradwire_server.joining import Joining

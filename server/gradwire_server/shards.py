@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.cutting import Argument, Joint, Piece, Shard, Slice, Split
 from gradwire_core.engine import Executable
-from gradwire_core.sharding import Argument, Joint, Piece, Shard, Slice, Split
 from gradwire_core.structure.cost import predict
 from gradwire_core.types import Array, Dtype, TensorType
 from gradwire_proto import evaluation

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from gradwire_core import engine
 from gradwire_core.builder import Builder
+from gradwire_core.cutting import Split
 from gradwire_core.engine import Output
 from gradwire_core.program import Program
-from gradwire_core.sharding import Split, find_split
+from gradwire_core.sharding import find_split
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Dtype, TensorType
 from tests.core.strategies import examples, programs, scalar_programs

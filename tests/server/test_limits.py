@@ -28,6 +28,7 @@ LIMITS = Limits(
     stream_request_count=1,
     stream_tensor_bytes=70,
     chunked_bytes=70,
+    shards=4,
 )
 WIDE = {"shape": [2, 6]}
 DEEP = {"shape": [1, 1, 1]}
