@@ -18,7 +18,7 @@ import gradwire as gw
 from gradwire_core import engine
 from gradwire_core.builder import Builder
 from gradwire_core.engine import Output
-from gradwire_core.errors import DeadlineError, LimitError, OverloadedError
+from gradwire_core.errors import DeadlineError, LimitError, OverloadedError, PoisonedTaskError
 from gradwire_core.program import Program
 from gradwire_core.transforms import Transform
 from gradwire_core.types import Dtype, TensorType
@@ -253,8 +253,9 @@ def heavy(count: int, rounds: int) -> tuple[Program, list[np.ndarray]]:
     return traced(function, (count,), (count, count)), [np.linspace(-1, 1, count), weights]
 
 
-def shards_running(pool: WorkerPool) -> list[int]:
-    return [worker.pid for worker, run in pool._runs.items() if run.items[0].task.kind is Kind.EVALUATE_SHARD]
+def shards_running(pool: WorkerPool, *, with_program: bool = False) -> list[int]:
+    tasks = ((worker.pid, run.items[0].task) for worker, run in pool._runs.items())
+    return [pid for pid, task in tasks if task.kind is Kind.EVALUATE_SHARD and (task.parts[2] or not with_program)]
 
 
 def test_workers_in_processes_give_the_same_bits():
@@ -282,14 +283,40 @@ def test_a_shard_whose_worker_is_killed_runs_again():
     np.testing.assert_array_equal(run_with_pool(config, scenario), values(here)[0][0])
 
 
-def test_who_gives_up_ends_all_shards():
-    (program, arrays), outputs = heavy(700, 300), (Output((JACOBIAN,)),)
+def test_a_shard_that_ends_two_workers_is_the_end_of_the_request_alone():
+    (program, arrays), outputs = heavy(700, 100), (Output((JACOBIAN,)),)
     config = limited(program, outputs, 0.6, workers=2)
 
     async def scenario(pool, sharding):
         running = asyncio.create_task(sharding.run(asked(program, outputs, arrays), 2 * PATIENCE_S))
-        await until(lambda: len(shards_running(pool)) == 2)
-        ended = shards_running(pool)
+        ended: set[int] = set()
+        await until(lambda: shards_running(pool, with_program=True))
+        (shard,) = {run.items[0].task.parts[1] for run in pool._runs.values() if run.items[0].task.parts[2]}
+        for _ in range(2):
+            await until(lambda: set(at_shard(pool, shard)) - ended)
+            (pid,) = set(at_shard(pool, shard)) - ended
+            os.kill(pid, signal.SIGSEGV)
+            ended.add(pid)
+        with pytest.raises(PoisonedTaskError):
+            await running
+        return values(await pool.run(asked(*other), PATIENCE_S))[0][0]
+
+    other = mixing(10), (Output(),), [np.ones(10)]
+    np.testing.assert_array_equal(run_with_pool(config, scenario), values(Worker(ServerConfig()).answer(asked(*other)))[0][0])
+
+
+def at_shard(pool: WorkerPool, shard: bytes) -> list[int]:
+    return [worker.pid for worker, run in pool._runs.items() if run.items[0].task.parts[1] == shard]
+
+
+def test_who_gives_up_ends_all_shards():
+    (program, arrays), outputs = heavy(700, 100), (Output((JACOBIAN,)),)
+    config = limited(program, outputs, 0.6, workers=2)
+
+    async def scenario(pool, sharding):
+        running = asyncio.create_task(sharding.run(asked(program, outputs, arrays), 2 * PATIENCE_S))
+        await until(lambda: shards_running(pool, with_program=True))  # another is soon told to send it
+        ended = shards_running(pool, with_program=True)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await until(lambda: not set(ended) & set(pool.pids) and not shards_running(pool))
