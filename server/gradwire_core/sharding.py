@@ -22,12 +22,12 @@ _GROWTH = 1.25
 
 Compile = Callable[[Program, Sequence[Output]], Executable]
 """Gives the executable of outputs of a program."""
-Load = Callable[[Executable], float]
+Share = Callable[[Executable], float]
 """Tells which share of what is allowed an executable takes: more than 1 is too much."""
 
 
 def find_split(
-    program: Program, outputs: Sequence[Output], whole: Executable, compile: Compile, load: Load, most: int
+    program: Program, outputs: Sequence[Output], whole: Executable, compile: Compile, share: Share, most: int
 ) -> Split | None:
     """Return the split of an evaluation into the fewest shards of which each takes what is allowed; None if there is none.
 
@@ -36,7 +36,7 @@ def find_split(
         outputs: what is asked of it, with what takes too much among it.
         whole: the executable of all that.
         compile: compiles parts of it, to be judged.
-        load: judges.
+        share: judges.
         most: the largest number of shards.
     """
     outputs = tuple(outputs)
@@ -44,9 +44,9 @@ def find_split(
     starts = list(itertools.accumulate(counts, initial=len(whole.input_types)))
     sizes = [len(types if specs is None else specs) for types, specs in zip(whole.array_types, whole.specs, strict=True)]
     request = Request(program, outputs, whole.input_types, starts, counts, sizes, whole.array_types)
-    judge = _Judge(compile, load)
+    judge = _Judge(compile, share)
     together = cut_batch(request, range(len(outputs)))
-    found = None if together is None else judge.count(together, load(whole), most)
+    found = None if together is None else judge.count(together, share(whole), most)
     if together is not None and found is not None:
         return _assemble(request, [(together, found.number)], ())
     return _split_apart(request, judge, most)
@@ -64,17 +64,17 @@ class _Judge:
     """Finds how finely something must be cut; see `find_split`."""
 
     compile: Compile
-    load: Load
+    share: Share
 
-    def count(self, way: Way, load: float, most: int) -> _Count | None:
-        """Return the least number of shards that is known to do, tried from what the load of the whole suggests."""
-        if load > most:
+    def count(self, way: Way, share: float, most: int) -> _Count | None:
+        """Return the least number of shards that is known to do, tried from what the share of the whole suggests."""
+        if share > most:
             return None
         most = min(most, way.most)
-        count = max(2, math.ceil(min(load, most)))
+        count = max(2, math.ceil(min(share, most)))
         while count <= most:
             first = self.compiled(way.shard(count, 0))
-            found = max(self.load(first), self.load(self.compiled(way.shard(count, count - 1))))
+            found = max(self.share(first), self.share(self.compiled(way.shard(count, count - 1))))
             if found <= 1:
                 return _Count(count, count * predict(first.program).seconds)
             if count == most:
@@ -82,9 +82,9 @@ class _Judge:
             count = min(most, max(count + 1, math.ceil(count * min(found, _GROWTH))))
         return None
 
-    def best(self, ways: Sequence[Way], load: float, most: int) -> tuple[Way, int] | None:
+    def best(self, ways: Sequence[Way], share: float, most: int) -> tuple[Way, int] | None:
         """Return the way of least predicted seconds, and into how many shards."""
-        found = [(way, count) for way in ways if (count := self.count(way, load, most)) is not None]
+        found = [(way, count) for way in ways if (count := self.count(way, share, most)) is not None]
         if not found:
             return None
         way, count = min(found, key=lambda item: item[1].seconds)
@@ -99,16 +99,16 @@ def _split_apart(request: Request, judge: _Judge, most: int) -> Split | None:
     kept: list[int] = []
     cuts: list[tuple[Way, int]] = []
     for number, output in enumerate(request.outputs):
-        load = judge.load(judge.compile(request.program, (output,)))
-        if load <= 1:
+        share = judge.share(judge.compile(request.program, (output,)))
+        if share <= 1:
             kept.append(number)
             continue
-        found = judge.best(ways_to_cut(request, number), load, most)
+        found = judge.best(ways_to_cut(request, number), share, most)
         if found is None:
             return None
         cuts.append(found)
     groups: list[tuple[int, ...]] = [tuple(kept)] if kept else []
-    if groups and judge.load(judge.compile(request.program, [request.outputs[number] for number in kept])) > 1:
+    if groups and judge.share(judge.compile(request.program, [request.outputs[number] for number in kept])) > 1:
         groups = [(number,) for number in kept]
     split = _assemble(request, cuts, groups)
     return split if len(split.shards) <= most else None

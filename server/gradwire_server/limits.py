@@ -149,7 +149,7 @@ class Limits:
         """Check the predicted seconds of an evaluation."""
         self._check("evaluation", "predicted seconds", "predicted_s", cost.seconds)
 
-    def load(self, plan: Planned, cost: Cost) -> float:
+    def share(self, plan: Planned, cost: Cost) -> float:
         """Return which share of what one evaluation may take it is predicted to; more than 1 is too much."""
         return max(plan.peak_bytes / self.peak_bytes, plan.flops / self.flop_count, cost.seconds / self.predicted_s)
 

@@ -361,7 +361,7 @@ class Worker:
         """Return in which shards an executable is evaluated that takes more than one may; None where it is not."""
         found = self._sharded.get(executable)
         if found is None:
-            if executable in self._admitted or self._load(executable) <= 1:
+            if executable in self._admitted or self._share(executable) <= 1:
                 return None
             left = self._watch.enter(Phase.COMPILE)
             found = self._make_sharded(_held(source), outputs, executable)
@@ -375,7 +375,7 @@ class Worker:
         def compile(part: Program, asked: Sequence[engine.Output]) -> engine.Executable:
             return self._executables.get(part, asked, reproducible=True)
 
-        split = find_split(program, outputs, executable, compile, self._load, self._limits.shards)
+        split = find_split(program, outputs, executable, compile, self._share, self._limits.shards)
         if split is None:
             return None
         found = Sharded(split, [compile(shard.program, shard.outputs) for shard in split.shards])
@@ -384,8 +384,8 @@ class Worker:
         self._sharded[executable] = found
         return found
 
-    def _load(self, executable: engine.Executable) -> float:
-        return self._limits.load(executable.plan, predict(executable.program))
+    def _share(self, executable: engine.Executable) -> float:
+        return self._limits.share(executable.plan, predict(executable.program))
 
     def _note(
         self, message: bytes, digest: str, outputs: tuple[engine.Output, ...], executable: engine.Executable, response: bytes
