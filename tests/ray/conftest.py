@@ -24,6 +24,7 @@ pytest.importorskip("ray", reason='needs Ray, which is not here: pip install "gr
 _AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
 _NODE = {"node_ip_address": "127.0.0.1", "num_cpus": 1, "object_store_memory": 120 * 2**20, "include_dashboard": False}
 _NODES = 3
+_ATTEMPTS = 3
 
 
 class Nodes:
@@ -35,7 +36,7 @@ class Nodes:
         self.first: str = cluster.head_node.node_id
 
     def add(self) -> None:
-        self._cluster.add_node(**node())
+        again(lambda: self._cluster.add_node(**node()))
 
     def kill(self, node_id: str) -> None:
         """End all processes of a node at once."""
@@ -50,13 +51,21 @@ def node() -> dict:
         return _NODE | {name: item.getsockname()[1] for name, item in zip(_AGENT_PORTS, free, strict=True)}
 
 
+def again(start):
+    """Start a node. A raylet gives its agents 15 s, which is little where much else runs: what has not come then is tried again."""
+    for _ in range(_ATTEMPTS - 1):
+        with contextlib.suppress(Exception):  # Ray raises no other
+            return start()
+    return start()
+
+
 @pytest.fixture(scope="session")
 def nodes():
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray-")  # the names of sockets in it must be short
     first = {"temp_dir": folder, "include_log_monitor": False, "no_monitor": True}
-    cluster = Cluster(initialize_head=True, head_node_args=node() | first)
+    cluster = again(lambda: Cluster(initialize_head=True, head_node_args=node() | first))
     try:
         found = Nodes(cluster)
         for _ in range(_NODES - 1):
