@@ -290,7 +290,6 @@ class Executable:
         input_types: the types of the inputs.
         seed_types: for each output, the types of its tangents or cotangents.
         specs: for each output, the static half of each of its results; None where they are dense.
-        array_types: for each output, the types of the arrays that its results are made of; of its results, where they are dense.
         by_terms: the same outputs by terms alone, where some Jacobian is computed in another way; None where none is.
     """
 
@@ -312,7 +311,6 @@ class Executable:
         seeds = iter(types[input_count:])
         self.seed_types = tuple(tuple(itertools.islice(seeds, reading.seed_count)) for reading in readings)
         self.specs = tuple(reading.specs for reading in readings)
-        self.array_types = tuple(self.program.output_types[reading.start : reading.stop] for reading in readings)
         places = sum(spec.nbytes for reading in readings for spec in reading.specs or () if isinstance(spec, SparseSpec))
         self._nbytes = EXECUTABLE_BYTES + EQUATION_BYTES * derived.equation_count + derived.literal_bytes + places
         self._readings = readings
@@ -340,6 +338,12 @@ class Executable:
     def program(self) -> Program:
         """The joint program of all outputs."""
         return self.plan.program
+
+    @cached_property
+    def array_types(self) -> tuple[tuple[TensorType, ...], ...]:
+        """For each output, the types of the arrays that its results are made of; of its results, where they are dense."""
+        types = self.program.output_types
+        return tuple(types[reading.start : reading.stop] for reading in self._readings)
 
     @property
     def nbytes(self) -> int:

@@ -341,3 +341,15 @@ def test_the_collector_is_left_as_it_was(monkeypatch):
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+def test_a_program_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    whole = engine.plan_clustered
+    monkeypatch.setattr(engine, "plan_clustered", lambda program, **given: planned.append(program) or whole(program, **given))
+    builder = Builder()
+    x = builder.input(TensorType(Dtype.FLOAT64, (1000,)))
+    executable = engine.compile(builder.build([np.sum(np.sin(x) * x)]), [Output((Transform("grad"),))])
+    executable.run([np.ones(1000)])
+    assert executable.array_types == ((TensorType(Dtype.FLOAT64, (1000,)),),)
+    assert len(planned) == 1
