@@ -308,6 +308,8 @@ def _show(item: Any) -> str:
     if isinstance(item, StructuredJacobian) or _is_sparse(item):
         return str(item).expandtabs()
     array = np.asarray(item)
+    if array.dtype.kind in "fc":
+        array = array + 0  # -0.0 is printed as 0
     if array.ndim == 0:
         return f"{array[()]:.12g}" if array.dtype.kind in "fc" else str(array[()])
     return np.array2string(array, precision=PRINTED, separator=", ", max_line_width=100)
