@@ -132,9 +132,14 @@ class Selection:
     structures: tuple[Structure, ...]
     is_single: bool
 
+    @property
+    def is_array(self) -> bool:
+        """Whether that is one argument, and an array."""
+        return self.is_single and self.structures[0] is LEAF
+
     def regroup(self, items: Sequence[Any]) -> Any:
         """Return one item a leaf, nested as the arguments are: one result for an int, a tuple for a tuple."""
-        if self.is_single and self.structures[0] is LEAF:
+        if self.is_array:
             return items[0]
         rest = iter(items)
         groups = [structure.unflatten(list(itertools.islice(rest, structure.count))) for structure in self.structures]
@@ -212,8 +217,14 @@ def _evaluate(trace: Trace, form: Form) -> Prepared:
     return Prepared((_value(),), lambda results: rebuild(results[0]))
 
 
+def _only(results: Results) -> Any:
+    return results[0][0]
+
+
 def _grad(trace: Trace, form: Form) -> Prepared:
     chosen = select(trace, form)
+    if chosen.is_array:
+        return Prepared((output(form, argnums=chosen.leaves),), _only)
     return Prepared((output(form, argnums=chosen.leaves),), lambda results: chosen.regroup(results[0]))
 
 
@@ -230,6 +241,8 @@ def _jacobian(trace: Trace, form: Form) -> Prepared:
         rows = _called(trace, form, chosen.leaves, names, results[0])
         return outer([chosen.regroup(row) for row in rows])
 
+    if chosen.is_array and trace.results is LEAF and form.layout != "structured":
+        return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), _only)
     return Prepared((output(form, argnums=chosen.leaves, layout=form.layout),), rebuild)
 
 

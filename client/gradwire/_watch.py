@@ -85,11 +85,19 @@ class Watch:
             now = scope.get(name, ABSENT)
             if now is not seen and not _is_same(now, seen):
                 return False
-        for cell, seen in self._cells:
-            now = contents(cell)
-            if now is not seen and not _is_same(now, seen):
-                return False
+        if self._cells and not self._cells_hold():
+            return False
         return (not self._sequences or self._sequences_hold()) and (not self._dicts or self._dicts_hold()) and self._arrays_hold()
+
+    def _cells_hold(self) -> bool:
+        try:
+            for cell, seen in self._cells:
+                now = cell.cell_contents
+                if now is not seen and not _is_same(now, seen):
+                    return False
+        except ValueError:  # one is empty
+            return all(_is_same(contents(cell), seen) for cell, seen in self._cells)
+        return True
 
     def _sequences_hold(self) -> bool:
         return all(len(items) == len(seen) and all(map(_is_same, items, seen)) for items, seen in self._sequences)
