@@ -133,7 +133,7 @@ def test_the_scan_finds_what_it_looks_for(text):
 
 _is_numbered = re.compile(r"[vkcxybio]\d+").fullmatch
 _OURS = {"make", "run", "None", "copy", "keep", "order", "s", "array", "copyto", "out", *PRIMITIVES}
-_OURS |= {"address", "bool", "call", "give", "IndexError", "memory", "results", "take", "_"}
+_OURS |= {"address", "bool", "call", "give", "IndexError", "memory", "results", "room", "take", "_"}
 
 
 def is_ours(name):

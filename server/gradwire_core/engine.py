@@ -28,7 +28,7 @@ from threadpoolctl import ThreadpoolController
 from gradwire_core.builder import Builder, Value
 from gradwire_core.derived import Derived, Reading, Spec, find, keep
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
-from gradwire_core.executor import Executor, Runner, run_tape
+from gradwire_core.executor import NO_ROOM, Executor, Runner, run_tape
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.native.tier import Tier
@@ -346,16 +346,25 @@ class Executable:
         return tuple(types[reading.start : reading.stop] for reading in self._readings)
 
     @property
+    def rooms(self) -> frozenset[int]:
+        """The numbers of the outputs of the program that may be computed in memory that the caller gives."""
+        return self._execute.rooms if isinstance(self._execute, Executor) else frozenset()
+
+    @property
     def nbytes(self) -> int:
         """An estimate of the memory that keeping it takes, which grows when the same by terms is compiled."""
         return self._nbytes + (0 if self.by_terms is None else self.by_terms.nbytes)
 
-    def run(self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = ()) -> list[list[Result]]:
+    def run(
+        self, inputs: Sequence[Array], seeds: Sequence[Sequence[Array]] = (), room: Mapping[int, Array] = NO_ROOM
+    ) -> list[list[Result]]:
         """Return the results of each output.
 
         Args:
             inputs: the inputs of the program, batched as the vmaps of the outputs say.
             seeds: for each output the tangents or cotangents that its chain added; may be left out where there are none.
+            room: row-major arrays that outputs of the program may be computed in, by their numbers, of their types. A result that
+                is one of them was; of the others nothing is known.
 
         Raises:
             ShapeError, DtypeError: an array is not of the type it was compiled for.
@@ -368,9 +377,9 @@ class Executable:
         self._check(arrays, inputs, seeds)
         if self._is_reproducible:
             with _one_thread():
-                flat = self._run(arrays)
+                flat = self._run(arrays, room)
         else:
-            flat = self._run(arrays)
+            flat = self._run(arrays, room)
         if self.by_terms is not None and not all(map(_is_finite, flat)):
             other = self.by_terms.get()
             if other.plan.peak_bytes <= max(self.plan.peak_bytes, FREE_BYTES):
@@ -380,8 +389,10 @@ class Executable:
             list(flat[start:stop]) if specs is None else _fill(specs, flat[start:stop]) for _, start, stop, specs in self._readings
         ]
 
-    def _run(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+    def _run(self, arrays: Sequence[Array], room: Mapping[int, Array]) -> tuple[Array, ...]:
         try:
+            if room and isinstance(self._execute, Executor):
+                return self._execute.run_into(room, *arrays)
             return self._execute(*arrays)
         except MemoryError as error:
             needed = self.plan.peak_bytes

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,17 @@ Runner = Callable[..., tuple[Array, ...]]
 STRAIGHT = 1000
 CHUNK = 500
 
+ROOM_BYTES = 2**20
+"""Outputs of so many bytes may be computed in memory that the caller gives."""
+
+NO_ROOM: Mapping[int, Array] = MappingProxyType({})
+
+
+class _Room(threading.local):
+    """The memory that the caller of this thread gives, by the numbers of outputs."""
+
+    arrays = NO_ROOM
+
 
 class Executor:
     """Runs a plan.
@@ -52,12 +65,32 @@ class Executor:
 
     Attributes:
         plan: the plan, whose report tells what runs its clusters.
+        rooms: the numbers of the outputs that may be computed in memory that the caller gives.
     """
 
     def __init__(self, plan: Plan, tier: Tier | None = None, chooser: Chooser | None = None) -> None:
         kernels = _Kernels() if plan.reproducible else _Kernels(tier, chooser)
-        self._run: Runner = _compile(plan, kernels, self._settle)
+        self._room = _Room()
+        self.rooms = frozenset(_find_rooms(plan).values())
+        self._run: Runner = _compile(plan, kernels, self._settle, self._room)
         self.plan = dataclasses.replace(plan, kernels=tuple(kernels.clusters)) if kernels.clusters else plan
+
+    def run_into(self, room: Mapping[int, Array], *arrays: Array) -> tuple[Array, ...]:
+        """Return the outputs for the inputs, some of them computed in memory that is given.
+
+        Args:
+            room: row-major arrays by the numbers of outputs, of their types. An output that is one of them was computed there; of
+                what stands in the others nothing is known.
+            arrays: the inputs.
+
+        Raises:
+            ArgumentError: an index is out of range.
+        """
+        self._room.arrays = room
+        try:
+            return self(*arrays)
+        finally:
+            self._room.arrays = NO_ROOM
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, which must have the types of the program.
@@ -241,19 +274,53 @@ class _Kernels:
         return self.clusters[-1]
 
 
+# -- memory of the caller ------------------------------------------------------------------------------------------------------
+
+NO_ROOMS: Mapping[int, int] = MappingProxyType({})
+
+
+def _find_rooms(plan: Plan) -> dict[int, int]:
+    """Return the steps that take the memory of large outputs, each with the number of its output: those that can be given it."""
+    if len(plan.steps) > STRAIGHT:
+        return {}
+    makers: dict[int, int | None] = {}  # by slot, the step that took its memory, if it can be given it
+    for number, step in enumerate(plan.steps):
+        if step.target >= 0:
+            maker = makers.get(step.operands[step.target])
+        else:
+            maker = number if _can_be_given_room(step.equation) else None
+        for slot in step.results:
+            makers[slot] = maker
+    found: dict[int, int] = {}
+    for output, ((slot, how), type) in enumerate(zip(plan.outputs, plan.program.output_types, strict=True)):
+        maker = makers.get(slot) if how is not Handover.COPY and type.nbytes >= ROOM_BYTES else None
+        if maker is not None and plan.steps[maker].equation.results[0].type == type:
+            found[maker] = output
+    return found
+
+
+def _can_be_given_room(equation: Equation) -> bool:
+    """Whether the kernel of an equation takes the memory of its result by keyword, `out`."""
+    if len(equation.results) != 1 or not equation.results[0].type.shape:
+        return False
+    return equation.primitive is CLUSTER or (isinstance(equation.primitive.kernel, np.ufunc) and not equation.params)
+
+
 # -- source --------------------------------------------------------------------------------------------------------------------
 
 
-def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels) -> list[str]:
-    """Return the statements that run steps and empty slots; `name` says how a slot is written."""
+def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels, rooms: Mapping[int, int] = NO_ROOMS) -> list[str]:
+    """Return the statements that run steps and empty slots; `name` says how a slot is written, `rooms` is of `_find_rooms`."""
     lines = []
-    for step in steps:
+    for number, step in enumerate(steps):
         operands = [name(slot) for slot in step.operands]
         if _is_scalar(step.equation):
             right = SCALAR_OPERATORS[step.equation.primitive.name][1].format(*operands)
         else:
             if step.target >= 0:
                 operands.append(operands[step.target])
+            if number in rooms:
+                operands.append(f"out=room({rooms[number]})")
             right = f"k{kernels.number(step)}({', '.join(operands)})"
         left = ", ".join([name(slot) for slot in step.results])
         lines.append(f"{left} = {right}")
@@ -262,19 +329,20 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels)
     return lines
 
 
-def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | None = None) -> Runner:
+def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | None = None, room: _Room | None = None) -> Runner:
     """Return a plan as a function of its inputs.
 
     Args:
         plan: what to run.
         kernels: binds its kernels, and knows what compiles them where they run long.
         settle: is given what to call from then on; None for a program that another one calls, which gives no warnings.
+        room: the memory that a caller gives for outputs.
     """
     program, tier = plan.program, kernels.tier
     tape = expand(program)
     if tape is not None:
         return run_tape(tape, lambda: plan, tier, settle)
-    run = _compile_steps(plan, kernels)
+    run = _compile_steps(plan, kernels, room)
     if settle is not None:
         run = np.errstate(all="ignore")(run)
     if tier is not None and settle is not None and is_promising(program):
@@ -302,24 +370,27 @@ def _compile_whole(program: Program, tier: Tier | None) -> Runner:
     return _compile(plan_clustered(program), _Kernels(tier))
 
 
-def _compile_steps(plan: Plan, kernels: _Kernels | None = None) -> Runner:
+def _compile_steps(plan: Plan, kernels: _Kernels | None = None, room: _Room | None = None) -> Runner:
     """Return the steps of a plan as a function of its inputs."""
     kernels = kernels or _Kernels()
-    return _compile_straight(plan, kernels) if len(plan.steps) <= STRAIGHT else _Chunks(plan, kernels).run
+    return _compile_straight(plan, kernels, room) if len(plan.steps) <= STRAIGHT else _Chunks(plan, kernels).run
 
 
 def _local(slot: int) -> str:
     return f"v{slot}" if slot >= 0 else f"c{~slot}"
 
 
-def _compile_straight(plan: Plan, kernels: _Kernels) -> Callable[..., tuple[Array, ...]]:
+def _compile_straight(plan: Plan, kernels: _Kernels, room: _Room | None) -> Callable[..., tuple[Array, ...]]:
     """Return the plan as one function."""
+    rooms = {} if room is None else _find_rooms(plan)
     lines = [f"{_local(slot)} = {_local(slot)}[()]" for slot, type in enumerate(plan.program.input_types) if _is_number(type)]
-    lines += _lines(plan.steps, _local, kernels)
+    lines += _lines(plan.steps, _local, kernels, rooms)
     results = [_handed_over(_local(slot), finish) for slot, finish in _finishes(plan)]
     lines.append(f"return ({', '.join(results)}{',' if results else ''})")
     bound: dict[str, Any] = {f"k{index}": kernel for index, kernel in enumerate(kernels.bound)}
     bound |= {f"c{index}": literal for index, literal in enumerate(_scalars(plan.literals))}
+    if rooms:
+        bound["room"] = lambda number: None if room is None else room.arrays.get(number)
     arguments = ", ".join(map(_local, range(len(plan.program.inputs))))
     return make_function(arguments, lines, {**bound, **FINISHES})
 

@@ -19,6 +19,7 @@ from gradwire_core import executor
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError
 from gradwire_core.executor import Executor
+from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import plan
@@ -149,6 +150,51 @@ def test_random_programs_equal_the_interpreter(seed: int, is_long: bool, monkeyp
             assert one.flags.writeable
             assert not any(np.shares_memory(one, array) for array in (*arrays, *found[:index], *found[index + 1 :]))
         assert all(map(same_bits, arrays, kept))
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("seed", range(60))
+def test_outputs_in_memory_of_the_caller_equal_the_interpreter(seed: int, is_long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "ROOM_BYTES", 1)
+    if is_long:
+        monkeypatch.setattr(executor, "STRAIGHT", 0)
+    program = random_program(seed, 40)
+    rng = np.random.default_rng(seed)
+    run = Executor(plan_clustered(program) if seed % 3 else plan(program))
+    assert run.rooms <= set(range(len(program.outputs)))
+    assert not (is_long and run.rooms)
+    for _ in range(2):
+        arrays = [draw(type, rng, special=bool(seed % 2)) for type in program.input_types]
+        room = {number: np.full(type.shape, 7, type.dtype.numpy) for number, type in enumerate(program.output_types)}
+        found, expected = run.run_into(room, *arrays), interpret(program, arrays)
+        assert all(map(same_bits, found, expected))
+        for number, one in enumerate(found):
+            assert number in run.rooms or one is not room[number]
+            assert not any(np.shares_memory(one, array) for array in (*arrays, *found[:number]))
+        assert all(map(same_bits, run(*arrays), expected))
+
+
+@pytest.mark.parametrize(
+    ("function", "rooms"),
+    [
+        (lambda x: 2.0 * x, {0}),
+        (lambda x: np.sin(x) * x + 1.0, {0}),
+        (lambda x: (np.maximum(x, 0.5), x.T, np.sum(x), x @ x), {0}),
+        (lambda x: x, set()),
+    ],
+)
+def test_large_outputs_of_elementwise_functions_can_be_computed_in_memory_of_the_caller(function, rooms) -> None:
+    x = np.random.default_rng(0).normal(size=(400, 400))
+    for compile in (plan, plan_clustered):
+        program = trace(function, floats(400, 400))
+        run = Executor(compile(program))
+        assert run.rooms == rooms
+        room = {number: np.full((400, 400), np.nan) for number in rooms}
+        found = run.run_into(room, x)
+        for number, one in enumerate(found):
+            assert number not in rooms or one is room[number]
+            np.testing.assert_array_equal(one, run(x)[number])
+    assert not Executor(plan(trace(function, floats(4, 4)))).rooms
 
 
 @pytest.mark.parametrize("seed", range(20))

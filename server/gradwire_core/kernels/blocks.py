@@ -290,9 +290,10 @@ class Blocks:
     def __str__(self) -> str:
         return f"blocks on {self._threads} thread{'s' * (self._threads > 1)}"
 
-    def __call__(self, *operands: Array) -> Any:
-        """Return the outputs: an array, or a tuple of them."""
-        results = [np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types]
+    def __call__(self, *operands: Array, out: Array | None = None) -> Any:
+        """Return the outputs: an array, or a tuple of them. `out` is memory for the only one, if there is but one array."""
+        new = (np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types)
+        results = [*new] if out is None else [out]
         written = [array for array in results if array is not None]
         length = self._length if not self._is_given or expressions.has_one_thread() else expressions.LENGTH
         split = Split(self._shape, [*zip(operands, self._cut, strict=True)], written, length)

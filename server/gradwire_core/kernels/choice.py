@@ -141,11 +141,11 @@ class Chosen:
         self._way, self._rejected = Way(), list[Way]()
         self._is_chosen = False
 
-    def __call__(self, *operands: Array) -> Any:
-        """Return the outputs: an array, or a sequence of several."""
+    def __call__(self, *operands: Array, out: Array | None = None) -> Any:
+        """Return the outputs: an array, or a sequence of several. `out` is memory for the only one, if there is but one array."""
         if not self._is_chosen:
             self._choose()
-        return self._run(*operands)
+        return self._run(*operands, out=out)
 
     def __str__(self) -> str:
         if not self._is_chosen:
