@@ -24,6 +24,7 @@ from typing import Final
 
 from gradwire_server.buffers import Buffer, Buffers
 from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Part, pack_cost, unpack_cost
+from gradwire_server.mappings import Mappings
 from gradwire_server.segments import Segment
 
 SMALL_BYTES: Final = 64 * 1024
@@ -45,7 +46,8 @@ class Channel:
 
     Args:
         descriptors: the socket beside the stream, for descriptors; it is closed with the channel.
-        reads_in_place: whether large parts are received as views, which hold until the channel sends, rather than as bytes.
+        reads_in_place: whether large parts are received as views, which hold until the channel sends, rather than as bytes; and the
+            maps of segments that come again are kept.
     """
 
     def __init__(self, descriptors: socket.socket, *, reads_in_place: bool = False) -> None:
@@ -53,6 +55,7 @@ class Channel:
         self._reads_in_place = reads_in_place
         self._ours = Buffers()
         self._theirs: dict[int, Segment] = {}
+        self._mappings = Mappings() if reads_in_place else None
         self._sent_count = 0
         self._read_count = 0  # of their frames
         self._known_count = 0  # of our frames that they have read
@@ -66,6 +69,13 @@ class Channel:
         for segment in self._theirs.values():
             segment.close()
         self._theirs.clear()
+        if self._mappings is not None:
+            self._mappings.close()
+
+    def rest(self) -> None:
+        """Let go of what was not used for a while."""
+        if self._mappings is not None:
+            self._mappings.rest()
 
     # -- out -------------------------------------------------------------------------------------------------------------------
 
@@ -172,10 +182,17 @@ class Channel:
             else:
                 segment = next(segments)
                 segment.size = length
-                parts.append(segment if place == _SEGMENT else _take_apart(segment, in_place=self._reads_in_place))
+                parts.append(self._take_over(segment) if place == _SEGMENT else _take_apart(segment, in_place=self._reads_in_place))
         self._read_count += 1
         self._known_count = known_count
         return Frame(meaning, tuple(parts), *unpack_cost(*cost)), size
+
+    def _take_over(self, segment: Segment) -> Segment:
+        """Take over a segment, which whoever sent it has written."""
+        segment.written = segment.size
+        if self._mappings is not None:
+            self._mappings.attach(segment)
+        return segment
 
     def _renew(self, number: int, segment: Segment) -> None:
         """Take over a new buffer of the other side."""

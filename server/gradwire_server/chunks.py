@@ -8,11 +8,11 @@ has still to send counts too.
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 from collections.abc import Iterator, Sequence
 
 from gradwire_core.errors import ArgumentError, DeadlineError, LimitError, OverloadedError
+from gradwire_server.idle import Idle, abandon
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
 
@@ -20,7 +20,6 @@ CHUNK_BYTES = 2**20
 """Bytes of a chunk that the server sends."""
 
 _LEAST_BYTES = 2**16
-_SLOW_BYTES = 2**24
 _DESCRIPTOR_SHARE = 4  # tensors in chunks may take one of so many descriptors
 
 
@@ -99,24 +98,29 @@ class Arriving:
         tensors: their types.
         held: what counts their bytes.
         stall_timeout_s: seconds that may pass between two chunks.
+        idle: memory that was used before.
+        identity: whose they are.
 
     Raises:
         LimitError, OverloadedError: they are too large.
     """
 
-    def __init__(self, tensors: Sequence[Apart], held: Held, stall_timeout_s: float) -> None:
+    def __init__(self, tensors: Sequence[Apart], held: Held, stall_timeout_s: float, idle: Idle, identity: str) -> None:
         self._sizes = [tensor.type.nbytes for tensor in tensors]
         self._count = sum(max(size, held.least_bytes) for size in self._sizes)
         self._tensors = tensors
         self._held = held
         self._stall_timeout_s = stall_timeout_s
+        self._idle = idle
+        self._identity = identity
         held.reserve(self._count)
         self._segments: list[Segment] = []
         self._filled = 0
         self._received = 0
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            self._segments += map(Segment.create, self._sizes)
+            for size in self._sizes:
+                self._segments.append(idle.make(identity, size))
         except OSError as error:
             self.close()
             raise OverloadedError(f"tensors in chunks: needed memory, got none ({error.strerror}); retry after a moment") from error
@@ -144,13 +148,11 @@ class Arriving:
             text = f"{tensor.where}: needed {needed}, got {given}; send every element once, without padding"
             raise ArgumentError(text, where=tensor.where, needed=segment.size, given=given)
         try:
-            while chunk:
-                size = os.pwrite(segment.descriptor, chunk, self._received)
-                self._received += size
-                chunk = chunk[size:]
+            segment.write(chunk, self._received)
         except OSError as error:
             text = f"tensors in chunks: needed memory, got none ({error.strerror}); retry after a moment"
             raise OverloadedError(text) from error
+        self._received += len(chunk)
         if self._received == segment.size:
             self._filled, self._received = place + 1, 0
             if self.is_complete:
@@ -182,25 +184,22 @@ class Arriving:
         await self._ended
         return self._segments
 
-    def close(self) -> None:
-        """Let go of what has come."""
+    def close(self, *, is_read: bool = False) -> None:
+        """Let go of what has come.
+
+        Args:
+            is_read: whether a worker has read it and answered; else one may be at it yet, and nobody waits for its answer.
+        """
         self._held.add(-self._count)
         self._count = 0
         for segment in self._segments:
-            let_go(segment)
+            if is_read:
+                self._idle.give(self._identity, segment)
+            else:
+                abandon(segment)
+        self._segments = []
         if not self._ended.done():
             self._ended.cancel()
-
-
-def let_go(segment: Segment) -> None:
-    """Close a segment, be it at once or, as to free much memory takes long, in a thread."""
-    if segment.size >= _SLOW_BYTES:
-        try:
-            asyncio.get_running_loop().run_in_executor(None, segment.close)
-        except RuntimeError:  # nobody has to wait
-            segment.close()
-    else:
-        segment.close()
 
 
 def cut(segment: Segment) -> Iterator[memoryview]:

@@ -23,9 +23,10 @@ The front end sends CONFIGURE once, then tasks, one at a time; the worker answer
 
 A stored program is a serialized GetProgramResponse, or nothing where it need not be told; a summary is a serialized
 ProgramSummary. The segments of a task hold the elements of its tensors that are named or came in chunks: inputs first, then
-the seeds of each output, in order. Those of an answer hold the elements of each tensor of more than CHUNKED_BYTES, which the
-response leaves out, in its order. Every answer tells what it took, and the RESULT of an evaluation what it was predicted to
-take. Nothing else may live here.
+the seeds of each output, in order. What segments are left over is memory, all of it there, that the answer may use for its
+own, the first for the first, where they are as large. Those of an answer hold the elements of each tensor of more than
+CHUNKED_BYTES, which the response leaves out, in its order. Every answer tells what it took, and the RESULT of an evaluation
+what it was predicted to take. Nothing else may live here.
 """
 
 from __future__ import annotations

@@ -102,6 +102,7 @@ class FrontEnd:
                 "gradwire_calls_running": lambda: self._gate.running_count,
                 "gradwire_sessions": lambda: self._gate.listener_count,
                 "gradwire_inline_evaluations": lambda: service.inline_count,
+                "gradwire_idle_segment_bytes": lambda: service.idle.nbytes,
             }
         )
         tensors = TensorService(self._config, self._stores.tensors)

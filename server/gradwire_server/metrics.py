@@ -17,6 +17,7 @@ WATCHED = {
     "gradwire_calls_running": ("gauge", "Requests that are being answered, those of sessions included."),
     "gradwire_sessions": ("gauge", "Sessions that are open: streams of EvaluateStream."),
     "gradwire_inline_evaluations": ("counter", "Evaluations done by a front end itself, so small that no worker was asked."),
+    "gradwire_idle_segment_bytes": ("gauge", "Bytes of shared memory kept for tensors in chunks to come."),
 }
 """Counts that are not told but read, each with its type and meaning."""
 

@@ -33,12 +33,13 @@ from gradwire_server.calls import Call, Handler, Stream
 from gradwire_server.chunks import Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Part
+from gradwire_server.idle import Idle, abandon
 from gradwire_server.inline import Inline, Tiny
 from gradwire_server.limits import Limits
 from gradwire_server.programs import StoredProgram
 from gradwire_server.requests import Apart, check_program_name, find_apart, find_program_name, outline, parse_request
 from gradwire_server.segments import Segment
-from gradwire_server.skeletons import Skeletons, request_skeleton
+from gradwire_server.skeletons import Skeletons, request_skeleton, whole_skeleton
 from gradwire_server.stores import Stores
 from gradwire_server.streams import RPC, Answer, Arrived, Peers, Session
 from gradwire_server.tasks import Pool
@@ -90,6 +91,7 @@ class DifferentiationService:
 
     Attributes:
         inline_count: how many evaluations no worker was asked for.
+        idle: memory of tensors in chunks, between its uses.
     """
 
     def __init__(self, config: ServerConfig, pool: Pool, stores: Stores, capabilities: bytes) -> None:
@@ -97,6 +99,8 @@ class DifferentiationService:
         self._limits = Limits.from_config(config)
         self._inline = Inline(config)
         self.inline_count = 0
+        self.idle = Idle()
+        self._result_sizes: Skeletons[tuple[int, ...]] = Skeletons(_PLAIN_COUNT)
         self._peers = Peers(config.max_connection_call_count)
         self._held = Held("chunked_bytes", config.chunked_bytes)
         self._pool = pool
@@ -155,7 +159,7 @@ class DifferentiationService:
 
     async def evaluate_stream(self, stream: Stream, call: Call, admission: Admission) -> None:
         """Evaluate outputs of programs, many requests over one stream."""
-        await Session(stream, call, admission, self, self._config, self._held, self._peers).run()
+        await Session(stream, call, admission, self, self._config, self._held, self._peers, self.idle).run()
 
     async def evaluate_in_chunks(self, message: bytes, call: Call, apart: Sequence[Apart], arrived: Arrived) -> Answer:
         """Evaluate outputs of a program for a session."""
@@ -170,10 +174,34 @@ class DifferentiationService:
         known = None if segments else self._plain.find(message)
         if known is not None and known.is_undivided:
             return await self._run(Kind.EVALUATE, message, call, known=known)
-        answer = await self._run(Kind.EVALUATE_IN_CHUNKS, message, call, segments, known=known)
+        answer = await self._run_reusing(message, call, segments, known)
         if not (segments or answer.segments):
             self._note(message, is_undivided=True)
         return answer
+
+    async def _run_reusing(self, message: bytes, call: Call, segments: Sequence[Segment], known: _Plain | None) -> Answer:
+        """Have a worker answer a request in chunks, in memory used before for results of the sizes that it is known for."""
+        spares = self.idle.take_all(call.identity, self._result_sizes.find(message) or ())
+        left = {spare.mark: spare for spare in spares}
+        try:
+            answer = await self._run(Kind.EVALUATE_IN_CHUNKS, message, call, (*segments, *spares), known=known)
+            found = []
+            for segment in answer.segments:
+                ours = left.pop(segment.mark, segment)
+                if ours is not segment:
+                    segment.close()
+                found.append(ours)
+        except BaseException:
+            for spare in spares:
+                abandon(spare)
+            raise
+        for spare in left.values():
+            self.idle.give(call.identity, spare)
+        if found and all(segment.mark for segment in found):
+            skeleton = request_skeleton(message) or whole_skeleton(message)
+            if skeleton is not None:
+                self._result_sizes.put(skeleton, tuple(map(len, found)))
+        return Answer(answer.response, found)
 
     def _note(self, message: bytes, *, is_undivided: bool) -> None:
         """Take note of an EvaluateRequest that was answered, and had all elements in it."""

@@ -67,6 +67,11 @@ def request_skeleton(message: bytes) -> Skeleton | None:
     return None if found is None or len(found.pieces[0]) < _PREFIX_BYTES else found
 
 
+def whole_skeleton(message: bytes) -> Skeleton | None:
+    """Return the skeleton of a message that only the same message has; None where it is too long."""
+    return Skeleton(len(message), (message,), ()) if len(message) <= _SKELETON_BYTES else None
+
+
 def response_skeleton(message: bytes) -> Skeleton | None:
     """Return the skeleton of a serialized EvaluateResponse whose results are dense."""
     return _skeleton(message, list(_walk(message, (0, len(message)), 2, 1, 1)))

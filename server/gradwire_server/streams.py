@@ -21,8 +21,9 @@ from gradwire_core.errors import ArgumentError, GradwireError
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import Admission, draining
 from gradwire_server.calls import Call, Stream, is_request_id, make_request_id
-from gradwire_server.chunks import Arriving, Held, cut, let_go
+from gradwire_server.chunks import Arriving, Held, cut
 from gradwire_server.config import ServerConfig
+from gradwire_server.idle import Idle
 from gradwire_server.inline import Tiny
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
@@ -124,6 +125,7 @@ class Session:
         config: the bounds of a session.
         held: counts the bytes of tensors in chunks of all sessions.
         peers: counts the requests of all sessions.
+        idle: memory that was used before.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Session:
         config: ServerConfig,
         held: Held,
         peers: Peers,
+        idle: Idle,
     ) -> None:
         self._stream = stream
         self._call = call
@@ -144,6 +147,7 @@ class Session:
         self._held = Held("stream_tensor_bytes", config.max_stream_tensor_bytes, held)
         self._room = asyncio.Semaphore(config.max_stream_request_count)
         self._peer_room = peers.room(call.peer)
+        self._idle = idle
         self._under_way = 0
         self._running: dict[int, asyncio.Task[None]] = {}  # by id, until the last message is about to be written
         self._arriving: dict[int, Arriving] = {}
@@ -274,7 +278,7 @@ class Session:
             apart = await self._evaluator.find_apart(part.content)
             chunked = [tensor for tensor in apart if not tensor.name]
             if chunked:
-                self._arriving[part.id] = Arriving(chunked, self._held, self._stall_timeout_s)
+                self._arriving[part.id] = Arriving(chunked, self._held, self._stall_timeout_s, self._idle, self._call.identity)
         except GradwireError as error:
             self._drop(part.id)
             return functools.partial(_refuse, error)
@@ -327,18 +331,21 @@ class Session:
             await self._held.wait(end_s - asyncio.get_running_loop().time())
             return segments
 
+        is_answered = False
         try:
-            return await self._evaluator.evaluate_in_chunks(message, call, apart, arrived)
+            answer = await self._evaluator.evaluate_in_chunks(message, call, apart, arrived)
+            is_answered = True
+            return answer
         finally:
-            self._let_go(id)
+            self._let_go(id, is_answered=is_answered)
 
-    def _let_go(self, id: int) -> None:
+    def _let_go(self, id: int, *, is_answered: bool = False) -> None:
         """Let go of the tensors that came for a request, and of those that will."""
         arriving = self._arriving.pop(id, None)
         if arriving is not None:
             if not arriving.is_complete:
                 self._drop(id)
-            arriving.close()
+            arriving.close(is_read=is_answered)
 
     async def _send(self, id: int, answer: Answer) -> None:
         if not (answer.segments or self._is_writing or self._outbox):
@@ -367,7 +374,7 @@ class Session:
                     yield encode_part(id, _CHUNK, chunk)
                     del chunk  # which keeps the memory
             finally:
-                let_go(segment)
+                self._idle.give(self._call.identity, segment)
 
     async def _write(self, messages: Iterator[bytes]) -> None:
         """Return once messages are on their way; those of other requests may come in between."""

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,7 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.frames import CHUNKED_BYTES, Frame, Joined, Kind, Prediction, Timings, join_frames, split_frame
 from gradwire_server.limits import Limits
 from gradwire_server.logs import configure_logging
+from gradwire_server.mappings import KEPT_S
 from gradwire_server.memory import MemoryBound, end_with_parent, volunteer
 from gradwire_server.programs import encode_stored
 from gradwire_server.repeated import Repeated
@@ -82,6 +84,16 @@ class Admitted:
     prediction: Prediction
     cost: Cost
     compile_s: float = 0.0
+
+
+class Place(NamedTuple):
+    """Memory for the elements of a result, and the array in which it is to be computed there, if it can be."""
+
+    segment: Segment | None = None
+    array: Array | None = None
+
+
+NO_PLACE = Place()
 
 
 class Phase(enum.IntEnum):
@@ -344,11 +356,13 @@ class Worker:
         del request, pairs
         self._watch.enter(Phase.RUN)
         with self._expecting(executable, admitted.result_bytes):
-            results = executable.run(inputs, seeds)
+            places, room = _find_places(executable, segments) if in_chunks else ([], {})
+            results = executable.run(inputs, seeds, room)
             del inputs, seeds  # before their results take as much again
             self._watch.enter(Phase.ENCODE)
             if in_chunks:
-                response, found = self._encode_in_chunks(source, results, executable.specs)
+                response, found = self._encode_in_chunks(source, results, executable.specs, places)
+                del places, room
                 admitted = admitted if found else self._note(message, source.digest, outputs, executable, response)
                 return _result(source, response, found, prediction=admitted.prediction)
             response = self._serialize(self._encode_results(source, results, executable.specs, encode_tensor))
@@ -525,8 +539,16 @@ class Worker:
         source: Source,
         results: list[list[engine.Result]],
         specs: Sequence[Sequence[evaluation.Shapes] | None],
+        places: Sequence[Place],
     ) -> tuple[bytes, list[Segment]]:
-        """Return the response without its large elements, and these, each freed once it is copied; `results` is emptied."""
+        """Return the response without its large elements, and these, each freed once it is copied; `results` is emptied.
+
+        Args:
+            source: the program.
+            results: of each output.
+            specs: of each output.
+            places: memory for the first of the large ones, the second, and so on.
+        """
         large: deque[Array] = deque()
 
         def encode(array: Array) -> pb_tensor.Tensor:
@@ -539,9 +561,10 @@ class Worker:
         results.clear()
         message = self._serialize(response)
         segments: list[Segment] = []
+        left = iter(places)
         try:
             while large:
-                segments.append(copy_elements(large.popleft()))
+                segments.append(_place_elements(large.popleft(), next(left, NO_PLACE)))
         except OSError as error:
             raise MemoryError from error
         return message, segments
@@ -596,6 +619,8 @@ def receive_frames(connection: socket.socket, channel: Channel, rest: Callable[[
         try:
             if not select.select((connection,), (), (), _IDLE_S)[0]:
                 rest()
+                if not select.select((connection,), (), (), KEPT_S)[0]:
+                    channel.rest()
             data = connection.recv(_READ_BYTES)
         except ConnectionError:
             return
@@ -644,6 +669,41 @@ def _result(
         program = encode_stored(name, source.program, source.inline)
         stored = (program.response, program.summary)
     return Frame(Kind.RESULT, (name.encode(), response, *stored, *(segments or ())), prediction)
+
+
+def _find_places(executable: engine.Executable, spares: Iterable[Segment]) -> tuple[list[Place], dict[int, Array]]:
+    """Return places for large results, in their order, and the arrays among them, by the number of the output.
+
+    They are those left over by a task, where these are as large; else new ones, for what can be computed there.
+
+    Raises:
+        MemoryError: there is none for them.
+    """
+    places = [Place(spare) for spare in spares]
+    room: dict[int, Array] = {}
+    if sys.byteorder != "little" or any(executable.specs):
+        return places, room
+    large = (item for item in enumerate(executable.program.output_types) if item[1].nbytes > CHUNKED_BYTES)
+    for index, (number, type) in enumerate(large):
+        if index == len(places):
+            places.append(NO_PLACE)
+        if number in executable.rooms:
+            segment = places[index].segment
+            if segment is None or not segment.size == segment.written == type.nbytes:
+                try:
+                    segment = Segment.allocate(type.nbytes)
+                except OSError as error:
+                    raise MemoryError from error
+            room[number] = np.frombuffer(segment.buffer, type.dtype.numpy).reshape(type.shape)
+            places[index] = Place(segment, room[number])
+    return places, room
+
+
+def _place_elements(array: Array, place: Place) -> Segment:
+    """Return a segment of the elements of an array; none are copied if it was computed in the memory that is its place."""
+    if place.segment is not None and place.array is array:
+        return place.segment.share()
+    return copy_elements(array, place.segment)
 
 
 def _repeated_result(task: Frame, repeated: Repeated, answer: bytes | Joined, prediction: Prediction, timings: Timings) -> Frame:

@@ -109,3 +109,19 @@ async def test_a_task_with_segments_that_ends_two_workers_fails_alone(pool: Work
     del x
     await assert_works(pool)
     await until(lambda: open_count() == before)
+
+
+@with_pool(workers=2, spare_workers=0)
+async def test_a_worker_that_is_killed_while_it_writes_to_memory_that_was_used_before_spoils_no_answer(pool: WorkerPool):
+    with copy_elements(X) as x, copy_elements(0.0 * X) as one, copy_elements(0.0 * X) as other:
+        given = task(x)
+        again = Frame(given.kind, (*given.parts, one, other))
+        for moment in range(8):
+            running = asyncio.create_task(pool.run(again, PATIENCE_S))
+            await asyncio.sleep(0.001 * moment)
+            if pool.pids:
+                os.kill(pool.pids[moment % len(pool.pids)], signal.SIGKILL)
+            answer = await running
+            assert {segment.mark for segment in answer.segments} == {one.mark, other.mark}
+            assert_is_right(answer)
+            one.buffer[:] = other.buffer[:] = bytes(X.nbytes)

@@ -27,9 +27,10 @@ from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
 from gradwire_server.admission import Admission, Gate
 from gradwire_server.calls import ANONYMOUS, Call
-from gradwire_server.chunks import CHUNK_BYTES, Held, let_go
+from gradwire_server.chunks import CHUNK_BYTES, Arriving, Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
+from gradwire_server.idle import Idle, let_go
 from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
@@ -147,7 +148,8 @@ def session(scenario, timeout_s: float = 100.0, **settings) -> None:
         config = ServerConfig(max_stream_request_count=FEW, **settings)
         admission = Admission(gate, Quotas(config), NoMetrics(), refusals=Refusals(lambda: 0.0))  # a moment does not end
         held = Held("chunked_bytes", config.chunked_bytes)
-        running = asyncio.create_task(Session(pipe, Call("stream", timeout_s), admission, desk, config, held, Peers(FEW)).run())
+        opened = Session(pipe, Call("stream", timeout_s), admission, desk, config, held, Peers(FEW), Idle())
+        running = asyncio.create_task(opened.run())
         async with asyncio.timeout(PATIENCE_S):
             await scenario(pipe, desk, gate, running)
             running.cancel()
@@ -220,7 +222,9 @@ def test_the_sessions_of_a_connection_share_what_may_be_under_way():
         pipes = {name: Pipe() for name in ("one", "other", "stranger")}
         running = [
             asyncio.create_task(
-                Session(pipe, Call("id", 100.0, peer=name.replace("other", "one")), admission, desk, config, held, peers).run()
+                Session(
+                    pipe, Call("id", 100.0, peer=name.replace("other", "one")), admission, desk, config, held, peers, Idle()
+                ).run()
             )
             for name, pipe in pipes.items()
         ]
@@ -934,5 +938,93 @@ def test_a_request_like_those_before_is_still_refused_to_who_does_not_see_its_pr
         with pytest.raises(errors.ProgramMissingError):
             await service.evaluate(message, mine)
         assert len(pool.kinds) == asked
+
+    asyncio.run(scenario())
+
+
+class Large:
+    """A service over one worker of this process, asked for twice the elements of a large tensor in chunks."""
+
+    def __init__(self) -> None:
+        config = ServerConfig(inline_budget_s=0)
+        self.pool = InProcess()
+        self.service = DifferentiationService(config, self.pool, local_stores(config, {}, NoMetrics()), b"")
+        self.x = np.arange(2.0**17 + 1)
+        self.program = product(TensorType(Dtype.FLOAT64, self.x.shape))
+
+    async def ask(self, identity: str = "me", scale: float = 1.0) -> list[str]:
+        """Check an answer, and return the marks of its segments, which are idle then."""
+        message = evaluation(self.program, scale * self.x).SerializeToString()
+        request = pb.EvaluateRequest.FromString(message)
+        request.inputs[0].data = b""
+        call = Call("id", 9.0, identity)
+        with filled((scale * self.x).tobytes()) as segment:
+
+            async def arrived() -> Sequence[Segment]:
+                return (segment,)
+
+            apart = await self.service.find_apart(request.SerializeToString())
+            answer = await self.service.evaluate_in_chunks(request.SerializeToString(), call, apart, arrived)
+        marks = [segment.mark for segment in answer.segments]
+        for segment in answer.segments:
+            np.testing.assert_array_equal(np.frombuffer(segment.buffer), np.sin(scale * self.x) * (scale * self.x))
+            self.service.idle.give(identity, segment)
+        return marks
+
+
+def test_large_results_come_in_the_memory_of_those_before_of_the_same_identity():
+    async def scenario() -> None:
+        large = Large()
+        (first,) = await large.ask()
+        assert await large.ask(scale=2.0) == [first]
+        (theirs,) = await large.ask("you")
+        assert theirs != first
+        assert await large.ask("you", scale=3.0) == [theirs]
+        assert await large.ask() == [first]
+        assert large.service.idle.nbytes == 2 * large.x.nbytes
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [errors.DeadlineError("late"), asyncio.CancelledError()])
+def test_memory_that_a_worker_may_be_at_is_not_used_again(monkeypatch, error):
+    async def scenario() -> None:
+        large = Large()
+        (first,) = await large.ask()
+
+        async def fail(_task: Frame, _timeout_s: float) -> Frame:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(large.pool, "run", fail)
+            with pytest.raises(type(error)):
+                await large.ask()
+        assert large.service.idle.nbytes == 0
+        assert await large.ask() != [first]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_memory_of_tensors_that_came_is_used_again_once_a_worker_is_done_with_it(is_read):
+    async def scenario() -> None:
+        held, kept = Held("chunked_bytes", 2**23), Idle()
+        tensors = [Apart("input 0", TensorType(Dtype.FLOAT64, (2**17,)), "")]
+        marks = []
+        for byte in b"xy":
+            arriving = Arriving(tensors, held, 1.0, kept, "me")
+            arriving.add(memoryview(bytes([byte]) * 2**19))
+            arriving.add(memoryview(bytes([byte]) * 2**19))
+            (segment,) = await arriving.wait(1.0)
+            assert bytes(segment.buffer) == bytes([byte]) * 2**20
+            marks.append(segment.mark)
+            arriving.close(is_read=is_read)
+            arriving.close(is_read=is_read)
+            assert kept.nbytes == is_read * 2**20
+        assert (marks[0] == marks[1]) is is_read
+        half = Arriving(tensors, held, 1.0, kept, "me")
+        half.add(memoryview(b"z" * 2**19))
+        half.close()
+        assert kept.nbytes == 0
 
     asyncio.run(scenario())

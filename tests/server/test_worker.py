@@ -105,7 +105,7 @@ def test_the_places_of_a_sparse_result_count_before_anything_runs(monkeypatch):
 
 
 def test_a_defect_is_internal_and_leaves_no_trace(worker, monkeypatch, caplog):
-    def run(self, inputs, seeds):
+    def run(self, inputs, seeds, room):
         raise ZeroDivisionError("in /secret/path.py")
 
     monkeypatch.setattr(engine.Executable, "run", run)
@@ -117,7 +117,7 @@ def test_a_defect_is_internal_and_leaves_no_trace(worker, monkeypatch, caplog):
 
 
 def test_a_lack_of_memory_is_the_request_s_limit(worker, monkeypatch):
-    def run(self, inputs, seeds):
+    def run(self, inputs, seeds, room):
         raise MemoryError
 
     monkeypatch.setattr(engine.Executable, "run", run)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from google.rpc.status_pb2 import Status
 
+import gradwire as gw
 from gradwire_core import engine, errors
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.program import encode_program
@@ -86,7 +87,7 @@ def test_inputs_and_seeds_are_read_from_segments(worker, describe):
 
 def test_an_input_is_read_in_place_and_cannot_be_written(worker, monkeypatch):
     seen = []
-    monkeypatch.setattr(engine.Executable, "run", lambda self, inputs, seeds: seen.extend(inputs) or [[inputs[0] * 1.0]])
+    monkeypatch.setattr(engine.Executable, "run", lambda self, inputs, seeds, room: seen.extend(inputs) or [[inputs[0] * 1.0]])
     with copy_elements(X) as x:
         ask(worker, pb.EvaluateRequest(program=encode_program(product(VECTOR)), inputs=[head(X)], outputs=[{}]), x)
         assert not seen[0].flags.writeable
@@ -163,7 +164,7 @@ def test_what_an_evaluation_is_predicted_to_take_comes_with_its_results(worker):
 def test_no_room_for_results_is_the_request_s_limit_and_leaves_nothing_open(worker, monkeypatch, number):
     made = []
 
-    def copy(array):
+    def copy(array, _spare):
         if made:
             raise OSError(number, "")
         made.append(array.nbytes)
@@ -190,3 +191,72 @@ def test_no_room_for_results_is_the_request_s_limit_and_leaves_nothing_open(work
 def test_elements_are_copied_row_major_and_little_endian(array):
     with copy_elements(array) as found:
         assert bytes(found.buffer) == encode_tensor(array).data
+
+
+@pytest.mark.parametrize("array", [X, X.reshape(1, 5).T, X.astype(">f8"), X.astype(np.float32), X > 1.0])
+def test_elements_are_copied_to_memory_that_is_as_large(array):
+    expected = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    with Segment.create(array.nbytes, is_marked=True) as spare:
+        spare.write(memoryview(b"x" * array.nbytes), 0)
+        with copy_elements(array, spare) as found:
+            assert found.mark == spare.mark
+            assert bytes(spare.buffer) == expected
+    for size, written in ((array.nbytes + 1, array.nbytes + 1), (array.nbytes, array.nbytes - 1)):
+        with Segment.create(size, is_marked=True) as spare:
+            spare.write(memoryview(b"x" * written), 0)
+            with copy_elements(array, spare) as found:
+                assert found.mark != spare.mark
+                assert bytes(found.buffer) == expected
+
+
+def test_results_are_written_to_the_memory_that_is_left_over(worker, monkeypatch):
+    monkeypatch.setattr("gradwire_server.worker.CHUNKED_BYTES", 0)
+    request = vjp_request([head(X)], [head(CT)])
+    with copy_elements(X) as x, copy_elements(CT) as ct, copy_elements(CT) as one, copy_elements(X[1:]) as other:
+        expected = read(ask(worker, request, x, ct, kind=Kind.EVALUATE_IN_CHUNKS))
+        answer = ask(worker, request, x, ct, one, other, kind=Kind.EVALUATE_IN_CHUNKS)
+        marks = [segment.mark for segment in answer.segments]
+        assert marks[0] == one.mark
+        assert other.mark not in marks
+        for found, wanted in zip(read(answer), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        answer.close()
+        assert one.descriptor >= 0
+
+
+@pytest.mark.parametrize(("f", "count"), [(lambda x: 2.0 * x, 3), (lambda x: np.sin(x) * x + 1.0, 3), (lambda x: x.T, 6)])
+def test_large_results_are_computed_where_they_are_sent_from(worker, monkeypatch, f, count):
+    x = np.arange(2.0**18).reshape(2**9, 2**9)
+    program = gw.trace(f, x)
+    request = pb.EvaluateRequest(program=encode_program(program), inputs=[head(x)], outputs=[{}, {}])
+    copied: list[int] = []
+    monkeypatch.setattr("gradwire_server.worker.copy_elements", lambda *given: copied.append(1) or copy_elements(*given))
+    before = open_count()
+    with copy_elements(x) as given, copy_elements(0.0 * x) as one, copy_elements(0.0 * x) as other:
+        for spares in ((), (one, other), (one,)):
+            answer = ask(worker, request, given, *spares, kind=Kind.EVALUATE_IN_CHUNKS)
+            assert [segment.mark for segment in answer.segments][: len(spares)] == [spare.mark for spare in spares]
+            for found in read(answer):
+                np.testing.assert_array_equal(found, f(x))
+            answer.close()
+        np.testing.assert_array_equal(np.frombuffer(given.buffer), x.ravel())
+    assert len(copied) == count, "the second output is the first one again, a copy"
+    del given, one, other, spares, answer
+    assert open_count() == before
+
+
+def test_no_memory_to_compute_results_in_is_the_request_s_limit(worker, monkeypatch):
+    def fail(_descriptor, _start, _size):
+        raise OSError(errno.ENOSPC, "")
+
+    x = np.arange(2.0**18)
+    request = pb.EvaluateRequest(program=encode_program(product(TensorType.of(x))), inputs=[head(x)], outputs=[{}])
+    before = open_count()
+    with copy_elements(x) as given, monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", fail)
+        answer = ask(worker, request, given, kind=Kind.EVALUATE_IN_CHUNKS)
+    found = decode_status(Status.FromString(answer.parts[0]))
+    assert isinstance(found, errors.LimitError)
+    assert found.metadata["limit"] == "worker_memory_bytes"
+    del given
+    assert open_count() == before
