@@ -8,7 +8,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +23,7 @@ from gradwire_core.engine import Output, compile
 from gradwire_proto.program import encode_program
 from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_server.wire import fields
 
 HERE = Path(__file__).parent
 MIB = 2**20
@@ -87,30 +88,35 @@ LARGE_BYTES = 100_000_000
 
 
 def large(report: Report, *, size: int, rounds: int) -> None:
-    """Measure an array in and one of its size out, beside a bare stream of the same chunks, and the memory that this takes."""
+    """Measure an array in and one of its size out, beside a bare stream of the same chunks, and the memory that this takes.
+
+    The messages are made beforehand, and of those that come the first bytes are looked at: what is measured is the service.
+    """
     x = np.random.default_rng(0).normal(size=size // 8)
     limits = ("--max-peak-bytes", str(16 * size), "--max-element-count", str(max(2**28, size)))
     with gradwire("--workers", "2", *limits) as server, running([sys.executable, str(HERE / "_bare.py")]) as bare:
         content, expected = x.tobytes(), (2.0 * x).tobytes()
-        program = encode_program(gw.trace(lambda x: 2.0 * x, x))
+        asked, given = _messages(encode_program(gw.trace(lambda x: 2.0 * x, x)), x.shape, content), _bare_messages(content)
+        before = server.proportional_bytes
 
-        async def measure() -> tuple[list[float], list[float], int, int]:
+        async def measure() -> tuple[list[float], list[float], int]:
             async with _channel(server.address) as ours, _channel(bare.address) as theirs:
-                await _in_chunks(ours, program, x.shape, content, expected)
-                await _bare(theirs, content, expected)
+                await _in_chunks(ours, asked, expected)
+                await _bare(theirs, given, expected)
                 spent: list[tuple[float, float]] = []
-                before = server.proportional_bytes
                 with _watching(server) as peak:
                     for _ in range(rounds):
-                        mine = await _clock(_in_chunks(ours, program, x.shape, content, expected))
-                        spent.append((mine, await _clock(_bare(theirs, content, expected))))
-                return *map(list, zip(*spent, strict=True)), before, peak[0]
+                        mine = await _clock(_in_chunks(ours, asked, expected))
+                        spent.append((mine, await _clock(_bare(theirs, given, expected))))
+                return *map(list, zip(*spent, strict=True)), peak[0]
 
-        mine, other, before, peak = asyncio.run(measure())
+        mine, other, peak = asyncio.run(measure())
     ours_s, bare_s = statistics.median(mine), statistics.median(other)
     report.figures["large"] = {"bytes": size, "gradwire_s": ours_s, "bare_s": bare_s, "peak_bytes": peak, "bytes_before": before}
     report.at_most(f"{size / 1e6:.0f} MB in and out ({ours_s:.2f} s) by a bare stream ({bare_s:.2f} s)", ours_s / bare_s, 1.3)
-    report.at_most("proportional set size of all processes, over that at rest, by the payload", (peak - before) / size, 3.0)
+    report.at_most(
+        "proportional set size of all processes, over that of an unused server, by the payload", (peak - before) / size, 3.0
+    )
 
 
 def _channel(address: str) -> grpc.aio.Channel:
@@ -123,59 +129,62 @@ async def _clock(work: Awaitable[object]) -> float:
     return time.perf_counter() - began_s
 
 
-async def _in_chunks(channel: grpc.aio.Channel, program, shape: tuple[int, ...], content: bytes, expected: bytes) -> None:
+async def _in_chunks(channel: grpc.aio.Channel, messages: Sequence[bytes], expected: bytes) -> None:
     """Send a tensor in chunks over a session, and take the answer in chunks."""
     stream = channel.stream_stream(SERVICE + "EvaluateStream")()
-    tensor = pb.EvaluateRequest().inputs.add(dtype=1, shape=shape)
-    request = pb.EvaluateRequest(program=program, inputs=[tensor], outputs=[pb.Output()])
-    head = pb.EvaluateStreamRequest(id=1, evaluate=request).SerializeToString()
-    # A chunk of 1 MiB: its id, its tag, its length of three bytes, and the bytes.
-
-    async def send() -> None:
-        await stream.write(head)
-        view = memoryview(content)
-        for place in range(0, len(view), MIB):
-            await stream.write(pb.EvaluateStreamRequest(id=1, chunk=bytes(view[place : place + MIB])).SerializeToString())
-        await stream.done_writing()
 
     async def receive() -> None:
         place = 0
         while (message := await stream.read()) is not grpc.aio.EOF:
-            part = pb.EvaluateStreamResponse.FromString(message)
-            kind = part.WhichOneof("kind")
-            if kind == "error":
-                raise RuntimeError(part.error.message)
-            if kind == "chunk":
-                _check_part(part.chunk, expected, place)
-                place += len(part.chunk)
+            (_, _, id, _), (kind, _, start, end) = fields(message)
+            if id != 1 or kind == pb.EvaluateStreamResponse.ERROR_FIELD_NUMBER:
+                raise RuntimeError(pb.EvaluateStreamResponse.FromString(message).error.message)
+            if kind == pb.EvaluateStreamResponse.CHUNK_FIELD_NUMBER:
+                _check_part(message[start : start + 64], expected, place)
+                place += end - start
         if place != len(expected):
             raise RuntimeError(f"{place} bytes of {len(expected)} arrived")
 
-    await asyncio.gather(send(), receive())
+    await asyncio.gather(_send(stream, messages), receive())
 
 
-async def _bare(channel: grpc.aio.Channel, content: bytes, expected: bytes) -> None:
+def _messages(program, shape: tuple[int, ...], content: bytes) -> list[bytes]:
+    """Return what asks for twice the elements of a tensor, which follow in chunks."""
+    tensor = pb.EvaluateRequest().inputs.add(dtype=1, shape=shape)
+    request = pb.EvaluateRequest(program=program, inputs=[tensor], outputs=[pb.Output()])
+    chunks = [pb.EvaluateStreamRequest(id=1, chunk=part) for part in _parts(content)]
+    return [message.SerializeToString() for message in (pb.EvaluateStreamRequest(id=1, evaluate=request), *chunks)]
+
+
+async def _bare(channel: grpc.aio.Channel, messages: Sequence[bytes], expected: bytes) -> None:
     """Send the same bytes in the same chunks to the bare service."""
     stream = channel.stream_stream("/bare.Service/Double")()
-
-    async def send() -> None:
-        await stream.write(f"{len(content)} {MIB}".encode())
-        view = memoryview(content)
-        for place in range(0, len(view), MIB):
-            await stream.write(pb.EvaluateStreamRequest(id=1, chunk=bytes(view[place : place + MIB])).chunk)
-        await stream.done_writing()
 
     async def receive() -> None:
         place = 0
         while (part := await stream.read()) is not grpc.aio.EOF:
-            _check_part(part, expected, place)
+            _check_part(part[:64], expected, place)
             place += len(part)
 
-    await asyncio.gather(send(), receive())
+    await asyncio.gather(_send(stream, messages), receive())
+
+
+def _bare_messages(content: bytes) -> list[bytes]:
+    return [f"{len(content)} {MIB}".encode(), *_parts(content)]
+
+
+def _parts(content: bytes) -> Iterator[bytes]:
+    return (content[place : place + MIB] for place in range(0, len(content), MIB))
+
+
+async def _send(stream: grpc.aio.StreamStreamCall, messages: Sequence[bytes]) -> None:
+    for message in messages:
+        await stream.write(message)
+    await stream.done_writing()
 
 
 def _check_part(part: bytes, expected: bytes, place: int) -> None:
-    if part[:64] != expected[place : place + 64]:
+    if part != expected[place : place + 64]:
         raise RuntimeError(f"wrong bytes at {place}")
 
 
