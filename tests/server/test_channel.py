@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import socket
 import struct
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +12,7 @@ from gradwire_server.buffers import SHARED_BYTES
 from gradwire_server.channel import SMALL_BYTES, Channel
 from gradwire_server.frames import COST_FORMAT, Frame, Joined, Kind, Prediction, Timings, pack_cost
 from gradwire_server.segments import Segment
+from tests.server.descriptors import open_count
 
 LARGE = bytes(range(256)) * (SMALL_BYTES // 128)
 HUGE = bytes(SHARED_BYTES + 1)
@@ -38,11 +37,6 @@ def segment(content: bytes) -> Segment:
 
 def content(frame: Frame) -> list[bytes]:
     return [bytes(part.buffer) if isinstance(part, Segment) else bytes(part) for part in frame.parts]
-
-
-def open_count() -> int:
-    gc.collect()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @pytest.mark.parametrize("reads_in_place", [True, False])

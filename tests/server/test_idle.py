@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from pathlib import Path
 
 from gradwire_server import idle
 from gradwire_server.idle import IDLE_BYTES, IDLE_S, Idle, abandon
 from gradwire_server.mappings import LEAST_BYTES
 from gradwire_server.segments import Segment
+from tests.server.descriptors import open_count
 from tests.server.requests import PATIENCE_S, until
 
 SIZE = LEAST_BYTES
@@ -27,11 +26,6 @@ def with_idle(scenario) -> None:
             await scenario(Idle())
 
     asyncio.run(run())
-
-
-def open_count() -> int:
-    gc.collect()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_a_segment_is_used_again_for_its_size_and_its_identity_alone():

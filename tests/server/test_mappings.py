@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
-from pathlib import Path
 
 from gradwire_server import mappings
 from gradwire_server.mappings import KEPT_S, LEAST_BYTES, Mappings
 from gradwire_server.segments import Segment
+from tests.server.descriptors import open_count
 
 SIZE = LEAST_BYTES
 
@@ -16,11 +15,6 @@ SIZE = LEAST_BYTES
 def come(segment: Segment) -> Segment:
     """The same memory, as it comes by a channel."""
     return Segment(os.dup(segment.descriptor), segment.size)
-
-
-def open_count() -> int:
-    gc.collect()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_a_segment_that_comes_again_is_mapped_once():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from gradwire_server.frames import CHUNKED_BYTES, Frame, Kind
 from gradwire_server.pool import WorkerPool
 from gradwire_server.process import WorkerProcess
 from gradwire_server.segments import Segment, copy_elements
+from tests.server.descriptors import open_count
 from tests.server.requests import PATIENCE_S, product, until
 from tests.server.test_pool import assert_works, with_pool
 
@@ -30,11 +29,6 @@ def task(segment: Segment) -> Frame:
     type = TensorType(Dtype.FLOAT64, X.shape)
     request = pb.EvaluateRequest(program=encode_program(product(type)), inputs=[encode_head(X)], outputs=[{}, {}])
     return Frame(Kind.EVALUATE_IN_CHUNKS, (b"id", request.SerializeToString(), b"", segment))
-
-
-def open_count(pid: int | str = "self") -> int:
-    gc.collect()
-    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def assert_is_right(answer: Frame) -> None:

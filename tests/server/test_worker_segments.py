@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,7 @@ from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.segments import Segment, copy_elements
 from gradwire_server.worker import Worker
+from tests.server.descriptors import open_count
 from tests.server.requests import product
 
 SIZE = 5
@@ -33,11 +32,6 @@ CT = np.linspace(-1.0, 1.0, SIZE)
 @pytest.fixture
 def worker():
     return Worker(ServerConfig())
-
-
-def open_count() -> int:
-    gc.collect()
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def ask(worker: Worker, request: pb.EvaluateRequest, *segments: Segment, kind: Kind = Kind.EVALUATE) -> Frame:
