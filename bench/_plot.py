@@ -1,8 +1,4 @@
-"""The figures of `engine.py` as a picture: each workload's time by that of the fastest peer.
-
-    python bench/engine.py --json with.json; GRADWIRE_NATIVE=no python bench/engine.py --json without.json
-    python bench/_plot.py with.json without.json docs/performance.svg
-"""
+"""The figures of `engine.py` as a picture: each workload by the fastest peer; docs/performance.md has the commands."""
 
 from __future__ import annotations
 
