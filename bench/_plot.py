@@ -45,8 +45,10 @@ def draw(compiled: dict[str, float], plain: dict[str, float]) -> plt.Figure:
     axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
     axes.minorticks_off()
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("time by that of the fastest of jax.jit, torch.func, autograd and CasADi (left of 1: gradwire is faster)")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.set_xlabel(
+        "time by that of the fastest of jax.jit, torch.func, autograd, CasADi (left of 1: gradwire is faster)", fontsize=8
+    )
+    axes.legend(loc="upper right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
