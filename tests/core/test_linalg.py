@@ -607,3 +607,11 @@ def test_what_does_not_fit_is_refused(function, operands, error, text):
 
 def test_other_names_are_those_of_numpy():
     assert gla.LinAlgError is np.linalg.LinAlgError
+
+
+@pytest.mark.parametrize("size", [1e308, 1.7e308, 1e300, 1e200])
+def test_the_exponential_of_huge_matrices_is_no_error(size):
+    huge = np.stack([np.full((2, 2), size), np.eye(2), np.zeros((2, 2))])
+    found = gw.evaluate(gla.expm)(huge)
+    assert not np.isfinite(found[0]).any()
+    np.testing.assert_allclose(found[1:], [np.e * np.eye(2), np.eye(2)], rtol=1e-15)

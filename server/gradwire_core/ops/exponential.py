@@ -41,7 +41,7 @@ def _exponentials(a: Array, e: Array | None) -> tuple[Array, Array]:
     finite = finite_matrices(a)
     nan = a.dtype.type(np.nan)
     a = np.where(finite, a, 0)
-    most = np.ceil(np.log2(np.maximum(_norm(a) / RADIUS, 1)))
+    most = np.ceil(np.maximum(_log2_norm(a) - math.log2(RADIUS), 0))
     small = a * np.exp2(-most).astype(a.dtype)
     small2 = small @ small
     small4 = small2 @ small2
@@ -60,6 +60,13 @@ def _exponentials(a: Array, e: Array | None) -> tuple[Array, Array]:
 
 def _norm(x: Array) -> Array:
     return np.abs(x).sum(axis=-2, keepdims=True).max(axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _log2_norm(x: Array) -> Array:
+    """Return the logarithm of the norm, which may itself overflow; at least 0 for zeros."""
+    largest = np.abs(x).max(axis=(-2, -1), keepdims=True)
+    scale = np.where(largest > 0, largest, x.dtype.type(1))
+    return np.log2(scale) + np.log2(np.maximum(_norm(x / scale), 1))  # type: ignore[no-any-return]
 
 
 def _halvings(x: Array, x4: Array, x6: Array, most: Array) -> Array:
