@@ -241,3 +241,18 @@ def test_a_constant_index_out_of_range_whose_derivative_scatters_is_refused():
     outputs = [Output(), Output((Transform("grad"), Transform("jacobian")))]
     with pytest.raises(GradwireError):  # when it is derived or when it runs
         compile(Program((x,), (*takes, product, total), (scalar,)), outputs).run([np.ones(3)])
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 2), (2, 0, 3)])
+@pytest.mark.parametrize("name", ["cumsum", "reversed cumsum", "cumprod", "flip", "sort", "diff"])
+def test_a_running_sum_of_nothing_has_no_entries(shape, name):
+    functions = {
+        "cumsum": lambda x: np.cumsum(x, axis=-1),
+        "reversed cumsum": lambda x: np.cumsum(x[..., ::-1], axis=-1)[..., ::-1],
+        "cumprod": lambda x: np.cumprod(x, axis=0),
+        "flip": lambda x: np.flip(x, axis=0),
+        "sort": lambda x: np.sort(x, axis=-1),
+        "diff": lambda x: x[1:] - x[:-1],
+    }
+    found = gw.jacobian(functions[name], layout="sparse")(np.zeros(shape))
+    assert found.nnz == 0

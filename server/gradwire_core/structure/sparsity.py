@@ -408,7 +408,7 @@ def _running(equation: Equation, position: int, matrix: Any, residuals: Residual
     if matrix is None or math.prod(shape) * (length + 1) // 2 > MOST_ENTRIES:
         return _along(equation, position, matrix, residuals)
     later, earlier = np.tril_indices(length) if not _params(equation)["reverse"] else np.triu_indices(length)
-    numbers = np.moveaxis(_numbers(shape) - 1, axis, 0).reshape((length, -1))
+    numbers = np.moveaxis(_numbers(shape) - 1, axis, 0).reshape((length, math.prod(shape) // max(length, 1)))
     places = numbers[later].reshape(-1), numbers[earlier].reshape(-1)
     return _product(csr_array((np.ones(len(places[0]), bool), places), shape=(numbers.size, numbers.size)), matrix)
 
@@ -421,7 +421,7 @@ def _convolved(equation: Equation, position: int, matrix: Any, residuals: Residu
     length, taps = operand.shape[-1], equation.operands[1 - position].type.shape[-1]
     if matrix is None or operand.size * taps > MOST_ENTRIES:
         return _along(equation, position, matrix, residuals)
-    line, place, tap = np.indices((operand.size // length, length, taps)).reshape((3, -1))
+    line, place, tap = np.indices((operand.size // max(length, 1), length, taps)).reshape((3, -1))
     places = line * result.shape[-1] + place + tap, line * length + place
     return _product(csr_array((np.ones(len(line), bool), places), shape=(result.size, operand.size)), matrix)
 
