@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 KNOWN_LIMIT = 4096  # names of programs, and of tensors, that a replica is taken to hold
 RESOLVE_AFTER_S = 30.0
+RESOLVE_LOST_AFTER_S = 1.0  # while one of them cannot be reached
 LEAVE_AFTER_S = 1.0
 
 
@@ -124,7 +125,8 @@ class Replicas:
     @property
     def are_stale(self) -> bool:
         """Whether the addresses should be looked up, for the first time or again."""
-        return time.monotonic() > self._resolved_s + RESOLVE_AFTER_S
+        age_s = time.monotonic() - self._resolved_s
+        return age_s > RESOLVE_AFTER_S or (age_s > RESOLVE_LOST_AFTER_S and any(item.is_resting for item in self._found))
 
     def resolve(self, addresses: Sequence[str]) -> list[Replica]:
         """Take the addresses that were looked up; return the replicas that are new. What is known of others is kept."""

@@ -71,3 +71,16 @@ def test_names_have_a_bound():
     names.discard("2")
     names.discard("2")
     assert "2" not in names
+
+
+def test_addresses_are_looked_up_soon_while_one_cannot_be_reached(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("gradwire._replicas.time.monotonic", lambda: now[0])
+    replicas = Replicas("dns:///server:50051")
+    replicas.resolve(["10.0.0.1:50051", "10.0.0.2:50051"])
+    now[0] += 2.0
+    assert not replicas.are_stale
+    next(iter(replicas)).rest()
+    assert replicas.are_stale
+    replicas.postpone()
+    assert not replicas.are_stale
