@@ -15,6 +15,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.interpreter import interpret
 from gradwire_core.kernels.batches import find_batches
 from gradwire_core.kernels.blocks import block_bytes
+from gradwire_core.kernels.joining import Joined
 from gradwire_core.native.nest import Layouts
 from gradwire_core.passes import prune
 from gradwire_core.passes.loops import ordered
@@ -143,47 +144,27 @@ def _find_groups(program: Program, broadcasts: Mapping[Operand, Equation]) -> li
     return [members for members in groups.find() if len(members) > 1]
 
 
-class _Groups:
+class _Groups(Joined):
     """Members, joined where one takes what another makes or takes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.shapes: dict[Operand, Shape] = {}
-        self._members: list[Equation] = []
-        self._parents: list[int] = []
-        self._numbers: dict[Any, int] = {}
+        self._makers: dict[Operand, int] = {}
 
     def add(self, equation: Equation, key: tuple[Shape, int]) -> None:
         """Add a member of a shape and a level."""
-        number = self._append(equation)
+        number = self.append(equation)
         result = equation.results[0]
         self.shapes[result] = key[0]
         for operand in (*equation.operands, result):
             if operand.type.shape == key[0] or operand is result:
-                other = self._numbers.setdefault((operand, key), number)
-                self._parents[self._root(other)] = self._root(number)
-        self._numbers[result] = number
+                self.share(number, (operand, key))
+        self._makers[result] = number
 
     def add_end(self, equation: Equation, operand: Operand) -> None:
         """Add a sum of what a member makes."""
-        self._parents[self._append(equation)] = self._root(self._numbers[operand])
-
-    def _append(self, equation: Equation) -> int:
-        self._members.append(equation)
-        self._parents.append(len(self._parents))
-        return len(self._members) - 1
-
-    def _root(self, number: int) -> int:
-        parents = self._parents
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    def find(self) -> list[list[Equation]]:
-        """Return the groups, members in their order."""
-        found: dict[int, list[Equation]] = {}
-        for number, equation in enumerate(self._members):
-            found.setdefault(self._root(number), []).append(equation)
-        return [*found.values()]
+        self.join(self.append(equation), self._makers[operand])
 
 
 # -- the equation of a group -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradwire_core.kernels.joining import Joined
 from gradwire_core.kernels.lanes import MOST_ELEMENTS, OfSample, Places, apply_rule, find_places, is_shared, without
 from gradwire_core.kernels.matrices import OF_SAMPLES
 from gradwire_core.kernels.tape import MOVING, count_operations
@@ -50,7 +51,7 @@ class Search:
         """
         levels: dict[Operand, int] = {}
         made: set[Operand] = set()
-        joined = _Joined()
+        joined = Joined()
         floor = highest = count = 0
         for equation in self.program.equations:
             operations = self._add(equation)
@@ -59,7 +60,9 @@ class Search:
                 level = max(level, levels.get(operand, 0) + (operations is None and operand in made))
             highest = max(highest, level)
             if operations is not None:
-                joined.add(equation, level, [operand for operand in equation.operands if self.places[operand] is not None])
+                number = joined.append(equation)
+                for operand in (*[item for item in equation.operands if self.places[item] is not None], *equation.results):
+                    joined.share(number, (operand, level))
                 made.update(equation.results)
                 count += operations
                 if count > MOST_OPERATIONS:
@@ -159,34 +162,3 @@ class Search:
         equations = [item for equation in group for item in self._equations[equation]]
         outputs = tuple([self._samples[result] for result in results])
         return Program(tuple([item for item in given if isinstance(item, Var)]), (*free, *equations), outputs)
-
-
-class _Joined:
-    """Equations, joined where one takes what another makes or takes."""
-
-    def __init__(self) -> None:
-        self._members: list[Equation] = []
-        self._parents: list[int] = []
-        self._numbers: dict[tuple[Operand, int], int] = {}
-
-    def add(self, equation: Equation, level: int, operands: Sequence[Operand]) -> None:
-        """Add an equation of a level."""
-        number = len(self._members)
-        self._members.append(equation)
-        self._parents.append(number)
-        for operand in (*operands, *equation.results):
-            other = self._numbers.setdefault((operand, level), number)
-            self._parents[self._root(other)] = self._root(number)
-
-    def _root(self, number: int) -> int:
-        parents = self._parents
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    def find(self) -> list[list[Equation]]:
-        """Return the groups, members in their order."""
-        found: dict[int, list[Equation]] = {}
-        for number, equation in enumerate(self._members):
-            found.setdefault(self._root(number), []).append(equation)
-        return [*found.values()]
