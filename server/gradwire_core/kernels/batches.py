@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from gradwire_core.interpreter import interpret
 from gradwire_core.kernels.columns import Columns
 from gradwire_core.kernels.lanes import Places, find_places
 from gradwire_core.kernels.matrices import OF_SAMPLES
@@ -24,10 +23,11 @@ from gradwire_core.kernels.prices import operations_seconds, plain_seconds
 from gradwire_core.kernels.samples import Search
 from gradwire_core.kernels.schedule import Layout, Schedule, is_even
 from gradwire_core.kernels.tape import take_apart
+from gradwire_core.kernels.whole import as_one
 from gradwire_core.passes import prune
 from gradwire_core.passes.loops import ordered
-from gradwire_core.program import Equation, Operand, Params, Primitive, Program, Var
-from gradwire_core.types import Array, Shape, TensorType
+from gradwire_core.program import Equation, Operand, Params, Program, Var
+from gradwire_core.types import Shape, TensorType
 
 FEWEST_SAMPLES = 96
 MOST_LANES = 3
@@ -40,34 +40,8 @@ LEAST_SECONDS = 3e-5
 LEAST_LEFT = 0.3
 
 
-def _run_body(*operands: Array, body: Program, **_: Any) -> tuple[Array, ...]:
-    return interpret(body, operands)
-
-
-def _infer(*_: TensorType, body: Program, **__: Any) -> tuple[TensorType, ...]:
-    return body.output_types
-
-
-def _flops(*_: TensorType, body: Program, **__: Any) -> float:
-    equations = body.equations
-    return sum(item.primitive.flops(*[operand.type for operand in item.operands], **item.params) for item in equations)
-
-
-def _refuse(*_: Any) -> Any:
-    raise AssertionError("a batch is made after every transform")
-
-
-BATCH = Primitive(
-    name="batch",
-    kernel=_run_body,
-    infer=_infer,
-    derivative=_refuse,
-    batch=_refuse,
-    arity=None,
-    params=("body", "sample", "lanes", "places", "scratch_bytes"),
-    doc="Equations that act on each sample of a batch by itself, as one.",
-    samples=lambda _: (),
-    flops=_flops,
+BATCH = as_one(
+    "batch", ("sample", "lanes", "places", "scratch_bytes"), "Equations that act on each sample of a batch by itself, as one."
 )
 
 

@@ -9,20 +9,18 @@ place. The bits are those of the body, but for the order of the sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gradwire_core.builder import Builder, Value
-from gradwire_core.interpreter import interpret
 from gradwire_core.kernels.batches import find_batches
 from gradwire_core.kernels.blocks import block_bytes
 from gradwire_core.kernels.joining import Joined
-from gradwire_core.native.nest import Layouts
+from gradwire_core.kernels.whole import as_one
 from gradwire_core.passes import prune
 from gradwire_core.passes.loops import ordered
 from gradwire_core.planner import Plan, plan
-from gradwire_core.program import Equation, Literal, Operand, Primitive, Program, Var
+from gradwire_core.program import Equation, Literal, Operand, Program, Var
 from gradwire_core.structure.strategy import Choice
-from gradwire_core.types import Array, Shape, TensorType
+from gradwire_core.types import Shape
 
 # Smaller arrays stay in a cache anyway, the second or third level one.
 LEAST_BYTES = 2**21
@@ -34,37 +32,8 @@ MOST_GROWTH = 1.02
 FREE_BYTES = 2**20
 
 
-def _run_body(*operands: Array, body: Program, scratch_bytes: int, layouts: Layouts) -> tuple[Array, ...]:
-    del scratch_bytes, layouts
-    return interpret(body, operands)
-
-
-def _infer(*types: TensorType, body: Program, scratch_bytes: int, layouts: Layouts) -> tuple[TensorType, ...]:
-    del types, scratch_bytes, layouts
-    return body.output_types
-
-
-def _flops(*types: TensorType, body: Program, scratch_bytes: int, layouts: Layouts) -> float:
-    del types, scratch_bytes, layouts
-    equations = body.equations
-    return sum(item.primitive.flops(*[operand.type for operand in item.operands], **item.params) for item in equations)
-
-
-def _refuse(*_: Any) -> Any:
-    raise AssertionError("a cluster is made after every transform")
-
-
-CLUSTER = Primitive(
-    name="cluster",
-    kernel=_run_body,
-    infer=_infer,
-    derivative=_refuse,
-    batch=_refuse,
-    arity=None,
-    params=("body", "scratch_bytes", "layouts"),
-    doc="Elementwise equations over one shape, and sums of their results, as one.",
-    samples=lambda _: (),
-    flops=_flops,
+CLUSTER = as_one(
+    "cluster", ("scratch_bytes", "layouts"), "Elementwise equations over one shape, and sums of their results, as one."
 )
 
 
