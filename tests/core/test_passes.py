@@ -8,12 +8,14 @@ import pytest
 from gradwire_core.builder import Builder, Value
 from gradwire_core.check import check_program
 from gradwire_core.executor import Executor
+from gradwire_core.interpreter import interpret
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.ops.zeros import zeros_outside
-from gradwire_core.passes import PIPELINE, prune, run_passes, simplify
+from gradwire_core.passes import PIPELINE, fold_constants, prune, run_passes, simplify
+from gradwire_core.passes.constants import MOST_ELEMENTS
 from gradwire_core.passes.rules import RULES
 from gradwire_core.planner import plan
-from gradwire_core.program import Equation, Program, Var
+from gradwire_core.program import Equation, Literal, Program, Var
 from gradwire_core.types import Dtype, TensorType
 
 HARD = np.array([[0.0, -0.0, np.inf], [-np.inf, np.nan, -np.nan], [5e-324, -5e-324, 1.5]])
@@ -150,3 +152,52 @@ def test_a_contraction_of_many_becomes_pairs() -> None:
     assert [len(equation.operands) for equation in after.equations] == [2, 2]
     x = np.random.default_rng(0).normal(size=HARD.shape)
     np.testing.assert_allclose(Executor(plan(after))(x)[0], np.linalg.matrix_power(x, 4), rtol=1e-12)
+
+
+# Each row: what is written, and the names of the equations that the pass leaves.
+CONSTANTS = {
+    "eye": (lambda x: emit("multiply", x, emit_eye(x)), ["multiply"]),
+    "a chain": (lambda x: emit("multiply", x, np.flip(np.cumsum(emit_eye(x), 0), 1)), ["multiply"]),
+    "as output": (lambda x: np.flip(emit_eye(x), 0), []),
+    "a broadcast that is read": (lambda x: emit("multiply", x, ones(x)), ["broadcast_to", "multiply"]),
+    "a broadcast that is made": (lambda x: x @ ones(x), ["einsum"]),
+    "a broadcast as output": (ones, []),
+    "without elements": (lambda x: np.sin(x[:0]) * x[:0], []),
+    "too large": (lambda x: np.sum(x) * emit_eye(x, 40), ["sum", "eye", "broadcast_to", "multiply"]),
+    "of an input": (lambda x: np.cumsum(x, 0), ["cumsum"]),
+}  # fmt: skip
+
+
+def emit_eye(x: Value, rows: int = 3) -> Value:
+    return x.builder.emit(PRIMITIVES["eye"], [], {"rows": rows, "columns": rows, "dtype": Dtype.FLOAT64})[0]
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_small_constants_are_computed_once(name):
+    function, names = CONSTANTS[name]
+    program = trace(function)
+    folded = fold_constants(program)
+    check_program(folded)
+    assert [equation.primitive.name for equation in folded.equations] == names
+    with np.errstate(all="ignore"):
+        (expected,), (found,) = interpret(program, [HARD]), interpret(folded, [HARD])
+    assert np.asarray(found).tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+def test_constants_of_a_program_are_bounded():
+    builder = Builder()
+    x = builder.input(TensorType(Dtype.FLOAT64, (32, 32)))
+    values = [x + np.cumsum(builder.literal(np.full((32, 32), float(n))), 0)[::-1] * emit_eye(x, 32) for n in range(200)]
+    folded = fold_constants(builder.build(values))
+    literals = {operand for equation in folded.equations for operand in equation.operands if isinstance(operand, Literal)}
+    added = [literal for literal in literals if np.count_nonzero(literal.value) <= 32]
+    assert 0 < sum(literal.type.size for literal in added) <= MOST_ELEMENTS
+    assert any(equation.primitive.name == "multiply" for equation in folded.equations)
+
+
+def test_a_constant_that_its_kernel_refuses_is_left_to_run():
+    places = Literal(np.array([7]))
+    taken = Var(TensorType(Dtype.FLOAT64, (1,)))
+    take = Equation(PRIMITIVES["take"], (Literal(np.ones(2)), places), {"axis": 0, "batch": 0}, (taken,))
+    program = Program((), (take,), (taken,))
+    assert fold_constants(program).equations == (take,)

@@ -25,7 +25,7 @@ from gradwire_core.structure.strategy import (
 )
 from gradwire_core.testing import interpret
 from gradwire_core.transforms import Transform, hessian, jacobian
-from gradwire_core.transforms.differential import Differential, _TooDearError, linearize_checked
+from gradwire_core.transforms.differential import COLOURS_EFFORT, Differential, _TooDearError, linearize_checked
 from gradwire_core.transforms.grad import grad
 from tests.core.strategies import examples, programs, scalar_programs
 
@@ -412,7 +412,7 @@ def test_terms_are_given_up_at_the_pace_of_what_they_cost():
     gradient = grad(gw.trace(many_products, np.ones(100)), (0,))
     found = Differential(linearize_checked(gradient, (0,)), is_symmetric=True)
     before = len(found.builder.equations)
-    limit = (found.floor + found.sweep_cost(100)).seconds
+    limit = (found.floor + found.sweep_cost(100, is_forward=True)).seconds
     with pytest.raises(_TooDearError):
         found.forward_terms(limit)
     assert len(found._accumulations["forward"].spent) < len(found.linear.equations) / 3
@@ -446,10 +446,12 @@ def test_terms_that_were_given_up_go_on_where_they_stopped():
 
 
 def test_patterns_are_not_looked_for_where_they_could_spare_little():
-    found, _ = choice_of(narrow(*[10] * 10), np.ones(10))
-    coloured = dict(found.predictions)["coloured forward"]
+    with recording() as choices, serving(calls=20):
+        jacobian(gw.trace(narrow(*[10] * 10), np.ones(10)))
+    predictions = dict(choices[0].predictions)
+    coloured, chosen = predictions["coloured forward"], predictions[choices[0].chosen]
     assert coloured.is_bound
-    assert coloured.seconds > dict(found.predictions)["structured forward"].seconds / ENOUGH
+    assert 20 * (chosen.seconds - coloured.seconds) < 20 * COLOURS_EFFORT  # of two linear equations a layer
 
 
 def test_terms_that_cost_the_same_at_every_step_are_not_given_up():
@@ -527,3 +529,30 @@ def test_there_is_a_way_where_there_is_nothing_to_compute(transform, shape):
     arrays = (np.ones(shape), np.float64(2.0), np.float64(3.0))
     rows = transform(function, argnums=(0, 1, 2))(*arrays)
     assert all(np.isfinite(item).all() for item in (rows if transform is gw.jacobian else sum(rows, ())))
+
+
+def test_ways_of_few_equations_are_compared_by_what_the_passes_leave():
+    def steps(x):
+        return gw.scan(lambda carry, row: (np.sin(carry) * row, carry), x, np.ones((4, 3)))[0]
+
+    choice, executable = choice_of(steps, np.ones(3))
+    (loop,) = [item for item in executable.program.equations if item.primitive.name == "scan"]  # that of the primal is in it
+    assert dict(choice.predictions)[choice.chosen].seconds == pytest.approx(predict(executable.program).seconds, rel=1e-12)
+    assert loop in executable.program.equations
+
+
+def test_floats_are_not_expected_of_what_they_cannot_compute():
+    def scattered(x):
+        return np.sin(x.at[np.array([0, 0])].add(x[:2]))
+
+    assert np.isinf(Differential(linearize_checked(gw.trace(scattered, np.ones(3)), (0,))).ceiling)
+    assert np.isfinite(Differential(linearize_checked(gw.trace(np.sin, np.ones(3)), (0,))).ceiling)
+
+
+def test_broadcasts_cost_where_they_are_made():
+    def overhead(function):
+        return predict(gw.trace(function, np.ones(3))).overhead
+
+    read = overhead(lambda x: np.sin(np.broadcast_to(x, (4, 3)))) - overhead(np.sin)
+    made = overhead(lambda x: np.cumsum(np.broadcast_to(x, (4, 3)), 0)) - overhead(lambda x: np.cumsum(x, 0))
+    assert made > read > 0

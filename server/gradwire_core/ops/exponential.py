@@ -63,10 +63,12 @@ def _norm(x: Array) -> Array:
 
 
 def _log2_norm(x: Array) -> Array:
-    """Return the logarithm of the norm, which may itself overflow; at least 0 for zeros."""
+    """Return the logarithm of the norm of a matrix or its transpose, the smaller; either may overflow. At least 0 for zeros."""
     largest = np.abs(x).max(axis=(-2, -1), keepdims=True)
     scale = np.where(largest > 0, largest, x.dtype.type(1))
-    return np.log2(scale) + np.log2(np.maximum(_norm(x / scale), 1))  # type: ignore[no-any-return]
+    scaled = x / scale
+    norm = np.minimum(_norm(scaled), _norm(scaled.swapaxes(-1, -2)))
+    return np.log2(scale) + np.log2(np.maximum(norm, 1))  # type: ignore[no-any-return]
 
 
 def _halvings(x: Array, x4: Array, x6: Array, most: Array) -> Array:

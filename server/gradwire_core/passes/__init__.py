@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gradwire_core.passes.constants import fold_constants
 from gradwire_core.passes.contraction import order_contractions
 from gradwire_core.passes.loops import merge_loops
 from gradwire_core.passes.merging import merge_contractions
@@ -14,7 +15,14 @@ from gradwire_core.passes.prune import prune
 from gradwire_core.passes.simplify import simplify
 from gradwire_core.program import Program
 
-PIPELINE: tuple[Callable[[Program], Program], ...] = (prune, simplify, merge_loops, merge_contractions, order_contractions)
+PIPELINE: tuple[Callable[[Program], Program], ...] = (
+    prune,
+    simplify,
+    merge_loops,
+    merge_contractions,
+    order_contractions,
+    fold_constants,
+)
 
 
 def run_passes(program: Program) -> Program:
@@ -24,4 +32,13 @@ def run_passes(program: Program) -> Program:
     return program
 
 
-__all__ = ["PIPELINE", "merge_contractions", "merge_loops", "order_contractions", "prune", "run_passes", "simplify"]
+__all__ = [
+    "PIPELINE",
+    "fold_constants",
+    "merge_contractions",
+    "merge_loops",
+    "order_contractions",
+    "prune",
+    "run_passes",
+    "simplify",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +22,10 @@ LARGE_BYTES = 2**20
 MOST_OF_FLOATS = 64
 FLOAT_SECONDS = 3.5e-8
 """Programs of arrays no larger are computed in Python's floats, an operation on numbers in so many seconds."""
+TAKEN_APART = frozenset({
+    "broadcast_to", "concatenate", "diagonal", "einsum", "embed", "eye", "flip", "pad", "reshape", "slice", "sum", "transpose",
+})  # fmt: skip
+"""The primitives that are, beside elementwise ones."""
 
 
 class Rates(NamedTuple):
@@ -40,25 +44,33 @@ class Rates(NamedTuple):
     read: float
 
 
-PLAIN = Rates(1e-6, 0.0, 7e-11, 0.0)  # one operation an element: what it takes to go through memory
-FUNCTION = Rates(1e-6, 7e-10, 7e-11, 0.0)  # sin, exp: by the operations they count
-OTHER = Rates(5e-6, 3e-10, 1e-10, 3e-11)
-NUMBER = Rates(2e-7, 0.0, 0.0, 0.0)  # one operation of two numbers
-STEP_OVERHEAD = 1.5e-6  # of a loop
-EINSUM_OVERHEAD = 2e-6  # beside what `lower` predicts
+PLAIN = Rates(2e-7, 0.0, 2e-11, 0.0)  # one operation an element: what it takes to go through memory
+FUNCTION = Rates(2e-7, 2.5e-10, 2e-11, 0.0)  # sin, exp: by the operations they count
+OTHER = Rates(3e-6, 4e-11, 3e-11, 1e-11)
+NUMBER = Rates(7e-8, 0.0, 0.0, 0.0)  # one operation of two numbers
 VIEW = Rates(4e-7, 0.0, 0.0, 0.0)
+BROADCAST_READ, BROADCAST_MADE = 7e-7, 1.8e-6  # of an array: by an elementwise call, which broadcasts by itself; for another
+REDUCTION = Rates(7e-7, 0.0, 2e-11, 2e-11)
+STEP_OVERHEAD = 1e-6  # of a loop
+EINSUM_OVERHEAD, EINSUM_SHARE = 8e-7, 0.4  # beside so much of what `lower` predicts, which is good for ratios
 RATES = {
-    "concatenate": Rates(2e-6, 0.0, 1e-10, 0.0),
+    "all": REDUCTION,
+    "any": REDUCTION,
+    "concatenate": Rates(7e-7, 0.0, 2e-11, 0.0),
     "convert": PLAIN,
-    "cumsum": Rates(5e-6, 0.0, 5e-10, 0.0),
-    "embed": Rates(7e-6, 0.0, 7e-11, 0.0),
-    "eye": Rates(3e-6, 0.0, 3e-11, 0.0),
-    "pad": Rates(7e-6, 0.0, 1e-10, 0.0),
-    "scatter": Rates(3.5e-5, 0.0, 7e-11, 3e-10),
-    "scatter_add": Rates(7.5e-5, 0.0, 7e-11, 1.2e-9),
-    "sum": Rates(2e-6, 0.0, 7e-11, 4e-11),
-    "take": Rates(3e-6, 0.0, 2e-10, 0.0),
-    "where": Rates(2.5e-6, 0.0, 3e-10, 0.0),
+    "cumsum": Rates(1.6e-6, 0.0, 4e-10, 0.0),
+    "embed": Rates(2.3e-6, 0.0, 2e-11, 0.0),
+    "eye": Rates(1.2e-6, 0.0, 1e-11, 0.0),
+    "max": REDUCTION,
+    "min": REDUCTION,
+    "pad": Rates(2.2e-6, 0.0, 2e-11, 0.0),
+    "prod": REDUCTION,
+    "scatter": Rates(1e-5, 0.0, 2e-11, 1.2e-10),
+    "scatter_add": Rates(1.4e-5, 0.0, 2e-11, 3e-10),
+    "sum": REDUCTION,
+    "take": Rates(1.1e-6, 0.0, 4e-11, 0.0),
+    "triangular_solve": Rates(5.5e-6, 4e-11, 3e-11, 1e-11),
+    "where": Rates(1e-6, 0.0, 4e-11, 0.0),
 }
 
 
@@ -119,16 +131,21 @@ def gathered(nbytes: int) -> Cost:
 
 def predict(program: Program) -> Cost:
     """Return the predicted cost of one evaluation of a program."""
-    return predict_equations(program.equations)
+    return predict_equations(program.equations, program.outputs)
 
 
-def predict_equations(equations: Iterable[Equation]) -> Cost:
-    """Return the predicted cost of running equations once each."""
+def predict_equations(equations: Sequence[Equation], outputs: Iterable[Operand] = ()) -> Cost:
+    """Return the predicted cost of running equations once each, some of whose results are handed over."""
+    made = {operand for equation in equations if not equation.primitive.is_elementwise for operand in equation.operands}
+    made.update(outputs)
     known: dict[tuple[Primitive, int], tuple[float, int, float, float]] = {}
     flops = nbytes = overhead = work = 0.0
     count = 0
     for equation in equations:
         primitive = equation.primitive
+        if primitive.name == "broadcast_to":
+            overhead, count = overhead + _broadcasting(equation, is_made=equation.results[0] in made), count + 1
+            continue
         # Types are shared: an elementwise call costs what the last one on that type did.
         key = (primitive, id(equation.results[0].type)) if primitive.is_elementwise else None
         found = known.get(key) if key is not None else None
@@ -161,7 +178,7 @@ def predict_columns(equations: Iterable[Equation], linear: Collection[Operand], 
         shapes = [operand.type.shape for operand in equation.operands]
         batched = tuple([(count, *shape) if flag else shape for shape, flag in zip(shapes, flags, strict=True)])
         found = lower(f"{','.join(groups)}->{label}{output}", batched)
-        total += Cost(found.flops, count * equation.results[0].type.nbytes, 1, EINSUM_OVERHEAD, found.seconds)
+        total += Cost(found.flops, count * equation.results[0].type.nbytes, 1, EINSUM_OVERHEAD, EINSUM_SHARE * found.seconds)
     return total
 
 
@@ -169,6 +186,8 @@ def predict_floats(equations: Iterable[Equation], count: int) -> float:
     """Return the predicted seconds of equations in Python's floats, for a batch of a size; inf where they are NumPy's."""
     operations = 0.0
     for equation in equations:
+        if not (equation.primitive.is_elementwise or equation.primitive.name in TAKEN_APART):
+            return math.inf
         for result in equation.results:
             if result.type.size > MOST_OF_FLOATS or result.type.dtype is not Dtype.FLOAT64:
                 return math.inf
@@ -176,6 +195,12 @@ def predict_floats(equations: Iterable[Equation], count: int) -> float:
         if equation.primitive.name == "einsum":
             operations += equation.primitive.flops(*[operand.type for operand in equation.operands], **equation.params)
     return count * operations * FLOAT_SECONDS
+
+
+def _broadcasting(equation: Equation, *, is_made: bool) -> float:
+    if is_made:
+        return BROADCAST_MADE
+    return 0.0 if equation.operands[0].type.size == 1 else BROADCAST_READ
 
 
 def _predict_one(equation: Equation) -> tuple[float, int, float, float]:
@@ -194,7 +219,8 @@ def _predict_one(equation: Equation) -> tuple[float, int, float, float]:
     if primitive.name == "einsum":
         subscripts = params["subscripts"]
         assert isinstance(subscripts, str)
-        return flops, nbytes, EINSUM_OVERHEAD, lower(subscripts, tuple([type.shape for type in types])).seconds
+        seconds = EINSUM_SHARE * lower(subscripts, tuple([type.shape for type in types])).seconds
+        return flops, nbytes, EINSUM_OVERHEAD, seconds
     rates = _rates(primitive, types[0].size if types else 1, flops, is_number=not equation.results[0].type.shape)
     read = sum(type.nbytes for type in types) if rates.read else 0
     return flops, nbytes, rates.overhead, flops * rates.flop + _writing(nbytes, rates.written) + read * rates.read

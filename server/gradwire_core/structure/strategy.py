@@ -29,8 +29,8 @@ DENSE_REVERSE = "dense reverse"
 BY_TERMS = frozenset({STRUCTURED_FORWARD, STRUCTURED_REVERSE, CROSS_COUNTRY})
 """The ways that keep a partial to its own entries, also where it is infinite."""
 
-ENOUGH = 1.25
-"""The best is taken without a look at others once it costs no more than this many times what every way must."""
+ENOUGH, NEAR = 1.25, 1.05
+"""The best is taken without a look at others, or at those that are certain, once it costs so many times what every way must."""
 
 TIE = 0.98
 """A way is taken in place of an earlier one where it costs no more than this many times what that does."""
@@ -126,6 +126,9 @@ def _best(ways: Sequence[Way[Result]], floor: Cost, ceiling: float) -> tuple[tup
         choosing.consider(way)
     for way in (*(certain[:1] if choosing.best is None else ()), *choosing.given_up):
         choosing.reconsider(way)
+    for way in ways:  # what was built may cost more than was expected of it
+        if choosing.is_open(way):
+            choosing.consider(way)
     if choosing.best is None:  # as where there is nothing to compute, and so nothing to spare
         for way in ways[:1]:
             choosing.reconsider(way)
@@ -165,10 +168,15 @@ class _Choosing(Generic[Result]):
         else:
             least, limit = way.least(), self.best[2].seconds
             most = limit if way.is_certain else limit / ENOUGH
-            if least.seconds >= most or limit <= ENOUGH * self.floor.seconds:
+            if least.seconds >= most or limit <= (NEAR if way.is_certain else ENOUGH) * self.floor.seconds:
                 self.predictions[way.name] = least.at_least()
             else:
                 self._build(way, limit)
+
+    def is_open(self, way: Way[Result]) -> bool:
+        """Whether a way was neither built nor given up, as its least cost was too much beside what was expected."""
+        found = self.predictions.get(way.name)
+        return self.best is not None and found is not None and found.is_bound and way not in self.given_up
 
     def _is_worthwhile(self, way: Way[Result]) -> bool:
         """Whether all that a way may spare, beside what is expected of another, is more than building it takes."""

@@ -20,6 +20,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import NotDifferentiableError
 from gradwire_core.ops._declare import convert
 from gradwire_core.ops.complex import is_complex
+from gradwire_core.passes import run_passes
 from gradwire_core.program import Equation, Operand, Program, Var
 from gradwire_core.structure import strategy
 from gradwire_core.structure.accumulate import ByInput, identities, propagate
@@ -38,8 +39,11 @@ FEWEST_TO_PACE = 64
 SHARE_TO_PACE = 0.15
 """So many equations, and so large a share of them, tell what the rest will cost."""
 
-TERMS_EFFORT, COLOURS_EFFORT, SWEEP_EFFORT = 8e-5, 8e-5, 3e-5
+TERMS_EFFORT, COLOURS_EFFORT, SWEEP_EFFORT = 3e-5, 3e-5, 1.2e-5
 """The seconds that building a way takes for each linear equation: by terms; by colours, the pattern included; by all columns."""
+
+FEW, LEFT = 64, 0.5
+"""Up to so many equations, the cost of a way is that of what the passes leave: of the calls at least this share."""
 
 PARTS_OF_COMPLEX = frozenset({"real", "imag", "conj", "complex"})
 
@@ -90,7 +94,7 @@ class Differential:
     result_cost: Cost = field(default=Cost(), init=False)
     row_starts: list[int] = field(init=False)
     column_starts: list[int] = field(init=False)
-    _sweeps: dict[int, Cost] = field(default_factory=dict, init=False)
+    _sweeps: dict[tuple[int, bool], Cost] = field(default_factory=dict, init=False)
     _accumulations: dict[str, _Accumulation] = field(default_factory=dict, init=False)
     _too_little: float = field(default=0.0, init=False)
 
@@ -164,12 +168,31 @@ class Differential:
         needed = {operand: None for equation in self.linear.equations for operand in equation.operands if operand not in linear}
         return predict(self.builder.build([Value(self.builder, operand) for operand in needed]))
 
-    def sweep_cost(self, count: int) -> Cost:
-        """Return what as many products with the matrix cost, evaluated together, beside the residuals."""
-        found = self._sweeps.get(count)
+    @cached_property
+    def has_few(self) -> bool:
+        """Whether it has so few equations that ways are soon built and compared."""
+        return len(self.linear.equations) <= FEW
+
+    def sweep_cost(self, count: int, *, is_forward: bool) -> Cost:
+        """Return what as many products with the matrix, or its transpose, cost, evaluated together, beside the residuals."""
+        key = count, is_forward or not self.has_few  # for many equations, backward is taken to cost what forward does
+        found = self._sweeps.get(key)
         if found is None:
-            found = self._sweeps[count] = predict_columns(self.linear.equations, self._linear, count)
+            found = self._sweeps[key] = predict_columns(*self._linear_side(is_forward=key[1]), count)
         return found
+
+    def _linear_side(self, *, is_forward: bool) -> tuple[Sequence[Equation], set[Operand]]:
+        """Return the equations of products with the matrix, or with its transpose, and what is linear in them."""
+        if is_forward:
+            return self.linear.equations, self._linear
+        seeds, _, equations = self.backward
+        free: set[Operand] = {value.operand for value in seeds}
+        return equations, free.union(*[equation.results for equation in equations])
+
+    def price(self, outputs: Sequence[Value]) -> Cost:
+        """Return the predicted cost of outputs: where that is soon told, of what the passes leave of them."""
+        program = self.builder.build(outputs)
+        return predict(run_passes(program) if len(program.equations) <= FEW else program)
 
     @cached_property
     def _linear(self) -> set[Operand]:
@@ -399,11 +422,11 @@ def structured_ways(found: Differential, outputs_of: Callable[[Terms], list[Valu
     def way(name: str, accumulate: Callable[[float], Terms]) -> Way[Built]:
         def build(limit: float) -> tuple[Built | None, Cost] | None:
             try:
-                terms = accumulate(limit)
+                terms = accumulate(math.inf if found.has_few else limit)
             except _TooDearError:
                 return None, Cost(work=limit, is_bound=True)
             outputs = outputs_of(terms)
-            return None if outputs is None else ((terms, outputs), predict(found.builder.build(outputs)))
+            return None if outputs is None else ((terms, outputs), found.price(outputs))
 
         return Way(name, lambda: found.floor, build, effort=len(found.linear.equations) * TERMS_EFFORT)
 
@@ -436,9 +459,10 @@ def coloured_ways(found: Differential, outputs_of: Callable[[Value, Array], list
     def reverse(colouring: Colouring) -> Value:
         return flattened(found.by_rows(coloured_seeds(found.builder, found.backward[0], colouring)))
 
-    columns = _Compression(found, outputs_of, partial(colour_columns, shapes=inputs), lambda item: item.fullest_row, forward)
-    star = _Compression(found, outputs_of, partial(colour_star, shapes=inputs), lambda item: min(2, item.fullest_row), forward)
-    rows = _Compression(found, outputs_of, partial(colour_rows, shapes=outputs), lambda item: item.T.fullest_row, reverse)
+    compression = partial(_Compression, found, outputs_of)
+    columns = compression(partial(colour_columns, shapes=inputs), lambda item: item.fullest_row, forward, is_forward=True)
+    star = compression(partial(colour_star, shapes=inputs), lambda item: min(2, item.fullest_row), forward, is_forward=True)
+    rows = compression(partial(colour_rows, shapes=outputs), lambda item: item.T.fullest_row, reverse, is_forward=False)
     ways = [columns.way(strategy.COLOURED_FORWARD)] if found.directions[0] else []
     if found.is_symmetric and found.directions[0]:
         return [*ways, star.way(strategy.STAR_COLOURING)]
@@ -455,6 +479,7 @@ class _Compression:
         colour: colours a pattern.
         fewest: how many colours that takes at least.
         evaluate: gives the compressed matrix as a vector.
+        is_forward: whether columns are evaluated together, not rows.
     """
 
     found: Differential
@@ -462,27 +487,32 @@ class _Compression:
     colour: Callable[[Sparsity], Colouring]
     fewest: Callable[[Sparsity], int]
     evaluate: Callable[[Colouring], Value]
+    is_forward: bool
+
+    def swept(self, count: int) -> Cost:
+        """Return what so many colours cost at least."""
+        return _swept(self.found, count, is_forward=self.is_forward)
 
     def way(self, name: str) -> Way[Built]:
         """Return the way: if the pattern is known, it is certain."""
         pattern, effort = self.found.known_pattern, len(self.found.linear.equations) * COLOURS_EFFORT
         if pattern is None or pattern.nnz == 0:
-            return Way(name, partial(_swept, self.found, 1), self.build, effort=effort)
-        return Way(name, partial(_swept, self.found, self.fewest(pattern)), self.build, is_certain=True, effort=effort)
+            return Way(name, partial(self.swept, 1), self.build, effort=effort)
+        return Way(name, partial(self.swept, self.fewest(pattern)), self.build, is_certain=True, effort=effort)
 
     def build(self, limit: float) -> tuple[Built | None, Cost] | None:
         pattern = self.found.pattern
         if pattern is None or pattern.nnz == 0:
             return None
-        bound = _swept(self.found, self.fewest(pattern))
+        bound = self.swept(self.fewest(pattern))
         if bound.seconds >= limit:
             return None, bound.at_least()
         colouring = self.colour(pattern)
-        bound = _swept(self.found, colouring.count)
+        bound = self.swept(colouring.count)
         if bound.seconds >= limit:
             return None, bound.at_least()
         outputs = self.outputs_of(self.evaluate(colouring), colouring.sources)
-        return (None, outputs), predict(self.found.builder.build(outputs))
+        return (None, outputs), self.found.price(outputs)
 
 
 def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], list[Value]]) -> list[Way[Built]]:
@@ -498,10 +528,13 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
     def way(name: str, count: int, evaluate: Callable[[], list[Value]], *, is_forward: bool) -> Way[Built]:
         def build(limit: float) -> tuple[Built | None, Cost]:
             outputs = outputs_of(evaluate(), is_forward)
-            return (None, outputs), predict(found.builder.build(outputs))
+            return (None, outputs), found.price(outputs)
 
-        effort = len(found.linear.equations) * SWEEP_EFFORT
-        return Way(name, partial(_swept, found, count), build, is_certain=True, effort=effort)
+        def least() -> Cost:
+            cost = _swept(found, count, is_forward=is_forward)
+            return replace(cost, overhead=LEFT * cost.overhead) if found.has_few else cost
+
+        return Way(name, least, build, is_certain=True, effort=len(found.linear.equations) * SWEEP_EFFORT)
 
     def forward() -> list[Value]:
         return found.by_columns(dense_seeds(found.builder, found.linear.tangents))
@@ -516,6 +549,6 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
     return [item for item, is_possible in zip(ways, found.directions, strict=True) if is_possible]
 
 
-def _swept(found: Differential, count: int) -> Cost:
+def _swept(found: Differential, count: int, *, is_forward: bool) -> Cost:
     """Return what as many products with the matrix, evaluated together, cost at least."""
-    return found.floor + found.sweep_cost(count)
+    return found.floor + found.sweep_cost(count, is_forward=is_forward)
