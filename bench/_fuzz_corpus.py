@@ -183,16 +183,19 @@ def _arrays() -> list[Array]:
 
 
 def _sessions(evaluations: Sequence[tuple[str, pb.EvaluateRequest]]) -> Iterator[Case]:
-    """Yield sessions: some requests each, small ones whole, and one with its tensors in chunks, and one that is cancelled."""
+    """Yield sessions: some requests each, small ones whole, one with its tensors in chunks, one that is cancelled; joined too."""
     for place in range(0, len(evaluations) - 3, 3):
         items = [
             pb.EvaluateStreamRequest(id=number, evaluate=request, timeout_s=5.0 if number else 0.0, request_id=f"case-{number}")
             for number, (_, request) in enumerate(evaluations[place : place + 3])
         ]
         yield Case("EvaluateStream", tuple(items), evaluations[place][0])
+        yield Case("EvaluateStream", (pb.EvaluateStreamRequest(joined=items),), f"{evaluations[place][0]} joined")
     for origin, request in evaluations[::20]:
         items = list(_in_chunks(7, request))
         yield Case("EvaluateStream", tuple(items), f"{origin} in chunks")
+        parts = [pb.EvaluateStreamRequest(joined=items[start : start + 2]) for start in range(0, len(items), 2)]
+        yield Case("EvaluateStream", tuple(parts), f"{origin} in chunks joined")
         cancel = pb.EvaluateStreamRequest(id=7, cancel=pb.Cancel())
         yield Case("EvaluateStream", (*items[:2], cancel, pb.EvaluateStreamRequest(id=8, evaluate=request)), f"{origin} cancelled")
 

@@ -361,7 +361,7 @@ def _inserted(rng: random.Random, content: bytes) -> tuple[str, bytes]:
 
 def _field(rng: random.Random, content: bytes) -> tuple[str, bytes]:
     """Append or insert a field of any number and kind: unknown, a group, longer than what follows, with a number of ten bytes."""
-    kind, number = rng.randrange(8), rng.choice((1, 2, 3, 4, 5, 6, 15, 16, 1000, 2**29 - 1, 2**29))
+    kind, number = rng.randrange(8), rng.choice((1, 2, 3, 4, 5, 6, 7, 15, 16, 1000, 2**29 - 1, 2**29))
     bodies = [
         _varint(rng.choice((0, 1, 2**63, 2**64 - 1))),
         b"\xff" * rng.choice((9, 10, 11)),
@@ -374,13 +374,20 @@ def _field(rng: random.Random, content: bytes) -> tuple[str, bytes]:
 
 
 def _deep(rng: random.Random, content: bytes) -> tuple[str, bytes]:
-    """Append a field 2 within a field 2, hundreds deep."""
-    inner = b""
+    """Append a field 2 within a field 2, hundreds deep, or joined messages within such."""
+    tag, inner = rng.choice((b"\x12", b"\x3a")), b""
     for _ in range(rng.choice((20, 99, 101, 500))):
-        inner = b"\x12" + _varint(len(inner)) + inner
+        inner = tag + _varint(len(inner)) + inner
     return "deep", content + inner
 
 
+def _joined(rng: random.Random, content: bytes) -> tuple[str, bytes]:
+    """Make a message one of several that are joined, of many more than may be, or of copies of itself."""
+    one = b"\x3a" + _varint(len(content)) + content
+    others = rng.choice((b"", b"\x3a\x00", b"\x3a\x02\x22\x00", one)) * rng.choice((0, 1, 7, 300, 3000))
+    return "joined", one + others[: 2**20]
+
+
 _SCRAMBLES: Iterable[Callable[[random.Random, bytes], tuple[str, bytes]]] = (
-    _flip, _flip, _overwrite, _overwrite, _cut, _without, _repeated, _inserted, _field, _deep,
+    _flip, _flip, _overwrite, _overwrite, _cut, _without, _repeated, _inserted, _field, _deep, _joined,
 )  # fmt: skip

@@ -1,7 +1,9 @@
 """Closed loops of requests, a fixed number in flight, from processes of their own or by h2load; latencies of all of them.
 
 A generator sends bytes that were made beforehand and looks at nothing but the first bytes of an answer, so that it costs every
-server the same. h2load is compiled, and knows unary calls only; it looks at no gRPC status, so answers are checked apart.
+server the same. In a session of gradwire it joins the requests that wait when it comes to write, as the SDK does, within what the
+server takes; the peers have no such thing. The bare session is one message a request: it is the limit of gRPC as it is written by
+hand. h2load is compiled, and knows unary calls only; it looks at no gRPC status, so answers are checked apart.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from gradwire_proto import joined
 
 PROCESSES = 2
 WARM_UP_S = 0.2
@@ -187,48 +191,62 @@ async def _stream(target: Target, in_flight: int) -> AsyncIterator[Exchange]:
     messages = {slot: [kind.request(slot, request) for request in target.requests] for slot in range(1, in_flight + 1)}
 
     async def read() -> None:
+        kind.open(await stream.initial_metadata() if kind.metadata else None)
         while (answer := await stream.read()) is not grpc.aio.EOF:
-            waiting.pop(kind.slot(answer)).set_result(None)
+            for slot in kind.slots(answer):
+                waiting.pop(slot).set_result(None)
 
     async def write() -> None:
         while (message := await sent.get()) is not None:
-            await stream.write(message)
+            await stream.write(_with_waiting(message, sent, kind.joined_count))
         await stream.done_writing()
 
     async def exchange(number: int, slot: int) -> None:
         waiting[slot] = answered = asyncio.get_running_loop().create_future()
         kind.sending(slot)
         sent.put_nowait(messages[slot][number])
-        await asyncio.wait((answered, *tasks), return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise RuntimeError(f"{target.server}: the stream ended before its answer")
+        await answered
+
+    def end(_task: asyncio.Task[None]) -> None:
+        _fail(waiting.values(), RuntimeError(f"{target.server}: the stream ended before its answer"))
 
     async with grpc.aio.insecure_channel(target.address, options=_ANY_SIZE) as channel:
-        stream = channel.stream_stream(target.methods[0])()
+        stream = channel.stream_stream(target.methods[0])(metadata=kind.metadata)
         tasks = [asyncio.create_task(read()), asyncio.create_task(write())]
+        for task in tasks:
+            task.add_done_callback(end)
         yield exchange
         sent.put_nowait(None)
         await asyncio.gather(*tasks)
 
 
-class _Session:
-    """gradwire's: the id of a request is the number of its slot, less than 128."""
+def _fail(waiting: Iterable[asyncio.Future[None]], error: Exception) -> None:
+    for answered in waiting:
+        if not answered.done():
+            answered.set_exception(error)
 
-    def request(self, slot: int, content: bytes) -> bytes:
-        return _field(2, content) + bytes((_ID, slot))
 
-    def sending(self, slot: int) -> None:
-        pass
-
-    def slot(self, answer: bytes) -> int:
-        slot, kind = (answer[1], answer[2]) if answer[0] == _ID else (answer[-1], answer[0])
-        if kind != _ANSWERED:
-            raise RuntimeError(f"a request failed: {answer[:300]!r}")
-        return slot
+def _with_waiting(first: bytes, sent: asyncio.Queue[bytes | None], most: int) -> bytes:
+    """Return a message, joined with those that wait behind it."""
+    messages, size = [first], len(first)
+    while len(messages) < most and size + len(first) <= joined.MOST_BYTES and not sent.empty():
+        message = sent.get_nowait()
+        if message is None:
+            sent.put_nowait(None)  # the end stays the end
+            break
+        messages.append(message)
+        size += len(message)
+    return joined.join(joined.REQUESTS, messages)
 
 
 class _BareSession:
     """That of the bare service: eight bytes come before the numbers, and before the answer."""
+
+    metadata: tuple[tuple[str, str], ...] = ()
+    joined_count = 1
+
+    def open(self, metadata: object) -> None:
+        pass
 
     def request(self, slot: int, content: bytes) -> bytes:
         return slot.to_bytes(8, "little") + content
@@ -236,11 +254,33 @@ class _BareSession:
     def sending(self, slot: int) -> None:
         pass
 
-    def slot(self, answer: bytes) -> int:
-        return answer[0]
+    def slots(self, answer: bytes) -> list[int]:
+        return [answer[0]]
 
 
-class _PlainSession:
+class _Session(_BareSession):
+    """gradwire's: the id of a request is the number of its slot, less than 128."""
+
+    metadata = ((joined.KEY, str(joined.MOST_COUNT)),)
+
+    def open(self, metadata: object) -> None:
+        self.joined_count = joined.told_count(metadata)
+
+    def request(self, slot: int, content: bytes) -> bytes:
+        return bytes((_ID, slot)) + _field(2, content)
+
+    def slots(self, answer: bytes) -> list[int]:
+        spans = joined.split(joined.RESPONSES, answer, joined.MOST_COUNT)
+        return [self._slot(answer)] if spans is None else [self._slot(answer[start:end]) for start, end in spans]
+
+    def _slot(self, answer: bytes) -> int:
+        slot, kind = (answer[1], answer[2]) if answer[0] == _ID else (answer[-1], answer[0])
+        if kind != _ANSWERED:
+            raise RuntimeError(f"a request failed: {answer[:300]!r}")
+        return slot
+
+
+class _PlainSession(_BareSession):
     """One whose answers come in the order of the requests."""
 
     def __init__(self) -> None:
@@ -252,8 +292,8 @@ class _PlainSession:
     def sending(self, slot: int) -> None:
         self._order.append(slot)
 
-    def slot(self, answer: bytes) -> int:
-        return self._order.popleft()
+    def slots(self, answer: bytes) -> list[int]:
+        return [self._order.popleft()]
 
 
 async def _http(target: Target, in_flight: int) -> AsyncIterator[Exchange]:

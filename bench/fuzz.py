@@ -36,6 +36,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from gradwire_core.structure.structured import StructuredJacobian
+from gradwire_proto import joined
 from gradwire_proto.evaluation import decode_result
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.config import ServerConfig
@@ -70,6 +71,7 @@ FINE = {
 CRASHES = ("POISONED_TASK", "WORKER_LOST")
 STREAMS = ("EvaluateStream", "CreateTensor")
 HANG = "hang"
+_JOINED = ((joined.KEY, str(joined.MOST_COUNT)),)
 JUNK_COUNT = 200
 MOST_SUSPECTS = 100
 
@@ -109,8 +111,8 @@ class Caller:
         statuses: list[str] = []
         try:
             if rpc == "EvaluateStream":
-                answers += [answer async for answer in self._session(_each(messages), timeout=DEADLINE_S)]
-                statuses += map(_status_of, map(pb.EvaluateStreamResponse.FromString, answers))
+                answers += [answer async for answer in self._session(_each(messages), timeout=DEADLINE_S, metadata=_JOINED)]
+                statuses += map(_status_of, _parts(answers))
             elif rpc == "CreateTensor":
                 answers.append(await self._create_tensor(_each(messages), timeout=DEADLINE_S))
             else:
@@ -123,6 +125,12 @@ class Caller:
 async def _each(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
     for message in messages:
         yield message
+
+
+def _parts(answers: Sequence[bytes]) -> Iterator[pb.EvaluateStreamResponse]:
+    """Yield the messages of a session, those that were joined one by one."""
+    for answer in map(pb.EvaluateStreamResponse.FromString, answers):
+        yield from answer.joined or (answer,)
 
 
 def _end_of(error: grpc.aio.AioRpcError) -> str:

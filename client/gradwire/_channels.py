@@ -10,9 +10,12 @@ from gradwire._config import ClientConfig
 from gradwire._credentials import open_channel
 from gradwire._replicas import Name
 from gradwire._session import METHODS, Method, Session
+from gradwire_proto import joined
 
 SERVICE = "/gradwire.v1.DifferentiationService/"
 STREAM = SERVICE + "EvaluateStream"
+JOINED = (joined.KEY, str(joined.MOST_COUNT))
+"""The metadata of a stream that say how many of its messages are read as one here."""
 KEEPALIVE_TIMEOUT_S = 10.0
 
 

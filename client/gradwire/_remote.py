@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from gradwire._channels import STREAM, addresses_of, calls_of, connect_to
+from gradwire._channels import JOINED, STREAM, addresses_of, calls_of, connect_to
 from gradwire._config import ClientConfig
 from gradwire._credentials import Metadata, call_metadata
 from gradwire._failures import LATE, Ended, closed, lost
@@ -135,7 +135,7 @@ class Line:
                     stream.end(closed())
                     return stream
                 messages = iter(functools.partial(stream.pull, block=True), None)
-                call = self._open_stream(messages, metadata=self._metadata)
+                call = self._open_stream(messages, metadata=(*self._metadata, JOINED))
                 threading.Thread(target=_read, args=(call, stream), name="gradwire-reader", daemon=True).start()
             return self._stream
 
@@ -184,6 +184,7 @@ def _outcome(future: Any) -> Any:
 def _read(call: Any, stream: Stream) -> None:
     """Hand what comes over a stream to those who wait, until it ends."""
     try:
+        stream.open(call.initial_metadata())
         for message in call:
             stream.receive(message)
         stream.end(lost("the server ended the stream"))

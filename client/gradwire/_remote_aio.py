@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from gradwire._channels import STREAM, addresses_of, calls_of, connect_to
+from gradwire._channels import JOINED, STREAM, addresses_of, calls_of, connect_to
 from gradwire._config import ClientConfig
 from gradwire._credentials import Metadata, call_metadata
 from gradwire._failures import LATE, Ended, closed, lost
@@ -94,7 +94,7 @@ class AsyncLine:
         if self._stream is None or self._stream.error is not None:
             is_ready = asyncio.Event()
             self._stream = Stream(is_ready.set)
-            call = self._open_stream(metadata=self._metadata)
+            call = self._open_stream(metadata=(*self._metadata, JOINED))
             for work in (_read(call, self._stream), _write(call, self._stream, is_ready)):
                 task = asyncio.create_task(work)
                 self._tasks.add(task)
@@ -110,6 +110,7 @@ def _wake(answered: asyncio.Future[None]) -> None:
 async def _read(call: Any, stream: Stream) -> None:
     """Hand what comes over a stream to those who wait, until it ends."""
     try:
+        stream.open(await call.initial_metadata())
         while (message := await call.read()) is not grpc.aio.EOF:
             stream.receive(message)
         stream.end(lost("the server ended the stream"))

@@ -3,7 +3,8 @@
     begin, cancel --> messages --pull--> the transport --receive--> answers --> whoever waits
 
 Messages leave in the order of their requests, but chunks only when nothing else waits, and those of several requests in turn: so
-a large tensor does not hold small requests up. Requests are begun and given up in any thread; `pull` and `receive` have one each.
+a large tensor does not hold small requests up. Small ones that wait leave as one, once the server has said how many it takes so;
+none waits for others. Requests are begun and given up in any thread; `pull` and `receive` have one each.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 import math
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 
 from gradwire_core.errors import LimitError
 from gradwire_core.types import Array, Dtype
+from gradwire_proto import joined
 from gradwire_proto.tensor import check_shape, decode_dtype, encode_dtype
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
@@ -94,6 +96,8 @@ class Stream:
     def __init__(self, ready: Callable[[], None] = lambda: None) -> None:
         self.error: Any = None
         self._ready = ready
+        self._joined_count = 1
+        self._next: bytes | None = None  # what did not fit
         self._outbox: SimpleQueue[bytes | Ticket | None] = SimpleQueue()
         self._sending: deque[Ticket] = deque()
         self._tickets: dict[int, Ticket] = {}
@@ -134,8 +138,15 @@ class Stream:
 
     # -- what the transport does ---------------------------------------------------------------------------------------------
 
+    def open(self, metadata: Iterable[Any] | None) -> None:
+        """Take what the server says of itself at the beginning: its initial metadata."""
+        self._joined_count = joined.told_count(metadata)
+
     def pull(self, *, block: bool) -> bytes | None:
         """Return the next message to be written; None at the end, or if there is none yet and it shall not be waited for."""
+        if self._next is not None:
+            first, self._next = self._next, None
+            return self._join(first)
         while True:
             try:
                 item = self._outbox.get(block and not self._sending)
@@ -145,15 +156,44 @@ class Stream:
                     return message
                 continue
             if not isinstance(item, Ticket):
-                return item
+                return None if item is None else self._join(item)
             self._sending.append(item)
+
+    def _join(self, first: bytes) -> bytes:
+        """Return a message, joined with those behind it that wait already, as many as fit."""
+        messages, left_bytes = [first], joined.MOST_BYTES - len(first)
+        while len(messages) < self._joined_count and left_bytes > 0 and self._next is None:
+            try:
+                item = self._outbox.get(block=False)
+            except Empty:
+                break
+            if item is None:
+                self._outbox.put(None)  # the end stays the end
+                break
+            if isinstance(item, Ticket):
+                self._sending.append(item)
+            elif len(item) > left_bytes:
+                self._next = item
+            else:
+                messages.append(item)
+                left_bytes -= len(item)
+        return joined.join(joined.REQUESTS, messages)
 
     def receive(self, message: bytes) -> None:
         """Take a message of the server.
 
         Raises:
             ValueError: it is none that may come here.
+            GradwireError: it is of several, and malformed.
         """
+        spans = joined.split(joined.RESPONSES, message, joined.MOST_COUNT)
+        if spans is None:
+            self._receive(message)
+        else:
+            for start, end in spans:
+                self._receive(message[start:end])
+
+    def _receive(self, message: bytes) -> None:
         number, data = _split_chunk(message)
         if data is not None:
             ticket = self._tickets.get(number)

@@ -18,6 +18,7 @@ from gradwire._config import ClientConfig
 from gradwire._credentials import call_metadata, open_channel
 from gradwire._streams import Reply, Stream
 from gradwire_load.encoding import Encoded, reply_bytes
+from gradwire_proto import joined
 
 SERVICE = "/gradwire.v1.DifferentiationService/"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -169,7 +170,7 @@ class Session:
     def _begin(self) -> Stream:
         is_ready = asyncio.Event()
         stream = self._stream = Stream(is_ready.set)
-        call = self._open(_messages(stream, is_ready), metadata=self._metadata)
+        call = self._open(_messages(stream, is_ready), metadata=(*self._metadata, (joined.KEY, str(joined.MOST_COUNT))))
         self._reader = asyncio.get_running_loop().create_task(_read(call, stream))
         return stream
 
@@ -193,6 +194,7 @@ async def _read(call: Any, stream: Stream) -> None:
     """Hand what comes to those who wait, until the session ends."""
     error: Exception = CallError("UNAVAILABLE", "the server ended the session")
     try:
+        stream.open(await call.initial_metadata())
         while (message := await call.read()) is not grpc.aio.EOF:
             stream.receive(message)
         code = await call.code()

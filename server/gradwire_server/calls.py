@@ -31,6 +31,7 @@ class Call:
         timeout_s: seconds left for the answer.
         identity: who calls: the name of a token or a certificate.
         peer: the connection that the call came over; told of streams alone.
+        joined_count: how many messages the caller takes in one; told of streams alone.
         parent: where its spans belong; None where no traces are made.
         span: that of its request; None where no traces are made.
     """
@@ -39,6 +40,7 @@ class Call:
     timeout_s: float
     identity: str = ANONYMOUS
     peer: str = ""
+    joined_count: int = 1
     parent: Context | None = None
     span: RpcSpan | None = None
 

@@ -119,6 +119,7 @@ class ServerConfig:
         1024, "number of calls of one connection at the same time, and of requests in all its sessions; more wait with the caller"
     )
     max_stream_request_count: int = setting(128, "number of requests of one session that are under way; more wait with the caller")
+    max_stream_joined_count: int = setting(256, "number of messages of a session that come as one; 1: each by itself")
     max_stream_tensor_bytes: int = setting(2**31, "bytes of tensors in chunks that come in, or wait to go out, of one session")
     chunked_bytes: int = setting(2**32, "bytes of tensors in chunks that come in, or wait to go out, of all sessions")
     max_identity_call_count: int = setting(0, "number of calls of one identity that run at the same time in one front end; 0: any")

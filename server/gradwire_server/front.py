@@ -92,7 +92,9 @@ class FrontEnd:
 
     async def _start(self) -> grpc.aio.Server:
         admission = Admission(self._gate, Quotas(self._config), self._metrics, self._tracer)
-        interceptor = CallInterceptor(admission, self._config.default_timeout_s, self._identify(), self._tracer)
+        interceptor = CallInterceptor(
+            admission, self._config.default_timeout_s, self._identify(), self._config.max_stream_joined_count, self._tracer
+        )
         guards = [] if self._tokens is None else [self._guard(self._tokens, interceptor)]
         server = grpc.aio.server(interceptors=guards, options=self._options())
         capabilities = describe_capabilities(self._config).SerializeToString()

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 
 from gradwire_core.errors import GradwireError
+from gradwire_proto.joined import KEY, told_count
 from gradwire_proto.status import cut_message, encode_status
 from gradwire_server.admission import PUSHBACK_S, Admission, StreamHandler
 from gradwire_server.calls import Call, Handler, UploadHandler, is_request_id, make_request_id
@@ -37,6 +38,7 @@ class CallInterceptor:
         admission: lets requests in and accounts for them.
         default_timeout_s: seconds a call may take that brings no deadline.
         identify: tells who calls, or raises UnauthenticatedError.
+        joined_count: how many messages of a stream are taken in one.
         tracer: finds out where the spans of a call belong; None for no traces.
     """
 
@@ -45,12 +47,14 @@ class CallInterceptor:
         admission: Admission,
         default_timeout_s: float,
         identify: Callable[[Context], str],
+        joined_count: int,
         tracer: Tracer | None = None,
     ) -> None:
         self._admission = admission
         self._tracer = tracer
         self._identify = identify
         self._default_timeout_s = default_timeout_s
+        self._joined_count = joined_count
 
     def wrap(self, rpc: str, handler: Handler) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Return the gRPC handler of an rpc: bytes in, bytes out."""
@@ -88,7 +92,10 @@ class CallInterceptor:
         """Return the gRPC handler of an rpc whose messages are a stream in at least one direction."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            call = dataclasses.replace(await self._open(rpc, context), peer=context.peer())
+            count = told_count(context.invocation_metadata())
+            call = dataclasses.replace(await self._open(rpc, context), peer=context.peer(), joined_count=count)
+            if count > 1:
+                await context.send_initial_metadata(((KEY, str(self._joined_count)),))
             try:
                 await handler(_Stream(context), call, self._admission)
             except GradwireError as error:

@@ -59,6 +59,7 @@ class Limits:
     tensor_store_bytes: int
     connection_call_count: int
     stream_request_count: int
+    stream_joined_count: int
     stream_tensor_bytes: int
     chunked_bytes: int
     shards: int

@@ -1,9 +1,10 @@
 """Sessions: many requests over one stream, side by side, each answered by its id as it finishes. No gRPC.
 
-    reader --parse--> request --admit, await chunks, evaluate--> outbox --> writer
+    reader --split, parse--> request --admit, await chunks, evaluate--> outbox --join--> writer
 
 The reader holds a request back while as many are under way as may be, so that flow control holds the caller back. A request
-is under way until its answer is written: so a caller that does not read is held back too, and the outbox is bounded.
+is under way until its answer is written: so a caller that does not read is held back too, and the outbox is bounded. What is
+answered at once is written before anything else is waited for, and in a moment in any case: others have their turn then.
 """
 
 from __future__ import annotations
@@ -11,64 +12,30 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import struct
+import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from gradwire_core.errors import ArgumentError, GradwireError
+from gradwire_proto import joined
 from gradwire_proto.status import encode_status
 from gradwire_server.admission import Admission, draining
-from gradwire_server.calls import Call, Stream, is_request_id, make_request_id
+from gradwire_server.calls import Call, Stream, make_request_id
 from gradwire_server.chunks import Arriving, Held, cut
 from gradwire_server.config import ServerConfig
 from gradwire_server.idle import Idle
 from gradwire_server.inline import Tiny
+from gradwire_server.parts import ANSWER, CHUNK, ERROR, EVALUATE, Part, check_part, encode_part, parse
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
-from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, encode_varint, fields, read_varint
 
 RPC = "EvaluateStream"
 
-_ID, _EVALUATE, _CHUNK, _CANCEL, _TIMEOUT, _REQUEST_ID = range(1, 7)
-_WRITTEN_AS = {_ID: VARINT, _EVALUATE: LENGTH, _CHUNK: LENGTH, _CANCEL: LENGTH, _TIMEOUT: FIXED64, _REQUEST_ID: LENGTH}
-_ANSWER, _ERROR = 2, 4
-_ID_TAG = bytes((_ID << 3 | VARINT,))
-_EVALUATE_TAG = bytes((_EVALUATE << 3 | LENGTH,))
 _DROPPED_COUNT = 1024
-_DOUBLE = struct.Struct("<d")
-_LONGEST_S = 1e7
-_AT_ONCE_S = 0.01  # far more than what is answered at once takes
-_NOTHING = memoryview(b"")
-
-
-class Part(NamedTuple):
-    """A message of the caller, taken apart.
-
-    Attributes:
-        id: of the request that it is about.
-        kind: the number of the field that says what it does.
-        content: what stands in that field, unless it is a chunk.
-        chunk: the chunk.
-        timeout_s: as in the message.
-        request_id: as in the message.
-        unknown: the number of a field that is not known, or 0.
-    """
-
-    id: int
-    kind: int
-    content: bytes
-    chunk: memoryview
-    timeout_s: float
-    request_id: str
-    unknown: int
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether what it says of a request besides its content makes no difference to one that is answered at once."""
-        is_soon = self.timeout_s and not _AT_ONCE_S <= self.timeout_s < math.inf
-        return not (self.unknown or self.request_id or is_soon)
+_HEAD_BYTES = 32  # of a message besides its content, at most
+_MOMENT_S = 1e-3  # for which what is answered at once is answered without a break
 
 
 class Answer(NamedTuple):
@@ -76,6 +43,20 @@ class Answer(NamedTuple):
 
     response: bytes
     segments: Sequence[Segment] = ()
+
+
+class Outgoing(NamedTuple):
+    """What waits to be written.
+
+    Attributes:
+        messages: what is left of it.
+        written: done once all are on their way; cancelled if they need not be.
+        size: the bytes of a message that is all there is; infinite for others, which travel alone.
+    """
+
+    messages: Iterator[bytes]
+    written: asyncio.Future[None]
+    size: float
 
 
 Arrived: TypeAlias = Callable[[], Awaitable[Sequence[Segment]]]
@@ -154,7 +135,11 @@ class Session:
         self._dropped: dict[int, None] = {}  # ids whose chunks come for nothing, as the request has ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._talking: set[asyncio.Task[Any]] = set()  # those that must not be cancelled while a message is being written
-        self._outbox: deque[tuple[Iterator[bytes], asyncio.Future[None]]] = deque()
+        self._max_joined_count = config.max_stream_joined_count
+        self._made: list[bytes] = []  # messages that wait for the end of what the reader is at
+        self._made_bytes = 0
+        self._made_since_s = 0.0
+        self._outbox: deque[Outgoing] = deque()
         self._outbox_filled = asyncio.Event()
         self._is_writing = False
         self._is_over = False
@@ -215,31 +200,63 @@ class Session:
 
     async def _read_all(self) -> None:
         while (message := await self._stream.read()) is not None:
-            part = parse(message)
-            if part.kind == _EVALUATE:
-                answer = self._answer_at_once(part) if part.is_plain and part.id not in self._running else None
-                if answer is None:
-                    await self._begin(part)
-                elif self._is_writing:
-                    await self._write(iter((answer,)))
-                else:
-                    await self._write_now(answer)
-            elif part.kind == _CHUNK:
-                self._take(part)
-            elif part.id in self._running:
-                task = self._running[part.id]
-                task.cancel()
-                await asyncio.wait((task,))
+            spans = joined.split(joined.REQUESTS, message, self._max_joined_count)
+            if spans is None:
+                await self._hear(parse(message))
+            else:
+                for start, end in spans:
+                    await self._hear(parse(message[start:end]))
+            if self._made:
+                await self._write_made()
         for arriving in self._arriving.values():
             arriving.end()
         self._has_read_all = True
         self._end_if_over()
+
+    async def _hear(self, part: Part) -> None:
+        """Do what a message says. The message that answers it at once, if one does, is to be written by `_write_made`."""
+        if part.kind == EVALUATE:
+            answer = self._answer_at_once(part) if part.is_plain and part.id not in self._running else None
+            if answer is None:
+                await self._begin(part)
+            else:
+                await self._make(answer)
+        elif part.kind == CHUNK:
+            self._take(part)
+        elif part.id in self._running:
+            task = self._running[part.id]
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _make(self, message: bytes) -> None:
+        """Keep a message for `_write_made`; write those kept where it does not fit, and all once a moment is over."""
+        if self._made and self._made_bytes + len(message) > joined.MOST_BYTES:
+            await self._write_made()
+        now_s = time.monotonic()
+        if not self._made:
+            self._made_since_s = now_s
+        self._made.append(message)
+        self._made_bytes += len(message)
+        if len(self._made) >= self._call.joined_count or now_s - self._made_since_s > _MOMENT_S:
+            await self._write_made()
+
+    async def _write_made(self) -> None:
+        """Write the messages that the reader made, as one."""
+        message = joined.join(joined.RESPONSES, self._made)
+        size = len(message) if len(self._made) == 1 else math.inf
+        self._made, self._made_bytes = [], 0
+        if self._is_writing:
+            await self._write(iter((message,)), size)
+        else:
+            await self._write_now(message)
 
     async def _begin(self, part: Part) -> None:
         """Begin a request, once there is room for it."""
         if part.id in self._running:
             text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
             raise ArgumentError(text, given=part.id)
+        if self._made and (self._room.locked() or self._peer_room.locked()):
+            await self._write_made()
         await self._room.acquire()
         await self._peer_room.acquire()
         self._dropped.pop(part.id, None)
@@ -263,14 +280,14 @@ class Session:
                 RPC, tiny.answer, part.content, request_id, self._call.identity, self._call.parent
             )
         except GradwireError as error:
-            return encode_part(part.id, _ERROR, encode_status(error, request_id).SerializeToString())
-        return encode_part(part.id, _ANSWER, content)
+            return encode_part(part.id, ERROR, encode_status(error, request_id).SerializeToString())
+        return encode_part(part.id, ANSWER, content)
 
     def _refuse_at_once(self, part: Part) -> bytes | None:
         """Return the message that refuses a request whose like was refused a moment ago; None where it was not."""
         request_id = make_request_id()
         refusal = self._admission.refuse_again(RPC, part.content, request_id, self._call.identity)
-        return None if refusal is None else encode_part(part.id, _ERROR, refusal.status(request_id))
+        return None if refusal is None else encode_part(part.id, ERROR, refusal.status(request_id))
 
     async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
         """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""
@@ -312,11 +329,12 @@ class Session:
         """Answer one request."""
         request_id = part.request_id or make_request_id()
         try:
-            call = _check(part, self._call, request_id)
+            call = check_part(part, self._call, request_id)
             answer = await self._admission.answer(RPC, work, part.content, call)
         except GradwireError as error:
             status = encode_status(error, request_id)  # the same on the wire as the Status of gradwire.v1
-            await self._write(self._messages(part.id, _ERROR, status.SerializeToString()))
+            content = status.SerializeToString()
+            await self._write(self._messages(part.id, ERROR, content), len(content) + _HEAD_BYTES)
         else:
             await self._send(part.id, answer)
         finally:
@@ -350,12 +368,13 @@ class Session:
     async def _send(self, id: int, answer: Answer) -> None:
         if not (answer.segments or self._is_writing or self._outbox):
             self._running.pop(id, None)
-            await self._write_alone(encode_part(id, _ANSWER, answer.response))
+            await self._write_alone(encode_part(id, ANSWER, answer.response))
             return
         size = sum(map(len, answer.segments))
         self._held.add(size)
         try:
-            await self._write(self._messages(id, _ANSWER, answer.response, answer.segments))
+            whole = len(answer.response) + _HEAD_BYTES
+            await self._write(self._messages(id, ANSWER, answer.response, answer.segments), math.inf if size else whole)
         finally:
             self._held.add(-size)
 
@@ -371,15 +390,15 @@ class Session:
                     left -= len(chunk)
                     if not left:
                         self._running.pop(id, None)
-                    yield encode_part(id, _CHUNK, chunk)
+                    yield encode_part(id, CHUNK, chunk)
                     del chunk  # which keeps the memory
             finally:
                 self._idle.give(self._call.identity, segment)
 
-    async def _write(self, messages: Iterator[bytes]) -> None:
-        """Return once messages are on their way; those of other requests may come in between."""
+    async def _write(self, messages: Iterator[bytes], size: float) -> None:
+        """Return once messages are on their way; those of other requests may come in between. The size is that of `Outgoing`."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._outbox.append((messages, written))
+        self._outbox.append(Outgoing(messages, written, size))
         self._outbox_filled.set()
         await written
 
@@ -418,99 +437,38 @@ class Session:
             await self._outbox_filled.wait()
             self._outbox_filled.clear()
             while self._outbox and not self._is_writing:
-                messages, written = self._outbox.popleft()
-                message = None if written.cancelled() else next(messages, None)
-                if message is not None:
-                    await self._write_now(message)
-                    self._outbox.append((messages, written))  # behind what has come meanwhile
-                elif not written.done():
-                    written.set_result(None)
+                chosen, messages = self._choose()
+                if messages:
+                    await self._write_now(joined.join(joined.RESPONSES, messages))
+                    self._put_back(chosen)
+
+    def _choose(self) -> tuple[list[Outgoing], list[bytes]]:
+        """Take from the outbox what is to be written next, as one; return its messages too, each taken when it is to be written."""
+        chosen: list[Outgoing] = []
+        messages: list[bytes] = []
+        left_bytes = float(joined.MOST_BYTES)
+        while self._outbox and len(messages) < self._call.joined_count:
+            item = self._outbox[0]
+            if messages and item.size > left_bytes:
+                break
+            self._outbox.popleft()
+            message = None if item.written.cancelled() else next(item.messages, None)
+            if message is not None:
+                chosen.append(item)
+                messages.append(message)
+                left_bytes -= item.size
+            elif not item.written.done():
+                item.written.set_result(None)
+        return chosen, messages
+
+    def _put_back(self, chosen: Sequence[Outgoing]) -> None:
+        """Have what was written follow, behind what has come meanwhile, if there is more of it."""
+        for item in chosen:
+            if item.size == math.inf:
+                self._outbox.append(item)
+            elif not item.written.done():
+                item.written.set_result(None)
 
 
 async def _refuse(error: GradwireError, _message: bytes, _call: Call) -> Answer:
     raise error
-
-
-def parse(message: bytes) -> Part:
-    """Return a message of the caller, taken apart.
-
-    Raises:
-        ArgumentError: it is malformed, or of no kind.
-    """
-    try:
-        part = _parse_plain(message) or _parse(message)
-    except (WireError, UnicodeDecodeError):
-        text = f"EvaluateStreamRequest: needed a well-formed message, got {len(message)} bytes that are none; encode it again"
-        raise ArgumentError(text) from None
-    if part.kind != _EVALUATE:
-        unknown = part.unknown or (part.kind == _CANCEL and part.content and part.content[0] >> 3)
-        if unknown:
-            raise _unknown_field(unknown)
-        if not part.kind:
-            raise ArgumentError("EvaluateStreamRequest: needed evaluate, chunk or cancel, got none; set one")
-    return part
-
-
-def _parse_plain(message: bytes) -> Part | None:
-    """Return a message that holds an id and a request and nothing else, as nearly all do; None for another."""
-    size = len(message)
-    if message[:1] == _ID_TAG:
-        id, place = read_varint(message, 1, size)
-        if message[place : place + 1] == _EVALUATE_TAG:
-            length, place = read_varint(message, place + 1, size)
-            if place + length == size:
-                return Part(id, _EVALUATE, message[place:], _NOTHING, 0.0, "", 0)
-    return None
-
-
-def _parse(message: bytes) -> Part:
-    id = kind = unknown = 0
-    content, chunk, timeout_s, request_id = b"", _NOTHING, 0.0, ""
-    for number, written_as, value, place in fields(message):
-        if _WRITTEN_AS.get(number) != written_as:
-            unknown = number
-        elif number == _ID:
-            id = value
-        elif number == _TIMEOUT:
-            (timeout_s,) = _DOUBLE.unpack_from(message, value)
-        elif number == _REQUEST_ID:
-            request_id = message[value:place].decode()
-        elif kind:
-            raise WireError
-        else:
-            kind = number
-            if number == _CHUNK:
-                chunk = memoryview(message)[value:place]
-            else:
-                content = message[value:place]
-    return Part(id, kind, content, chunk, timeout_s, request_id, unknown)
-
-
-def encode_part(id: int, kind: int, content: bytes | memoryview) -> bytes:
-    """Return a message to the caller: about a request, of a kind, with what stands there."""
-    return b"".join((_ID_TAG, encode_varint(id), bytes((kind << 3 | LENGTH,)), encode_varint(len(content)), content))
-
-
-def _unknown_field(number: int) -> ArgumentError:
-    where = "EvaluateStreamRequest"
-    text = f"{where}: needed fields that this server knows, got the unknown field {number}; unset it or use a newer server"
-    return ArgumentError(text, where=where, given=number)
-
-
-def _check(part: Part, stream: Call, request_id: str) -> Call:
-    """Return what is known of a request besides its content.
-
-    Raises:
-        ArgumentError: something of it is not as it must be.
-    """
-    if part.unknown:
-        raise _unknown_field(part.unknown)
-    if not is_request_id(request_id):
-        text = "request_id: needed at most 64 letters, digits, dots, dashes and underscores, got others; leave it empty, or rename"
-        raise ArgumentError(text)
-    given = part.timeout_s
-    if not 0 <= given < math.inf:
-        raise ArgumentError(
-            f"timeout_s: needed 0 or more seconds, got {given}; leave it unset for no other than the stream's", given=given
-        )
-    return Call(request_id, min(given, _LONGEST_S) or stream.timeout_s, stream.identity, parent=stream.parent)

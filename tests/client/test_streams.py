@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import gradwire as gw
 from gradwire._failures import lost
 from gradwire._streams import CHUNK_BYTES, Reply, Stream, TensorWriter, encode_input
+from gradwire_proto import joined
 from gradwire_proto.evaluation import encode_result
 from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
@@ -78,6 +79,65 @@ def test_answers_come_in_any_order_and_wake_those_who_wait():
     assert woken == [0, 1, 2]
     assert all(isinstance(ticket.answer, Reply) for ticket in tickets)
     assert len(stream) == 0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ([(joined.KEY, "3")], [[1, 2, 3], [4, 5]]),
+        ([("other", "x"), (joined.KEY, "100")], [[1, 2, 3, 4, 5]]),
+        ([(joined.KEY, "1")], [[1], [2], [3], [4], [5]]),
+        ([(joined.KEY, "many")], [[1], [2], [3], [4], [5]]),
+        ([(joined.KEY, "9" * 5000)], [[1], [2], [3], [4], [5]]),
+        (None, [[1], [2], [3], [4], [5]]),
+    ],
+)
+def test_what_waits_leaves_as_one_if_the_server_takes_it_so(metadata, expected):
+    stream = Stream()
+    stream.open(metadata)
+    for _ in range(5):
+        begin(stream, [])
+    assert [[item.id for item in message.joined] or [message.id] for message in pulled(stream)] == expected
+    begin(stream, [])
+    assert [message.id for message in pulled(stream)] == [6], "the first goes alone"
+
+
+@given(sizes=st.lists(st.sampled_from([0, 10, 30_000, 40_000, joined.MOST_BYTES, 2 * joined.MOST_BYTES]), max_size=8))
+def test_no_more_is_joined_than_holds_up_nobody_and_nothing_is_lost(sizes):
+    stream = Stream()
+    stream.open([(joined.KEY, "256")])
+    large = memoryview(bytes(CHUNK_BYTES + 1))
+    for size in sizes:
+        begin(stream, [], pb.EvaluateRequest(program_name="x" * size).SerializeToString(), [large])
+    stream.cancel(begin(stream, []))
+    found = pulled(stream)
+    parts = [part for message in found for part in (message.joined or (message,))]
+    begun = [(part.id, len(part.evaluate.program_name)) for part in parts if part.HasField("evaluate")]
+    assert begun[:-1] == [(number, size) for number, size in enumerate(sizes, start=1)]
+    assert [part.id for part in parts if part.HasField("cancel")] == [len(sizes) + 1]
+    assert sum(len(part.chunk) for part in parts) == len(sizes) * len(large)
+    assert all(message.ByteSize() < joined.MOST_BYTES + 1000 for message in found if message.joined)
+    assert all(not message.chunk for message in found if message.joined)
+    assert all(not (part.chunk or part.joined) for message in found for part in message.joined)
+
+
+def test_joined_answers_wake_each_who_waits():
+    stream, woken = Stream(), []
+    tickets = [begin(stream, woken) for _ in range(3)]
+    error = pb.EvaluateStreamResponse(id=2, error=pb.Status(code=3, message="no"))
+    stream.receive(joined.join(joined.RESPONSES, [answer(3, 3.0), error.SerializeToString(), answer(1, 1.0)]))
+    assert woken == [0, 1, 2]
+    assert [isinstance(ticket.answer, Reply) for ticket in tickets] == [True, False, True]
+
+
+def test_the_end_is_the_end_also_behind_what_is_joined():
+    stream = Stream()
+    stream.open([(joined.KEY, "256")])
+    begin(stream, [])
+    begin(stream, [])
+    stream.end(lost("gone"))
+    assert [item.id for item in pb.EvaluateStreamRequest.FromString(stream.pull(block=True)).joined] == [1, 2]
+    assert stream.pull(block=True) is None
 
 
 def test_a_failed_request_leaves_the_others():
@@ -171,6 +231,8 @@ def test_an_empty_tensor_has_no_chunks():
         [pb.EvaluateStreamResponse(id=1).SerializeToString()],
         [announced(1, (2**61,))],
         [b"\x08\x01\xff"],
+        [b"\x2a\x05"],
+        [b"\x2a\x00" * 1000],
     ],
 )
 def test_what_is_not_of_the_protocol_is_refused(messages):
@@ -179,7 +241,7 @@ def test_what_is_not_of_the_protocol_is_refused(messages):
     *before, last = messages
     for message in before:
         stream.receive(message)
-    with pytest.raises((ValueError, DecodeError, gw.ShapeError)):
+    with pytest.raises((ValueError, DecodeError, gw.GradwireError)):
         stream.receive(last)
 
 

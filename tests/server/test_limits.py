@@ -26,6 +26,7 @@ LIMITS = Limits(
     tensor_store_bytes=70,
     connection_call_count=1,
     stream_request_count=1,
+    stream_joined_count=1,
     stream_tensor_bytes=70,
     chunked_bytes=70,
     shards=4,

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import threading
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from grpc_status import rpc_status
 from gradwire_core import errors
 from gradwire_core.program import Program
 from gradwire_core.types import Dtype, TensorType
+from gradwire_proto.joined import KEY, MOST_BYTES
 from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
 from gradwire_proto.tensor import encode_name, encode_tensor
@@ -33,13 +35,14 @@ from gradwire_server.frames import Frame, Kind
 from gradwire_server.idle import Idle, let_go
 from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
+from gradwire_server.parts import encode_part, parse
 from gradwire_server.quotas import Quotas
 from gradwire_server.refusals import Refusals
 from gradwire_server.requests import Apart, find_apart, outline
 from gradwire_server.segments import Segment
 from gradwire_server.service import SERVICE, DifferentiationService
 from gradwire_server.stores import local_stores
-from gradwire_server.streams import Answer, Arrived, Peers, Session, encode_part, parse
+from gradwire_server.streams import Answer, Arrived, Peers, Session
 from gradwire_server.worker import Worker
 from tests.server.processes import cpu_ticks, is_alive, serving
 from tests.server.requests import PATIENCE_S, X, evaluation, product, quick, slow, until, value, wait_until
@@ -70,6 +73,9 @@ class Pipe:
 
     def begin(self, id: int, text: str = "", **fields) -> None:
         self.send(id=id, evaluate=pb.EvaluateRequest(program_name=text), **fields)
+
+    def join(self, *messages: pb.EvaluateStreamRequest) -> None:
+        self.send(joined=messages)
 
     def end(self) -> None:
         self.inbox.put_nowait(None)
@@ -140,15 +146,24 @@ def filled(data: bytes) -> Segment:
     return segment
 
 
-def session(scenario, timeout_s: float = 100.0, **settings) -> None:
+def session(scenario, timeout_s: float = 100.0, joined_count: int = 1, **settings) -> None:
     """Run a scenario with the other end of a session, the desk behind it, the gate before it, and its task."""
 
     async def run() -> None:
         pipe, desk, gate = Pipe(), Desk(), Gate()
-        config = ServerConfig(max_stream_request_count=FEW, **settings)
+        config = ServerConfig(**{"max_stream_request_count": FEW} | settings)
         admission = Admission(gate, Quotas(config), NoMetrics(), refusals=Refusals(lambda: 0.0))  # a moment does not end
         held = Held("chunked_bytes", config.chunked_bytes)
-        opened = Session(pipe, Call("stream", timeout_s), admission, desk, config, held, Peers(FEW), Idle())
+        opened = Session(
+            pipe,
+            Call("stream", timeout_s, joined_count=joined_count),
+            admission,
+            desk,
+            config,
+            held,
+            Peers(config.max_stream_request_count),
+            Idle(),
+        )
         running = asyncio.create_task(opened.run())
         async with asyncio.timeout(PATIENCE_S):
             await scenario(pipe, desk, gate, running)
@@ -428,6 +443,140 @@ def test_the_work_of_a_stream_ends_with_it():
         assert sorted(desk.cancelled) == ["a", "b"]
 
     session(scenario)
+
+
+def asks(id: int, text: str, **fields) -> pb.EvaluateStreamRequest:
+    return pb.EvaluateStreamRequest(id=id, evaluate=pb.EvaluateRequest(program_name=text), **fields)
+
+
+def ids(found: pb.EvaluateStreamResponse) -> list[int]:
+    return [answer.id for answer in found.joined] or [found.id]
+
+
+def test_joined_requests_are_answered_each_by_itself_and_together_where_they_are_ready_together():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.join(asks(1, "quick"), asks(2, "a"), asks(3, "quick"), asks(4, "b"), asks(5, "quick"))
+        assert ids(await pipe.receive()) == [1, 3, 5]
+        await until(lambda: len(desk.calls) == 2)
+        desk.answer("b")
+        desk.answer("a")
+        assert [ids(await pipe.receive()) for _ in range(2)] == [[4], [2]]
+
+    session(scenario, joined_count=8)
+
+
+def test_answers_that_wait_for_the_stream_are_joined_but_what_is_large_goes_alone():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.is_free.clear()
+        pipe.join(*(asks(id, name) for id, name in enumerate("abcde", start=1)))
+        await until(lambda: len(desk.calls) == 5)
+        for name in "abc":
+            desk.answer(name)
+        desk.answers["d"].set_result(Answer(pb.EvaluateResponse(program_name="x" * MOST_BYTES).SerializeToString()))
+        desk.answer("e", bytes(CHUNK_BYTES + 1))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        pipe.is_free.set()
+        found = [await pipe.receive() for _ in range(6)]
+        assert [ids(answer) for answer in found] == [[1], [2, 3], [4], [5], [5], [5]]
+        assert all(not part.joined for answer in found for part in answer.joined)
+
+    session(scenario, joined_count=8, max_stream_request_count=5)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [[1], [2], [3]]), (2, [[1, 2], [3]]), (3, [[1, 2, 3]])])
+def test_no_more_answers_are_joined_than_the_caller_takes(count, expected):
+    async def scenario(pipe, _desk, _gate, _running):
+        pipe.join(*(asks(id, "quick") for id in (1, 2, 3)))
+        assert [ids(await pipe.receive()) for _ in expected] == expected
+
+    session(scenario, joined_count=count)
+
+
+def test_an_error_in_a_joined_request_is_its_alone():
+    async def scenario(pipe, desk, _gate, running):
+        pipe.join(asks(1, "wrong"), asks(2, "a", request_id="no name"), asks(3, "quick"), asks(4, "b", timeout_s=-1.0))
+        found = [part for _ in range(2) for answer in (await pipe.receive(),) for part in (answer.joined or (answer,))]
+        found += [] if len(found) == 4 else list((await pipe.receive()).joined)
+        assert {part.id: part.WhichOneof("kind") for part in found} == {1: "error", 2: "error", 3: "evaluate", 4: "error"}
+        assert not running.done()
+
+    session(scenario, joined_count=8, max_stream_request_count=8)
+
+
+def test_what_is_answered_at_once_does_not_wait_with_those_that_wait_for_room():
+    async def scenario(pipe, desk, _gate, _running):
+        pipe.join(asks(1, "a"), asks(2, "b"), asks(3, "c"), asks(4, "quick"), asks(5, "d"), asks(6, "quick"))
+        assert ids(await pipe.receive()) == [4]
+        assert "d" not in desk.calls
+        desk.answer("a")
+        assert [ids(await pipe.receive()) for _ in range(2)] == [[1], [6]]
+        await until(lambda: "d" in desk.calls)
+
+    session(scenario, joined_count=8)
+
+
+def test_a_joined_message_may_begin_and_cancel_and_bring_chunks():
+    async def scenario(pipe, desk, _gate, _running):
+        tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DTYPE_FLOAT64, shape=[1])
+        begins = pb.EvaluateStreamRequest(id=1, evaluate=pb.EvaluateRequest(program_name="a", inputs=[tensor]))
+        pipe.join(
+            begins,
+            pb.EvaluateStreamRequest(id=1, chunk=b"12345678"),
+            asks(2, "b"),
+            pb.EvaluateStreamRequest(id=2, cancel=pb.Cancel()),
+            asks(2, "c"),
+        )
+        await until(lambda: {"a", "c"} <= desk.calls.keys())
+        assert desk.arrived in ([b"12345678"], [])
+        desk.answer("c")
+        assert (await pipe.receive()).evaluate.program_name == "c"
+
+    session(scenario, joined_count=8)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (pb.EvaluateStreamRequest(joined=[{"joined": [{"id": 1, "cancel": {}}]}]), "not within others"),
+        (pb.EvaluateStreamRequest(id=1, cancel={}, joined=[{"id": 1, "cancel": {}}]), "not within others"),
+        (pb.EvaluateStreamRequest(joined=[{}]), "needed evaluate, chunk or cancel"),
+        (b"\x3a\x00\x08\x01", "nothing beside them"),
+        (b"\x3a\x05\x08", "nothing beside them"),
+        (b"\x3a", "nothing beside them"),
+        (b"\x3a" + 11 * b"\xff", "nothing beside them"),
+        (b"\x3a" + 9 * b"\xff" + b"\x01", "nothing beside them"),
+    ],
+)
+def test_joined_messages_that_are_none_end_the_stream(message, text):
+    async def scenario(pipe, _desk, _gate, running):
+        pipe.inbox.put_nowait(message if isinstance(message, bytes) else message.SerializeToString())
+        with pytest.raises(errors.ArgumentError, match=text):
+            await running
+
+    session(scenario)
+
+
+def test_more_joined_messages_than_are_taken_are_refused_before_any_is_looked_at():
+    async def scenario(pipe, desk, _gate, running):
+        pipe.inbox.put_nowait(b"\x3a\x02\x22\x00" * 10**6)
+        with pytest.raises(errors.LimitError) as error:
+            await running
+        assert error.value.metadata["limit"] == "stream_joined_count"
+        assert not desk.calls
+
+    session(scenario, max_stream_joined_count=4)
+
+
+def test_a_long_message_of_what_is_answered_at_once_lets_others_have_their_turn(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+
+    async def scenario(pipe, _desk, _gate, _running):
+        pipe.join(*(asks(id, "quick") for id in range(1, 6)))
+        assert [ids(await pipe.receive()) for _ in range(3)] == [[1, 2], [3, 4], [5]]
+
+    session(scenario, joined_count=100)
 
 
 def announce(pipe: Pipe, id: int, name: str, *lengths: int, **fields) -> None:
@@ -737,7 +886,7 @@ def test_messages_are_read_as_protobuf_reads_them_or_refused():
     for _ in range(20_000):
         message = bytearray(rng.choice(seeds))
         for _ in range(rng.randrange(3)):
-            message[rng.randrange(min(len(message), 40))] = rng.choice([0, 1, 8, 10, 18, 26, 34, 41, 50, 127, 128, 255])
+            message[rng.randrange(min(len(message), 40))] = rng.choice([0, 1, 8, 10, 18, 26, 34, 41, 50, 58, 127, 128, 255])
         try:
             found = parse(bytes(message))
         except errors.ArgumentError:
@@ -784,6 +933,20 @@ def test_over_grpc_requests_are_answered_and_refused(stub):
     error = decode_status(Status.FromString(found[1].error.SerializeToString()))
     assert isinstance(error, errors.ShapeError)
     assert error.metadata["request_id"] == "mine"
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_over_grpc_messages_are_joined_once_both_sides_have_said_that_they_read_such(stub, says_so):
+    call = stub.EvaluateStream(
+        iter([pb.EvaluateStreamRequest(joined=requests(quick(), quick(), quick()))]), metadata=[(KEY, "100")] if says_so else None
+    )
+    assert dict(call.initial_metadata()).get(KEY) == (str(ServerConfig().max_stream_joined_count) if says_so else None)
+    found = list(call)
+    assert says_so or not any(answer.joined for answer in found)
+    parts = [part for answer in found for part in (answer.joined or (answer,))]
+    assert sorted(part.id for part in parts) == [0, 1, 2]
+    for part in parts:
+        np.testing.assert_allclose(value(part.evaluate), np.sin(X) * X, rtol=1e-15)
 
 
 def test_over_grpc_a_deadline_ends_one_request(stub):

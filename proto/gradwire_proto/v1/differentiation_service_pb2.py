@@ -28,7 +28,7 @@ from gradwire_proto.v1 import tensor_pb2 as gradwire_dot_v1_dot_tensor__pb2
 from gradwire_proto.v1 import transform_pb2 as gradwire_dot_v1_dot_transform__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gradwire/v1/differentiation_service.proto\x12\x0bgradwire.v1\x1a\x19google/protobuf/any.proto\x1a\x19gradwire/v1/program.proto\x1a\x18gradwire/v1/tensor.proto\x1a\x1bgradwire/v1/transform.proto\"=\n\x14\x43reateProgramRequest\x12%\n\x07program\x18\x01 \x01(\x0b\x32\x14.gradwire.v1.Program\"%\n\x15\x43reateProgramResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11GetProgramRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x12GetProgramResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.Program\"<\n\x13ListProgramsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListProgramsResponse\x12-\n\x08programs\x18\x01 \x03(\x0b\x32\x1b.gradwire.v1.ProgramSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x0eProgramSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.gradwire.v1.TensorType\x12(\n\x07outputs\x18\x03 \x03(\x0b\x32\x17.gradwire.v1.TensorType\x12\x16\n\x0e\x65quation_count\x18\x04 \x01(\x03\"$\n\x14\x44\x65leteProgramRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteProgramResponse\"H\n\x13\x43reateTensorRequest\x12#\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"$\n\x14\x43reateTensorResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13\x44\x65leteTensorRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteTensorResponse\"\xbc\x01\n\x15\x45valuateStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x30\n\x08\x65valuate\x18\x02 \x01(\x0b\x32\x1c.gradwire.v1.EvaluateRequestH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12%\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.CancelH\x00\x12\x11\n\ttimeout_s\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\tB\x06\n\x04kind\"\x08\n\x06\x43\x61ncel\"\x96\x01\n\x16\x45valuateStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08\x65valuate\x18\x02 \x01(\x0b\x32\x1d.gradwire.v1.EvaluateResponseH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.StatusH\x00\x42\x06\n\x04kind\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x03\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xc5\x01\n\x0f\x45valuateRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12#\n\x06inputs\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Tensor\x12$\n\x07outputs\x18\x04 \x03(\x0b\x32\x13.gradwire.v1.Output\x12\x14\n\x0creproducible\x18\x05 \x01(\x08\x42\x10\n\x0eprogram_source\"}\n\x06Output\x12*\n\ntransforms\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.Transform\x12#\n\x06layout\x18\x02 \x01(\x0e\x32\x13.gradwire.v1.Layout\x12\"\n\x05seeds\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Tensor\"T\n\x10\x45valuateResponse\x12\x14\n\x0cprogram_name\x18\x01 \x01(\t\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.gradwire.v1.OutputResult\"4\n\x0cOutputResult\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.gradwire.v1.Result\"\x9c\x01\n\x06Result\x12$\n\x05\x64\x65nse\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.TensorH\x00\x12\x35\n\nstructured\x18\x02 \x01(\x0b\x32\x1f.gradwire.v1.StructuredJacobianH\x00\x12-\n\x06sparse\x18\x03 \x01(\x0b\x32\x1b.gradwire.v1.SparseJacobianH\x00\x42\x06\n\x04kind\"\x95\x01\n\x14\x44ifferentiateRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12*\n\ntransforms\x18\x03 \x03(\x0b\x32\x16.gradwire.v1.TransformB\x10\n\x0eprogram_source\"L\n\x15\x44ifferentiateResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.Program\"\xcd\x01\n\x0e\x45xplainRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12$\n\x07outputs\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Output\x12-\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1d.gradwire.v1.DerivationFormat\x12\x13\n\x0binput_names\x18\x05 \x03(\tB\x10\n\x0eprogram_source\"\\\n\x0f\x45xplainResponse\x12\x14\n\x0cprogram_name\x18\x01 \x01(\t\x12\x12\n\nderivation\x18\x02 \x01(\t\x12\x1f\n\x04plan\x18\x03 \x01(\x0b\x32\x11.gradwire.v1.Plan\"\xae\x01\n\x04Plan\x12\x12\n\nstep_count\x18\x01 \x01(\x03\x12\r\n\x05\x66lops\x18\x02 \x01(\x01\x12\x12\n\npeak_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x63onstant_bytes\x18\x04 \x01(\x03\x12\x13\n\x0binput_bytes\x18\x05 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x03\x12,\n\x07\x63hoices\x18\x07 \x03(\x0b\x32\x1b.gradwire.v1.StrategyChoice\"g\n\x0eStrategyChoice\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\t\x12\x34\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x1f.gradwire.v1.StrategyPrediction\"\x87\x01\n\x12StrategyPrediction\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x66lops\x18\x03 \x01(\x01\x12\x15\n\rwritten_bytes\x18\x04 \x01(\x01\x12\x16\n\x0e\x65quation_count\x18\x05 \x01(\x03\x12\x10\n\x08is_bound\x18\x06 \x01(\x08\"\x18\n\x16GetCapabilitiesRequest\"\xf6\x02\n\x17GetCapabilitiesResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x19\n\x11\x63\x61nonical_version\x18\x03 \x01(\x03\x12.\n\nprimitives\x18\x04 \x03(\x0b\x32\x1a.gradwire.v1.PrimitiveInfo\x12\x12\n\ntransforms\x18\x05 \x03(\t\x12\"\n\x06\x64types\x18\x06 \x03(\x0e\x32\x12.gradwire.v1.Dtype\x12@\n\x06limits\x18\x07 \x03(\x0b\x32\x30.gradwire.v1.GetCapabilitiesResponse.LimitsEntry\x12\x14\n\x0cworker_count\x18\x08 \x01(\x03\x12$\n\x07layouts\x18\t \x03(\x0e\x32\x13.gradwire.v1.Layout\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"h\n\rPrimitiveInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06params\x18\x02 \x03(\t\x12\x1a\n\roperand_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03\x64oc\x18\x04 \x01(\tB\x10\n\x0e_operand_count*\\\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cLAYOUT_DENSE\x10\x01\x12\x15\n\x11LAYOUT_STRUCTURED\x10\x02\x12\x11\n\rLAYOUT_SPARSE\x10\x03*\x8a\x01\n\x10\x44\x65rivationFormat\x12!\n\x1d\x44\x45RIVATION_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45RIVATION_FORMAT_TEXT\x10\x01\x12\x1b\n\x17\x44\x45RIVATION_FORMAT_LATEX\x10\x02\x12\x1a\n\x16\x44\x45RIVATION_FORMAT_JSON\x10\x03\x32\xbc\x07\n\x16\x44ifferentiationService\x12V\n\rCreateProgram\x12!.gradwire.v1.CreateProgramRequest\x1a\".gradwire.v1.CreateProgramResponse\x12M\n\nGetProgram\x12\x1e.gradwire.v1.GetProgramRequest\x1a\x1f.gradwire.v1.GetProgramResponse\x12S\n\x0cListPrograms\x12 .gradwire.v1.ListProgramsRequest\x1a!.gradwire.v1.ListProgramsResponse\x12V\n\rDeleteProgram\x12!.gradwire.v1.DeleteProgramRequest\x1a\".gradwire.v1.DeleteProgramResponse\x12U\n\x0c\x43reateTensor\x12 .gradwire.v1.CreateTensorRequest\x1a!.gradwire.v1.CreateTensorResponse(\x01\x12S\n\x0c\x44\x65leteTensor\x12 .gradwire.v1.DeleteTensorRequest\x1a!.gradwire.v1.DeleteTensorResponse\x12G\n\x08\x45valuate\x12\x1c.gradwire.v1.EvaluateRequest\x1a\x1d.gradwire.v1.EvaluateResponse\x12]\n\x0e\x45valuateStream\x12\".gradwire.v1.EvaluateStreamRequest\x1a#.gradwire.v1.EvaluateStreamResponse(\x01\x30\x01\x12V\n\rDifferentiate\x12!.gradwire.v1.DifferentiateRequest\x1a\".gradwire.v1.DifferentiateResponse\x12\x44\n\x07\x45xplain\x12\x1b.gradwire.v1.ExplainRequest\x1a\x1c.gradwire.v1.ExplainResponse\x12\\\n\x0fGetCapabilities\x12#.gradwire.v1.GetCapabilitiesRequest\x1a$.gradwire.v1.GetCapabilitiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)gradwire/v1/differentiation_service.proto\x12\x0bgradwire.v1\x1a\x19google/protobuf/any.proto\x1a\x19gradwire/v1/program.proto\x1a\x18gradwire/v1/tensor.proto\x1a\x1bgradwire/v1/transform.proto\"=\n\x14\x43reateProgramRequest\x12%\n\x07program\x18\x01 \x01(\x0b\x32\x14.gradwire.v1.Program\"%\n\x15\x43reateProgramResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11GetProgramRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x12GetProgramResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.Program\"<\n\x13ListProgramsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x03\x12\x12\n\npage_token\x18\x02 \x01(\t\"^\n\x14ListProgramsResponse\x12-\n\x08programs\x18\x01 \x03(\x0b\x32\x1b.gradwire.v1.ProgramSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x0eProgramSummary\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.gradwire.v1.TensorType\x12(\n\x07outputs\x18\x03 \x03(\x0b\x32\x17.gradwire.v1.TensorType\x12\x16\n\x0e\x65quation_count\x18\x04 \x01(\x03\"$\n\x14\x44\x65leteProgramRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteProgramResponse\"H\n\x13\x43reateTensorRequest\x12#\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"$\n\x14\x43reateTensorResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"#\n\x13\x44\x65leteTensorRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteTensorResponse\"\xf0\x01\n\x15\x45valuateStreamRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x30\n\x08\x65valuate\x18\x02 \x01(\x0b\x32\x1c.gradwire.v1.EvaluateRequestH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12%\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.CancelH\x00\x12\x11\n\ttimeout_s\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x32\n\x06joined\x18\x07 \x03(\x0b\x32\".gradwire.v1.EvaluateStreamRequestB\x06\n\x04kind\"\x08\n\x06\x43\x61ncel\"\xcb\x01\n\x16\x45valuateStreamResponse\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x08\x65valuate\x18\x02 \x01(\x0b\x32\x1d.gradwire.v1.EvaluateResponseH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12$\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x13.gradwire.v1.StatusH\x00\x12\x33\n\x06joined\x18\x05 \x03(\x0b\x32#.gradwire.v1.EvaluateStreamResponseB\x06\n\x04kind\"N\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x03\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x14.google.protobuf.Any\"\xc5\x01\n\x0f\x45valuateRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12#\n\x06inputs\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Tensor\x12$\n\x07outputs\x18\x04 \x03(\x0b\x32\x13.gradwire.v1.Output\x12\x14\n\x0creproducible\x18\x05 \x01(\x08\x42\x10\n\x0eprogram_source\"}\n\x06Output\x12*\n\ntransforms\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.Transform\x12#\n\x06layout\x18\x02 \x01(\x0e\x32\x13.gradwire.v1.Layout\x12\"\n\x05seeds\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Tensor\"T\n\x10\x45valuateResponse\x12\x14\n\x0cprogram_name\x18\x01 \x01(\t\x12*\n\x07results\x18\x02 \x03(\x0b\x32\x19.gradwire.v1.OutputResult\"4\n\x0cOutputResult\x12$\n\x07results\x18\x01 \x03(\x0b\x32\x13.gradwire.v1.Result\"\x9c\x01\n\x06Result\x12$\n\x05\x64\x65nse\x18\x01 \x01(\x0b\x32\x13.gradwire.v1.TensorH\x00\x12\x35\n\nstructured\x18\x02 \x01(\x0b\x32\x1f.gradwire.v1.StructuredJacobianH\x00\x12-\n\x06sparse\x18\x03 \x01(\x0b\x32\x1b.gradwire.v1.SparseJacobianH\x00\x42\x06\n\x04kind\"\x95\x01\n\x14\x44ifferentiateRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12*\n\ntransforms\x18\x03 \x03(\x0b\x32\x16.gradwire.v1.TransformB\x10\n\x0eprogram_source\"L\n\x15\x44ifferentiateResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.Program\"\xcd\x01\n\x0e\x45xplainRequest\x12\x16\n\x0cprogram_name\x18\x01 \x01(\tH\x00\x12\'\n\x07program\x18\x02 \x01(\x0b\x32\x14.gradwire.v1.ProgramH\x00\x12$\n\x07outputs\x18\x03 \x03(\x0b\x32\x13.gradwire.v1.Output\x12-\n\x06\x66ormat\x18\x04 \x01(\x0e\x32\x1d.gradwire.v1.DerivationFormat\x12\x13\n\x0binput_names\x18\x05 \x03(\tB\x10\n\x0eprogram_source\"\\\n\x0f\x45xplainResponse\x12\x14\n\x0cprogram_name\x18\x01 \x01(\t\x12\x12\n\nderivation\x18\x02 \x01(\t\x12\x1f\n\x04plan\x18\x03 \x01(\x0b\x32\x11.gradwire.v1.Plan\"\xae\x01\n\x04Plan\x12\x12\n\nstep_count\x18\x01 \x01(\x03\x12\r\n\x05\x66lops\x18\x02 \x01(\x01\x12\x12\n\npeak_bytes\x18\x03 \x01(\x03\x12\x16\n\x0e\x63onstant_bytes\x18\x04 \x01(\x03\x12\x13\n\x0binput_bytes\x18\x05 \x01(\x03\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x03\x12,\n\x07\x63hoices\x18\x07 \x03(\x0b\x32\x1b.gradwire.v1.StrategyChoice\"g\n\x0eStrategyChoice\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x02 \x01(\t\x12\x34\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x1f.gradwire.v1.StrategyPrediction\"\x87\x01\n\x12StrategyPrediction\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\r\n\x05\x66lops\x18\x03 \x01(\x01\x12\x15\n\rwritten_bytes\x18\x04 \x01(\x01\x12\x16\n\x0e\x65quation_count\x18\x05 \x01(\x03\x12\x10\n\x08is_bound\x18\x06 \x01(\x08\"\x18\n\x16GetCapabilitiesRequest\"\xf6\x02\n\x17GetCapabilitiesResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x13\n\x0b\x61pi_version\x18\x02 \x01(\t\x12\x19\n\x11\x63\x61nonical_version\x18\x03 \x01(\x03\x12.\n\nprimitives\x18\x04 \x03(\x0b\x32\x1a.gradwire.v1.PrimitiveInfo\x12\x12\n\ntransforms\x18\x05 \x03(\t\x12\"\n\x06\x64types\x18\x06 \x03(\x0e\x32\x12.gradwire.v1.Dtype\x12@\n\x06limits\x18\x07 \x03(\x0b\x32\x30.gradwire.v1.GetCapabilitiesResponse.LimitsEntry\x12\x14\n\x0cworker_count\x18\x08 \x01(\x03\x12$\n\x07layouts\x18\t \x03(\x0e\x32\x13.gradwire.v1.Layout\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"h\n\rPrimitiveInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06params\x18\x02 \x03(\t\x12\x1a\n\roperand_count\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03\x64oc\x18\x04 \x01(\tB\x10\n\x0e_operand_count*\\\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x10\n\x0cLAYOUT_DENSE\x10\x01\x12\x15\n\x11LAYOUT_STRUCTURED\x10\x02\x12\x11\n\rLAYOUT_SPARSE\x10\x03*\x8a\x01\n\x10\x44\x65rivationFormat\x12!\n\x1d\x44\x45RIVATION_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45RIVATION_FORMAT_TEXT\x10\x01\x12\x1b\n\x17\x44\x45RIVATION_FORMAT_LATEX\x10\x02\x12\x1a\n\x16\x44\x45RIVATION_FORMAT_JSON\x10\x03\x32\xbc\x07\n\x16\x44ifferentiationService\x12V\n\rCreateProgram\x12!.gradwire.v1.CreateProgramRequest\x1a\".gradwire.v1.CreateProgramResponse\x12M\n\nGetProgram\x12\x1e.gradwire.v1.GetProgramRequest\x1a\x1f.gradwire.v1.GetProgramResponse\x12S\n\x0cListPrograms\x12 .gradwire.v1.ListProgramsRequest\x1a!.gradwire.v1.ListProgramsResponse\x12V\n\rDeleteProgram\x12!.gradwire.v1.DeleteProgramRequest\x1a\".gradwire.v1.DeleteProgramResponse\x12U\n\x0c\x43reateTensor\x12 .gradwire.v1.CreateTensorRequest\x1a!.gradwire.v1.CreateTensorResponse(\x01\x12S\n\x0c\x44\x65leteTensor\x12 .gradwire.v1.DeleteTensorRequest\x1a!.gradwire.v1.DeleteTensorResponse\x12G\n\x08\x45valuate\x12\x1c.gradwire.v1.EvaluateRequest\x1a\x1d.gradwire.v1.EvaluateResponse\x12]\n\x0e\x45valuateStream\x12\".gradwire.v1.EvaluateStreamRequest\x1a#.gradwire.v1.EvaluateStreamResponse(\x01\x30\x01\x12V\n\rDifferentiate\x12!.gradwire.v1.DifferentiateRequest\x1a\".gradwire.v1.DifferentiateResponse\x12\x44\n\x07\x45xplain\x12\x1b.gradwire.v1.ExplainRequest\x1a\x1c.gradwire.v1.ExplainResponse\x12\\\n\x0fGetCapabilities\x12#.gradwire.v1.GetCapabilitiesRequest\x1a$.gradwire.v1.GetCapabilitiesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._loaded_options = None
   _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_LAYOUT']._serialized_start=3434
-  _globals['_LAYOUT']._serialized_end=3526
-  _globals['_DERIVATIONFORMAT']._serialized_start=3529
-  _globals['_DERIVATIONFORMAT']._serialized_end=3667
+  _globals['_LAYOUT']._serialized_start=3539
+  _globals['_LAYOUT']._serialized_end=3631
+  _globals['_DERIVATIONFORMAT']._serialized_start=3634
+  _globals['_DERIVATIONFORMAT']._serialized_end=3772
   _globals['_CREATEPROGRAMREQUEST']._serialized_start=167
   _globals['_CREATEPROGRAMREQUEST']._serialized_end=228
   _globals['_CREATEPROGRAMRESPONSE']._serialized_start=230
@@ -68,45 +68,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETETENSORRESPONSE']._serialized_start=889
   _globals['_DELETETENSORRESPONSE']._serialized_end=911
   _globals['_EVALUATESTREAMREQUEST']._serialized_start=914
-  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1102
-  _globals['_CANCEL']._serialized_start=1104
-  _globals['_CANCEL']._serialized_end=1112
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1115
-  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1265
-  _globals['_STATUS']._serialized_start=1267
-  _globals['_STATUS']._serialized_end=1345
-  _globals['_EVALUATEREQUEST']._serialized_start=1348
-  _globals['_EVALUATEREQUEST']._serialized_end=1545
-  _globals['_OUTPUT']._serialized_start=1547
-  _globals['_OUTPUT']._serialized_end=1672
-  _globals['_EVALUATERESPONSE']._serialized_start=1674
-  _globals['_EVALUATERESPONSE']._serialized_end=1758
-  _globals['_OUTPUTRESULT']._serialized_start=1760
-  _globals['_OUTPUTRESULT']._serialized_end=1812
-  _globals['_RESULT']._serialized_start=1815
-  _globals['_RESULT']._serialized_end=1971
-  _globals['_DIFFERENTIATEREQUEST']._serialized_start=1974
-  _globals['_DIFFERENTIATEREQUEST']._serialized_end=2123
-  _globals['_DIFFERENTIATERESPONSE']._serialized_start=2125
-  _globals['_DIFFERENTIATERESPONSE']._serialized_end=2201
-  _globals['_EXPLAINREQUEST']._serialized_start=2204
-  _globals['_EXPLAINREQUEST']._serialized_end=2409
-  _globals['_EXPLAINRESPONSE']._serialized_start=2411
-  _globals['_EXPLAINRESPONSE']._serialized_end=2503
-  _globals['_PLAN']._serialized_start=2506
-  _globals['_PLAN']._serialized_end=2680
-  _globals['_STRATEGYCHOICE']._serialized_start=2682
-  _globals['_STRATEGYCHOICE']._serialized_end=2785
-  _globals['_STRATEGYPREDICTION']._serialized_start=2788
-  _globals['_STRATEGYPREDICTION']._serialized_end=2923
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=2925
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=2949
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=2952
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=3326
-  _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._serialized_start=3281
-  _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._serialized_end=3326
-  _globals['_PRIMITIVEINFO']._serialized_start=3328
-  _globals['_PRIMITIVEINFO']._serialized_end=3432
-  _globals['_DIFFERENTIATIONSERVICE']._serialized_start=3670
-  _globals['_DIFFERENTIATIONSERVICE']._serialized_end=4626
+  _globals['_EVALUATESTREAMREQUEST']._serialized_end=1154
+  _globals['_CANCEL']._serialized_start=1156
+  _globals['_CANCEL']._serialized_end=1164
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_start=1167
+  _globals['_EVALUATESTREAMRESPONSE']._serialized_end=1370
+  _globals['_STATUS']._serialized_start=1372
+  _globals['_STATUS']._serialized_end=1450
+  _globals['_EVALUATEREQUEST']._serialized_start=1453
+  _globals['_EVALUATEREQUEST']._serialized_end=1650
+  _globals['_OUTPUT']._serialized_start=1652
+  _globals['_OUTPUT']._serialized_end=1777
+  _globals['_EVALUATERESPONSE']._serialized_start=1779
+  _globals['_EVALUATERESPONSE']._serialized_end=1863
+  _globals['_OUTPUTRESULT']._serialized_start=1865
+  _globals['_OUTPUTRESULT']._serialized_end=1917
+  _globals['_RESULT']._serialized_start=1920
+  _globals['_RESULT']._serialized_end=2076
+  _globals['_DIFFERENTIATEREQUEST']._serialized_start=2079
+  _globals['_DIFFERENTIATEREQUEST']._serialized_end=2228
+  _globals['_DIFFERENTIATERESPONSE']._serialized_start=2230
+  _globals['_DIFFERENTIATERESPONSE']._serialized_end=2306
+  _globals['_EXPLAINREQUEST']._serialized_start=2309
+  _globals['_EXPLAINREQUEST']._serialized_end=2514
+  _globals['_EXPLAINRESPONSE']._serialized_start=2516
+  _globals['_EXPLAINRESPONSE']._serialized_end=2608
+  _globals['_PLAN']._serialized_start=2611
+  _globals['_PLAN']._serialized_end=2785
+  _globals['_STRATEGYCHOICE']._serialized_start=2787
+  _globals['_STRATEGYCHOICE']._serialized_end=2890
+  _globals['_STRATEGYPREDICTION']._serialized_start=2893
+  _globals['_STRATEGYPREDICTION']._serialized_end=3028
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=3030
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=3054
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=3057
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=3431
+  _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._serialized_start=3386
+  _globals['_GETCAPABILITIESRESPONSE_LIMITSENTRY']._serialized_end=3431
+  _globals['_PRIMITIVEINFO']._serialized_start=3433
+  _globals['_PRIMITIVEINFO']._serialized_end=3537
+  _globals['_DIFFERENTIATIONSERVICE']._serialized_start=3775
+  _globals['_DIFFERENTIATIONSERVICE']._serialized_end=4731
 # @@protoc_insertion_point(module_scope)

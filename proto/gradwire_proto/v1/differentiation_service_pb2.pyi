@@ -409,6 +409,7 @@ class EvaluateStreamRequest(google.protobuf.message.Message):
     CANCEL_FIELD_NUMBER: builtins.int
     TIMEOUT_S_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    JOINED_FIELD_NUMBER: builtins.int
     id: builtins.int
     """The request this message is about: any number, chosen by the caller, that no request under way has."""
     chunk: builtins.bytes
@@ -427,6 +428,12 @@ class EvaluateStreamRequest(google.protobuf.message.Message):
     def cancel(self) -> Global___Cancel:
         """Ends the request without an answer, unless its answer is on its way already. An id that is not under way is ignored."""
 
+    @property
+    def joined(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EvaluateStreamRequest]:
+        """Several messages as one, in the order in which they would come alone, none of which has `joined`; at most as many as the server
+        said that it takes. All other fields MUST be unset then, `kind` too.
+        """
+
     def __init__(
         self,
         *,
@@ -436,9 +443,10 @@ class EvaluateStreamRequest(google.protobuf.message.Message):
         cancel: Global___Cancel | None = ...,
         timeout_s: builtins.float = ...,
         request_id: builtins.str = ...,
+        joined: collections.abc.Iterable[Global___EvaluateStreamRequest] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["cancel", b"cancel", "chunk", b"chunk", "evaluate", b"evaluate", "kind", b"kind"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "chunk", b"chunk", "evaluate", b"evaluate", "id", b"id", "kind", b"kind", "request_id", b"request_id", "timeout_s", b"timeout_s"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "chunk", b"chunk", "evaluate", b"evaluate", "id", b"id", "joined", b"joined", "kind", b"kind", "request_id", b"request_id", "timeout_s", b"timeout_s"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["evaluate", "chunk", "cancel"] | None: ...
 
 Global___EvaluateStreamRequest: typing_extensions.TypeAlias = EvaluateStreamRequest
@@ -465,6 +473,7 @@ class EvaluateStreamResponse(google.protobuf.message.Message):
     EVALUATE_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    JOINED_FIELD_NUMBER: builtins.int
     id: builtins.int
     """The request this message is about."""
     chunk: builtins.bytes
@@ -477,6 +486,12 @@ class EvaluateStreamResponse(google.protobuf.message.Message):
     def error(self) -> Global___Status:
         """The request failed; the last message of the request. As the status of a call, details included."""
 
+    @property
+    def joined(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___EvaluateStreamResponse]:
+        """Several messages as one, in the order in which they would come alone, none of which has `joined`; at most as many as the caller
+        said that it takes. All other fields are unset then. Empty where the caller said nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -484,9 +499,10 @@ class EvaluateStreamResponse(google.protobuf.message.Message):
         evaluate: Global___EvaluateResponse | None = ...,
         chunk: builtins.bytes = ...,
         error: Global___Status | None = ...,
+        joined: collections.abc.Iterable[Global___EvaluateStreamResponse] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["chunk", b"chunk", "error", b"error", "evaluate", b"evaluate", "kind", b"kind"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "error", b"error", "evaluate", b"evaluate", "id", b"id", "kind", b"kind"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "error", b"error", "evaluate", b"evaluate", "id", b"id", "joined", b"joined", "kind", b"kind"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["evaluate", "chunk", "error"] | None: ...
 
 Global___EvaluateStreamResponse: typing_extensions.TypeAlias = EvaluateStreamResponse

@@ -441,9 +441,16 @@ class DifferentiationServiceStub(typing.Generic[_DifferentiationServiceCreatePro
     that are still to come, and then the end. A server that drains answers what it has read, refuses what comes after with DRAINING, and
     ends the stream.
 
+    Much of what a small message costs is the same for any message, so several MAY travel as one, in `joined`, once both sides
+    have said that they read such. A caller says so in the metadata of the call, `gradwire-joined-count`: the most messages that it
+    takes in one, in decimal digits. The server answers in its initial metadata by the same name and its own number, the limit
+    `stream_joined_count` of GetCapabilities. Either side joins no more than the other takes, and nothing to one that has not said
+    so. Joining changes nothing but the cost: the messages mean what they would one after the other, and one that fails fails alone.
+    A sender SHOULD join what waits already when it comes to write, up to 64 KiB, and have nothing wait for company.
+
     Errors, besides those of Evaluate, which are told in `error`:
-    - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, or a chunk belongs to no tensor. Fix the
-      caller.
+    - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, a chunk belongs to no tensor, or joined
+      messages stand beside other fields or hold joined ones. Fix the caller.
     """
 
     Differentiate: _DifferentiationServiceDifferentiateType
@@ -663,9 +670,16 @@ class DifferentiationServiceServicer(metaclass=abc.ABCMeta):
         that are still to come, and then the end. A server that drains answers what it has read, refuses what comes after with DRAINING, and
         ends the stream.
 
+        Much of what a small message costs is the same for any message, so several MAY travel as one, in `joined`, once both sides
+        have said that they read such. A caller says so in the metadata of the call, `gradwire-joined-count`: the most messages that it
+        takes in one, in decimal digits. The server answers in its initial metadata by the same name and its own number, the limit
+        `stream_joined_count` of GetCapabilities. Either side joins no more than the other takes, and nothing to one that has not said
+        so. Joining changes nothing but the cost: the messages mean what they would one after the other, and one that fails fails alone.
+        A sender SHOULD join what waits already when it comes to write, up to 64 KiB, and have nothing wait for company.
+
         Errors, besides those of Evaluate, which are told in `error`:
-        - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, or a chunk belongs to no tensor. Fix the
-          caller.
+        - INVALID_ARGUMENT (INVALID_ARGUMENT): ends the stream: an id is under way already, a chunk belongs to no tensor, or joined
+          messages stand beside other fields or hold joined ones. Fix the caller.
         """
 
     @abc.abstractmethod
