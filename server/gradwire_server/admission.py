@@ -18,6 +18,7 @@ from gradwire_server.calls import ANONYMOUS, Call, Stream
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
 from gradwire_server.refusals import Refusal, Refusals
+from gradwire_server.skeletons import Message
 from gradwire_server.tracing import Tracer
 
 if TYPE_CHECKING:
@@ -168,12 +169,12 @@ class Admission:
     def answer_at_once(
         self,
         rpc: str,
-        handler: Callable[[bytes], bytes],
-        message: bytes,
+        handler: Callable[[Message], R],
+        message: Message,
         request_id: str,
         identity: str,
         parent: Context | None = None,
-    ) -> bytes:
+    ) -> R:
         """Return what a handler answers to a request that waits for nothing.
 
         Raises:
@@ -195,7 +196,7 @@ class Admission:
             if span is not None:
                 span.end(code, reason)
 
-    def refuse_again(self, rpc: str, message: bytes, request_id: str, identity: str) -> Refusal | None:
+    def refuse_again(self, rpc: str, message: Message, request_id: str, identity: str) -> Refusal | None:
         """Return the answer to a serialized EvaluateRequest whose like was refused a moment ago, and account for it; else None."""
         if self.gate.is_closed or self._tracer is not None or self._quotas.is_limited:
             return None  # which has more to be said, or counted

@@ -76,7 +76,9 @@ class ServerConfig:
         0, "bytes of memory that a worker may take, on Linux; 0: twice max_peak_bytes, its caches, and the messages it holds"
     )
     inline_budget_s: float = setting(
-        1e-4, "predicted seconds of the requests that the front end evaluates itself once they come often; 0: none"
+        1e-4,
+        "predicted seconds of the requests that the front end evaluates itself once they come often, besides those that it takes "
+        "to carry large arrays to a worker and back; 0: none",
     )
     inline_cache_bytes: int = setting(64 * 2**20, "bytes of the compiled programs that the front end keeps for that")
     queue_count: int = setting(256, "number of requests that may wait for a worker; one more is refused as OVERLOADED")

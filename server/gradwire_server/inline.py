@@ -1,9 +1,13 @@
-"""Requests so small that to hand them to a worker takes longer than to answer them: the front end evaluates them itself.
+"""Requests that to hand to a worker takes longer than to answer: the front end evaluates them itself.
 
 What a request asks is in its bytes without its elements. Where those are the same as of a request that a worker has answered, so
 are program, outputs, types, limits and cost, and the answer is the same but for its elements. So once such requests come again and
 again, and were predicted to take no longer than the budget, their program is compiled here, in a thread; from then on a request is
 answered if its bytes are the known ones, with elements in between that are read in place. Everything else goes to a worker.
+
+To carry large arrays to a worker and back takes time in proportion to their bytes, which is added to the budget: what adds two
+arrays of a MiB is done sooner than it is carried. The event loop is kept from others meanwhile, so a turn of it has a budget too
+(`Turn`): past that, whoever comes next waits until all others had their turn.
 """
 
 from __future__ import annotations
@@ -26,12 +30,21 @@ from gradwire_proto.program import decode_program
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Prediction
-from gradwire_server.skeletons import Skeleton, Skeletons, request_skeleton, response_skeleton
+from gradwire_server.skeletons import Message, Skeleton, Skeletons, request_skeleton, response_skeleton
 
 _LOGGER = logging.getLogger(__name__)
 
-MESSAGE_BYTES = 64 * 1024
-"""Larger requests and answers are not looked at."""
+MESSAGE_BYTES = 2**20 + 2**16
+"""Larger requests and answers are not looked at: such travel in chunks."""
+
+CARRIED_S = 4e-10
+"""The seconds of a processor that it takes to carry a byte of a large message to a worker, or back: measured."""
+
+_SMALL_BYTES = 64 * 1024  # what is smaller costs the same for any size
+_MOST_S = 1.5e-3
+_MOST_PEAK_BYTES = 2**24
+_TURN_S = 2e-3
+_WRITTEN_BYTES = 4096  # smaller results are copied once more, which is quicker than to look at them
 
 _HOT_COUNT = 4
 _KNOWN_COUNT = 256
@@ -47,10 +60,15 @@ class Tiny:
         request: their skeleton.
         response: that of their answers.
         executable: what computes these.
+
+    Attributes:
+        digest: as given.
+        response_bytes: the size of an answer.
     """
 
     def __init__(self, digest: str, request: Skeleton, response: Skeleton, executable: engine.Executable) -> None:
         self.digest = digest
+        self.response_bytes = response.size
         self._pieces = list(response.pieces)
         self._run = executable.run
         types = [*executable.input_types, *(type for seeds in executable.seed_types for type in seeds)]
@@ -59,22 +77,57 @@ class Tiny:
         self._inputs, seeds = parts[:count], iter(parts[count:])
         self._seeds = [[next(seeds) for _ in found] for found in executable.seed_types]
 
-    def answer(self, message: bytes) -> bytes:
+    def answer(self, message: Message) -> bytes:
         """Return the serialized answer to a serialized request that has the skeleton.
+
+        Raises:
+            GradwireError: as the executable.
+        """
+        return b"".join(self.pieces(message))
+
+    def pieces(self, message: Message) -> list[bytes | memoryview]:
+        """Return the serialized answer in pieces, in memory of their own; a message that is a view is read where it is.
 
         Raises:
             GradwireError: as the executable.
         """
         inputs = [np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in self._inputs]
         seeds = [[np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in found] for found in self._seeds]
-        joined: list[bytes] = []
+        found: list[bytes | memoryview] = []
         pieces = iter(self._pieces)
         for results in self._run(inputs, seeds):
             for result in results:
                 assert isinstance(result, np.ndarray)
-                joined += next(pieces), result.tobytes()
-        joined.append(next(pieces))
-        return b"".join(joined)
+                small = result.nbytes <= _WRITTEN_BYTES
+                found += next(pieces), (result.tobytes() if small else result.reshape(-1).view(np.uint8).data)
+        found.append(next(pieces))
+        return found
+
+
+class Turn:
+    """How long requests that are evaluated here have kept the event loop in its present turn."""
+
+    def __init__(self) -> None:
+        self._spent_s = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether others are to have their turn first."""
+        return self._spent_s > _TURN_S
+
+    async def come(self) -> None:
+        """Return when it is not over any more."""
+        while self.is_over:  # noqa: ASYNC110  # an event would have all come back at once
+            await asyncio.sleep(0)
+
+    def spend(self, seconds: float) -> None:
+        """Take note of some seconds."""
+        if not self._spent_s:
+            asyncio.get_running_loop().call_soon(self._begin)
+        self._spent_s += seconds
+
+    def _begin(self) -> None:
+        self._spent_s = 0.0
 
 
 @dataclass(slots=True)
@@ -92,16 +145,20 @@ class Inline:
 
     Args:
         config: the budget; 0 seconds for none.
+
+    Attributes:
+        turn: of the event loop, which those who answer here spend.
     """
 
     def __init__(self, config: ServerConfig) -> None:
+        self.turn = Turn()
         self._budget_s = config.inline_budget_s
         self._known: Skeletons[_Entry] = Skeletons(_KNOWN_COUNT)
         self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes)
         self._thread = ThreadPoolExecutor(1, "inline")
         self._compiling: set[asyncio.Future[None]] = set()
 
-    def find(self, message: bytes) -> Tiny | None:
+    def find(self, message: Message) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest; None for a worker."""
         entry = self._known.find(message)
         return None if entry is None else entry.tiny
@@ -116,7 +173,9 @@ class Inline:
             response: the serialized EvaluateResponse, all elements in it.
             prediction: what its evaluation was predicted to take.
         """
-        if prediction is None or prediction.seconds > self._budget_s or max(len(message), len(response)) > MESSAGE_BYTES:
+        if prediction is None or max(len(message), len(response)) > MESSAGE_BYTES:
+            return
+        if not self._is_quick(prediction.seconds, len(message) + len(response)):
             return
         entry = self._note(message)
         if entry is None or entry.count < _HOT_COUNT or entry.is_decided or self._compiling:
@@ -131,6 +190,14 @@ class Inline:
         self._budget_s = 0.0
         await asyncio.gather(*self._compiling, return_exceptions=True)
         self._thread.shutdown()
+
+    def _is_quick(self, predicted_s: float, size: int) -> bool:
+        """Tell whether what is predicted to take some time may be quicker than to carry so many bytes; predictions are rough."""
+        return predicted_s <= self._budget_s + 2 * self._carried_s(size)
+
+    def _carried_s(self, size: int) -> float:
+        """Return how much longer than small messages so many bytes take to be carried to a worker and back, if that is avoided."""
+        return CARRIED_S * max(0, size - _SMALL_BYTES) if self._budget_s else 0.0
 
     def _note(self, message: bytes) -> _Entry | None:
         """Return what is known of requests like one, this one counted; None if it has no skeleton that others could have."""
@@ -159,16 +226,20 @@ class Inline:
         outputs = tuple(decode_output(output)[0] for output in request.outputs)
         executable = self._executables.get(decode_program(stored), outputs)
         answer = response_skeleton(response)
-        if answer is None or not _is_plain(executable, skeleton, answer) or predict(executable.program).seconds > self._budget_s:
+        if answer is None or not _is_plain(executable, skeleton, answer):
+            return None
+        predicted_s, size = predict(executable.program).seconds, len(message) + len(response)
+        if not self._is_quick(predicted_s, size) or executable.plan.peak_bytes > _MOST_PEAK_BYTES:
             return None
         tiny = Tiny(digest, skeleton, answer, executable)
         taken_s = math.inf
         for _ in range(_TRIAL_COUNT):
-            began_s = time.perf_counter()
-            tiny.answer(message)
-            taken_s = min(taken_s, time.perf_counter() - began_s)
-        _LOGGER.info("inline: program=%s predicted=%s taken=%s", digest, predict(executable.program).seconds, taken_s)
-        return tiny if taken_s <= 2 * self._budget_s else None
+            began_s = time.thread_time()
+            tiny.answer(memoryview(message))
+            taken_s = min(taken_s, time.thread_time() - began_s)
+        _LOGGER.info("inline: program=%s predicted=%s taken=%s", digest, predicted_s, taken_s)
+        allowed_s = max(2 * self._budget_s, min(2 * self._budget_s + self._carried_s(size), _MOST_S))
+        return tiny if taken_s <= allowed_s else None
 
 
 def _is_plain(executable: engine.Executable, request: Skeleton, response: Skeleton) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from gradwire_core.errors import ArgumentError
@@ -25,6 +26,7 @@ _TIMEOUT_TAG = _TIMEOUT << 3 | FIXED64
 _TIMEOUT_BYTES = 9
 _DOUBLE = struct.Struct("<d")
 _LONGEST_S = 1e7
+_COPIED_BYTES = 64 * 1024
 _AT_ONCE_S = 0.01  # far more than what is answered at once takes
 _NOTHING = memoryview(b"")
 
@@ -35,7 +37,7 @@ class Part(NamedTuple):
     Attributes:
         id: of the request that it is about.
         kind: the number of the field that says what it does.
-        content: what stands in that field, unless it is a chunk.
+        content: what stands in that field, unless it is a chunk; a view of the message where that is large.
         chunk: the chunk.
         timeout_s: as in the message.
         request_id: as in the message.
@@ -44,7 +46,7 @@ class Part(NamedTuple):
 
     id: int
     kind: int
-    content: bytes
+    content: bytes | memoryview
     chunk: memoryview
     timeout_s: float
     request_id: str
@@ -84,12 +86,13 @@ def _parse_plain(message: bytes) -> Part | None:
         id, place = read_varint(message, 1, size)
         if message[place : place + 1] == _EVALUATE_TAG:
             length, place = read_varint(message, place + 1, size)
-            end = place + length
-            if end == size:
-                return Part(id, EVALUATE, message[place:], _NOTHING, 0.0, "", 0)
+            end, timeout_s = place + length, 0.0
             if end + _TIMEOUT_BYTES == size and message[end] == _TIMEOUT_TAG:
                 (timeout_s,) = _DOUBLE.unpack_from(message, end + 1)
-                return Part(id, EVALUATE, message[place:end], _NOTHING, timeout_s, "", 0)
+            elif end != size:
+                return None
+            content = message[place:end] if length <= _COPIED_BYTES else memoryview(message)[place:end]
+            return Part(id, EVALUATE, content, _NOTHING, timeout_s, "", 0)
     return None
 
 
@@ -121,7 +124,12 @@ def _parse(message: bytes) -> Part:
 
 def encode_part(id: int, kind: int, content: bytes | memoryview) -> bytes:
     """Return a message to the caller: about a request, of a kind, with what stands there."""
-    return b"".join((_ID_TAG, encode_varint(id), bytes((kind << 3 | LENGTH,)), encode_varint(len(content)), content))
+    return encode_pieces(id, kind, (content,), len(content))
+
+
+def encode_pieces(id: int, kind: int, content: Iterable[bytes | memoryview], size: int) -> bytes:
+    """Return a message to the caller, whose content comes in pieces of so many bytes together."""
+    return b"".join((_ID_TAG, encode_varint(id), bytes((kind << 3 | LENGTH,)), encode_varint(size), *content))
 
 
 def _unknown_field(number: int) -> ArgumentError:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from gradwire_core.errors import GradwireError, OverloadedError
 from gradwire_proto.status import add_request_id, encode_status
-from gradwire_server.skeletons import Skeletons, request_skeleton
+from gradwire_server.skeletons import Message, Skeletons, request_skeleton
 
 _KNOWN_COUNT = 64
 _IDENTITY_COUNT = 64
@@ -48,7 +48,7 @@ class Refusals:
         self._known: Skeletons[dict[str, Refusal]] = Skeletons(_KNOWN_COUNT)
         self._until_s = 0.0
 
-    def find(self, identity: str, message: bytes) -> Refusal | None:
+    def find(self, identity: str, message: Message) -> Refusal | None:
         """Return the answer to a serialized EvaluateRequest, if the like of it was refused a moment ago."""
         now_s = self._clock()
         if now_s >= self._until_s:  # as always where there is room

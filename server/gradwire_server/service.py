@@ -91,6 +91,7 @@ class DifferentiationService:
 
     Attributes:
         inline_count: how many evaluations no worker was asked for.
+        turn: what those spend of the event loop.
         idle: memory of tensors in chunks, between its uses.
     """
 
@@ -98,6 +99,7 @@ class DifferentiationService:
         self._config = config
         self._limits = Limits.from_config(config)
         self._inline = Inline(config)
+        self.turn = self._inline.turn
         self.inline_count = 0
         self.idle = Idle()
         self._result_sizes: Skeletons[tuple[int, ...]] = Skeletons(_PLAIN_COUNT)
@@ -135,7 +137,7 @@ class DifferentiationService:
         """Evaluate outputs of a program."""
         tiny = self.find_tiny(message, call.identity)
         if tiny is not None:
-            return tiny.answer(message) if call.span is None else call.span.run_inline(tiny.answer, message)
+            return await self._evaluate_inline(tiny, message, call)
         self._limits.check_request(len(message))
         known = self._plain.find(message)
         if known is not None:
@@ -149,7 +151,16 @@ class DifferentiationService:
             self._note(message, is_undivided=False)
         return answer.response
 
-    def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
+    async def _evaluate_inline(self, tiny: Tiny, message: bytes, call: Call) -> bytes:
+        if self.turn.is_over:
+            await self.turn.come()
+        began_s, view = time.perf_counter(), memoryview(message)
+        try:
+            return tiny.answer(view) if call.span is None else call.span.run_inline(tiny.answer, view)
+        finally:
+            self.turn.spend(time.perf_counter() - began_s)
+
+    def find_tiny(self, message: bytes | memoryview, identity: str) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest of an identity at once; None where a worker must."""
         tiny = self._inline.find(message)
         if tiny is None or self._programs.get(identity, tiny.digest) is None:

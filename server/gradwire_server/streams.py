@@ -26,10 +26,11 @@ from gradwire_server.calls import Call, Stream, make_request_id
 from gradwire_server.chunks import Arriving, Held, cut
 from gradwire_server.config import ServerConfig
 from gradwire_server.idle import Idle
-from gradwire_server.inline import Tiny
-from gradwire_server.parts import ANSWER, CHUNK, ERROR, EVALUATE, Part, check_part, encode_part, parse
+from gradwire_server.inline import Tiny, Turn
+from gradwire_server.parts import ANSWER, CHUNK, ERROR, EVALUATE, Part, check_part, encode_part, encode_pieces, parse
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
+from gradwire_server.skeletons import Message
 
 RPC = "EvaluateStream"
 
@@ -66,7 +67,11 @@ Arrived: TypeAlias = Callable[[], Awaitable[Sequence[Segment]]]
 class Evaluator(Protocol):
     """What answers the requests of sessions."""
 
-    def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
+    @property
+    def turn(self) -> Turn:
+        """What is spent by answering at once."""
+
+    def find_tiny(self, message: Message, identity: str) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest of an identity at once; None where that takes longer."""
 
     async def find_apart(self, message: bytes) -> list[Apart]:
@@ -216,9 +221,11 @@ class Session:
     async def _hear(self, part: Part) -> None:
         """Do what a message says. The message that answers it at once, if one does, is to be written by `_write_made`."""
         if part.kind == EVALUATE:
+            if self._evaluator.turn.is_over:
+                await self._evaluator.turn.come()
             answer = self._answer_at_once(part) if part.is_plain and part.id not in self._running else None
             if answer is None:
-                await self._begin(part)
+                await self._begin(part, bytes(part.content))
             else:
                 await self._make(answer)
         elif part.kind == CHUNK:
@@ -250,7 +257,7 @@ class Session:
         else:
             await self._write_now(message)
 
-    async def _begin(self, part: Part) -> None:
+    async def _begin(self, part: Part, message: bytes) -> None:
         """Begin a request, once there is room for it."""
         if part.id in self._running:
             text = f"EvaluateStreamRequest: needed an id that is not under way, got {part.id}; number requests anew"
@@ -261,12 +268,12 @@ class Session:
         await self._peer_room.acquire()
         self._dropped.pop(part.id, None)
         try:
-            work = await self._prepare(part)
+            work = await self._prepare(part.id, message)
         except BaseException:
             self._peer_room.release()
             raise
         self._under_way += 1
-        self._running[part.id] = task = self._start(self._answer(part, work))
+        self._running[part.id] = task = self._start(self._answer(part, message, work))
         task.add_done_callback(functools.partial(self._forget, part.id))
 
     def _answer_at_once(self, part: Part) -> bytes | None:
@@ -274,14 +281,16 @@ class Session:
         tiny = self._evaluator.find_tiny(part.content, self._call.identity)
         if tiny is None:
             return self._refuse_at_once(part)
-        request_id = make_request_id()
+        request_id, began_s = make_request_id(), time.perf_counter()
         try:
-            content = self._admission.answer_at_once(
-                RPC, tiny.answer, part.content, request_id, self._call.identity, self._call.parent
+            pieces = self._admission.answer_at_once(
+                RPC, tiny.pieces, part.content, request_id, self._call.identity, self._call.parent
             )
         except GradwireError as error:
             return encode_part(part.id, ERROR, encode_status(error, request_id).SerializeToString())
-        return encode_part(part.id, ANSWER, content)
+        finally:
+            self._evaluator.turn.spend(time.perf_counter() - began_s)
+        return encode_pieces(part.id, ANSWER, pieces, tiny.response_bytes)
 
     def _refuse_at_once(self, part: Part) -> bytes | None:
         """Return the message that refuses a request whose like was refused a moment ago; None where it was not."""
@@ -289,17 +298,17 @@ class Session:
         refusal = self._admission.refuse_again(RPC, part.content, request_id, self._call.identity)
         return None if refusal is None else encode_part(part.id, ERROR, refusal.status(request_id))
 
-    async def _prepare(self, part: Part) -> Callable[[bytes, Call], Awaitable[Answer]]:
+    async def _prepare(self, id: int, message: bytes) -> Callable[[bytes, Call], Awaitable[Answer]]:
         """Return what answers a request; from now on its chunks are taken. It raises what the request is refused with."""
         try:
-            apart = await self._evaluator.find_apart(part.content)
+            apart = await self._evaluator.find_apart(message)
             chunked = [tensor for tensor in apart if not tensor.name]
             if chunked:
-                self._arriving[part.id] = Arriving(chunked, self._held, self._stall_timeout_s, self._idle, self._call.identity)
+                self._arriving[id] = Arriving(chunked, self._held, self._stall_timeout_s, self._idle, self._call.identity)
         except GradwireError as error:
-            self._drop(part.id)
+            self._drop(id)
             return functools.partial(_refuse, error)
-        return functools.partial(self._evaluate, part.id, apart)
+        return functools.partial(self._evaluate, id, apart)
 
     def _take(self, part: Part) -> None:
         """Take a chunk."""
@@ -325,12 +334,12 @@ class Session:
         self._peer_room.release()
         self._end_if_over()
 
-    async def _answer(self, part: Part, work: Callable[[bytes, Call], Awaitable[Answer]]) -> None:
+    async def _answer(self, part: Part, message: bytes, work: Callable[[bytes, Call], Awaitable[Answer]]) -> None:
         """Answer one request."""
         request_id = part.request_id or make_request_id()
         try:
             call = check_part(part, self._call, request_id)
-            answer = await self._admission.answer(RPC, work, part.content, call)
+            answer = await self._admission.answer(RPC, work, message, call)
         except GradwireError as error:
             status = encode_status(error, request_id)  # the same on the wire as the Status of gradwire.v1
             content = status.SerializeToString()

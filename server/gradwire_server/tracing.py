@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.rpc.code_pb2 import Code  # type: ignore[import-untyped]
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
+
+    from gradwire_server.skeletons import Message
+
+R = TypeVar("R")
 
 _NAME = "gradwire"
 _EXPORTERS = "opentelemetry_traces_exporter"
@@ -120,7 +124,7 @@ class RpcSpan:
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
 
-    def run_inline(self, answer: Callable[[bytes], bytes], message: bytes) -> bytes:
+    def run_inline(self, answer: Callable[[Message], R], message: Message) -> R:
         """Return what a function of the front end answers to a request."""
         if not self._span.is_recording():
             return answer(message)

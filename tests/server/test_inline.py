@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+import types
 
 import grpc
 import numpy as np
@@ -19,7 +21,7 @@ from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import transform_pb2
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Prediction
-from gradwire_server.inline import Inline
+from gradwire_server.inline import Inline, Turn
 from gradwire_server.service import SERVICE
 from gradwire_server.worker import Worker
 from tests.server.processes import serving
@@ -28,7 +30,8 @@ from tests.server.requests import X, equation, evaluation, product, until
 CONFIG = ServerConfig(inline_budget_s=1.0)  # on a busy machine nothing is quick
 OFTEN = 8
 MASK = TensorType(Dtype.BOOL, (3,))
-WIDE = TensorType(Dtype.FLOAT64, (10_000,))
+LARGE = TensorType(Dtype.FLOAT64, (90_000,))
+WIDE = TensorType(Dtype.FLOAT64, (140_000,))  # more than a message holds
 
 
 def naming(program: Program, *inputs: np.ndarray, **output) -> pb.EvaluateRequest:
@@ -65,7 +68,9 @@ def backwards() -> bytes:
     return b"".join(pb.EvaluateRequest(**part).SerializeToString() for part in parts)
 
 
-def teach(inline: Inline, message: bytes, times: int = OFTEN, program: Program | None = None) -> bytes:
+def teach(
+    inline: Inline, message: bytes, times: int = OFTEN, program: Program | None = None, prediction: Prediction | None = None
+) -> bytes:
     """Have a worker answer a request again and again, and return its answer."""
     worker = Worker(ServerConfig())
     program = program or product()
@@ -74,7 +79,7 @@ def teach(inline: Inline, message: bytes, times: int = OFTEN, program: Program |
         answer = worker.answer(Frame(Kind.EVALUATE, (b"id", message, stored)))
         assert answer.kind is Kind.RESULT
         response = bytes(answer.parts[1])
-        inline.learn(message, program.digest, stored, response, answer.prediction)
+        inline.learn(message, program.digest, stored, response, prediction or answer.prediction)
     return response
 
 
@@ -186,6 +191,59 @@ def ask(channel: grpc.Channel, message: bytes) -> bytes | tuple[str, str]:
 
         found = decode_status(rpc_status.from_call(error))
         return type(found).__name__, found.message
+
+
+@pytest.mark.parametrize(
+    ("size", "predicted_s", "is_tried"), [(3, 1e-4, True), (3, 2e-4, False), (10**5, 1e-3, True), (10**5, 2e-3, False)]
+)
+def test_what_is_carried_longer_than_it_takes_is_tried(size, predicted_s, is_tried):
+    async def scenario(inline: Inline) -> None:
+        program = product(TensorType(Dtype.FLOAT64, (size,)))
+        message = naming(program, np.ones(size)).SerializeToString()
+        for _ in range(OFTEN):
+            inline.learn(message, program.digest, b"", message, Prediction(predicted_s, 0))
+        assert bool(inline._compiling) == is_tried
+
+    learning(scenario, ServerConfig())
+
+
+@pytest.mark.parametrize(("taken_s", "is_quick"), [(5e-4, True), (9e-4, False)])
+def test_what_is_found_to_take_longer_than_to_be_carried_stays_with_the_workers(monkeypatch, taken_s, is_quick):
+    clock = itertools.count()
+    monkeypatch.setattr("gradwire_server.inline.time", types.SimpleNamespace(thread_time=lambda: taken_s * next(clock)))
+
+    async def scenario(inline: Inline) -> None:
+        x = np.linspace(0.0, 1.0, 90_000)
+        message = naming(product(LARGE), x).SerializeToString()
+        response = teach(inline, message, program=product(LARGE), prediction=Prediction(5e-4, 0))
+        await decided(inline)
+        tiny = inline.find(message)
+        assert (tiny is not None) == is_quick
+        if tiny is not None:
+            assert tiny.answer(memoryview(message)) == tiny.answer(message) == b"".join(tiny.pieces(message))
+            assert tiny.response_bytes == len(response)
+            found = pb.EvaluateResponse.FromString(tiny.answer(message)).results[0].results[0].dense
+            np.testing.assert_allclose(np.frombuffer(found.data), np.sin(x) * x, rtol=1e-14)
+
+    learning(scenario, ServerConfig())
+
+
+def test_a_turn_of_the_event_loop_that_is_used_up_is_left_to_others():
+    async def scenario() -> None:
+        turn = Turn()
+        turn.spend(1e-4)
+        assert not turn.is_over
+        turn.spend(1.0)
+        assert turn.is_over
+        seen: list[str] = []
+        asyncio.get_running_loop().call_soon(seen.append, "other")
+        await turn.come()
+        assert seen == ["other"]
+        assert not turn.is_over
+        turn.spend(1e-4)
+        assert not turn.is_over
+
+    asyncio.run(scenario())
 
 
 def test_answers_and_errors_are_the_same_inline_and_not():

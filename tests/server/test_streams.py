@@ -33,7 +33,7 @@ from gradwire_server.chunks import CHUNK_BYTES, Arriving, Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.idle import Idle, let_go
-from gradwire_server.inline import Tiny
+from gradwire_server.inline import Tiny, Turn
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.parts import encode_part, parse
 from gradwire_server.quotas import Quotas
@@ -91,11 +91,13 @@ class Quick:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
 
-    def answer(self, message: bytes) -> bytes:
+    response_bytes = len(QUICK)
+
+    def pieces(self, message: bytes | memoryview) -> list[bytes | memoryview]:
         self.desk.quick_count += 1
         if self.desk.fails:
             raise errors.ArgumentError("needed to work, got told not to")
-        return message
+        return [message[:1], message[1:]]
 
 
 class Desk:
@@ -109,6 +111,7 @@ class Desk:
         self.quick_count = 0
         self.fails = False
         self.cancelled: list[str] = []
+        self.turn = Turn()
 
     def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
         assert identity == ANONYMOUS
@@ -570,13 +573,47 @@ def test_more_joined_messages_than_are_taken_are_refused_before_any_is_looked_at
 
 def test_a_long_message_of_what_is_answered_at_once_lets_others_have_their_turn(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(
+        "gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: next(clock), perf_counter=lambda: 0.0)
+    )
 
     async def scenario(pipe, _desk, _gate, _running):
         pipe.join(*(asks(id, "quick") for id in range(1, 6)))
         assert [ids(await pipe.receive()) for _ in range(3)] == [[1, 2], [3, 4], [5]]
 
     session(scenario, joined_count=100)
+
+
+def test_a_used_up_turn_is_left_to_others_between_requests_of_one_message(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(
+        "gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: next(clock))
+    )
+
+    async def scenario(pipe, desk, _gate, _running):
+        turns: list[int] = []
+
+        async def other() -> None:
+            while True:
+                turns.append(desk.quick_count)
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        pipe.join(*(asks(id, "quick") for id in range(1, 5)))
+        assert ids(await pipe.receive()) == [1, 2, 3, 4]
+        task.cancel()
+        assert {1, 2, 3} <= set(turns), "each took longer than a turn"
+
+    session(scenario, joined_count=100)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+@pytest.mark.parametrize("timeout_s", [0.0, 60.0])
+def test_a_large_request_is_read_where_it_came(size, timeout_s):
+    request = pb.EvaluateRequest(program_name=size * "x")
+    part = parse(pb.EvaluateStreamRequest(id=300, evaluate=request, timeout_s=timeout_s).SerializeToString())
+    assert (part.id, part.timeout_s, bytes(part.content)) == (300, timeout_s, request.SerializeToString())
+    assert isinstance(part.content, memoryview) == (size > 2**16)
 
 
 def announce(pipe: Pipe, id: int, name: str, *lengths: int, **fields) -> None:
@@ -908,7 +945,7 @@ def test_messages_are_read_as_protobuf_reads_them_or_refused():
             if kind == "chunk":
                 assert bytes(found.chunk) == content
             else:
-                assert type(getattr(read, kind)).FromString(found.content) == getattr(read, kind)
+                assert type(getattr(read, kind)).FromString(bytes(found.content)) == getattr(read, kind)
     assert compared > 5000
 
 
