@@ -2,7 +2,8 @@
 
 A task is admitted by what it is predicted to take: the seconds of work that waits before it, and the bytes of all that waits and
 runs. It then waits for a worker (`waiting` says in which order), is sent to it, and is answered. Tasks of one key that wait are
-sent together, and evaluated as one where that is faster; nobody waits for others to come.
+sent together, and evaluated as one where that is faster; nobody waits for others to come. Where a task takes hardly longer than to
+ask a worker, those that come in the same turn of the event loop are sent together too, though other workers are idle.
 
 Everything that can end a call ends its task: a deadline or a cancelled call takes a waiting task out at once, and kills the
 worker of a running one, for no Python code in it could be trusted to stop; of tasks that run together, the last to be given up
@@ -47,6 +48,7 @@ _LOSS_COUNT = 16
 _SHORT_MEMORY_S = 1.0
 _REFUSED_S = 0.003  # much shorter than it takes a queue to have room again
 _BATCH_BYTES = 2**22
+_BRIEF_S = 2e-4  # not much longer than it takes to ask a worker anything
 _EVALUATIONS = (Kind.EVALUATE, Kind.EVALUATE_IN_CHUNKS)
 _NAMED_PARTS = 2  # of a task that brings no program
 _KEY_COUNT = 4096
@@ -113,6 +115,7 @@ class WorkerPool:
         self._admitted_bytes = 0
         self._last_short_s = float("-inf")
         self._next_look: asyncio.TimerHandle | None = None
+        self._next_dispatch: asyncio.Handle | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._closed = False
         self._told_length = 0
@@ -155,8 +158,9 @@ class WorkerPool:
     async def close(self) -> None:
         """End all workers; tasks that still wait fail with WorkerLostError."""
         self._closed = True
-        if self._next_look is not None:
-            self._next_look.cancel()
+        for handle in (self._next_look, self._next_dispatch):
+            if handle is not None:
+                handle.cancel()
         busy = [*self._keepers, *self._recoveries, *((self._watcher,) if self._watcher is not None else ())]
         for task in busy:
             task.cancel()
@@ -191,7 +195,10 @@ class WorkerPool:
         self._admitted_bytes += size
         try:
             async with asyncio.timeout(timeout_s):
-                self._dispatch()
+                if item.is_brief and self._idle:
+                    self._dispatch_soon()
+                else:
+                    self._dispatch()
                 return await item.answer
         except TimeoutError:
             raise _late(timeout_s) from None
@@ -208,14 +215,21 @@ class WorkerPool:
         now_s = loop.time()
         expected = self._costs.expect(key, cost)
         item = Waiting(task, key, expected, now_s, loop.create_future(), is_alone=not expected.is_stackable)
+        item.is_brief = expected.is_stackable and expected.seconds <= _BRIEF_S
         self._waiting.queue_up(item)
-        if not self._idle or (item.is_long and not self._may_start_long()):
+        if not self._has_worker_for(item):
             self._check_room(item, timeout_s)
         self._check_bytes(item.expected.peak_bytes)
         if not item.is_long:
             self._last_short_s = now_s
         self._waiting.put(item)
         return item
+
+    def _has_worker_for(self, item: Waiting) -> bool:
+        """Tell whether a task is sent at once, or with others of this turn of the event loop, so that it needs no room."""
+        if self._next_dispatch is not None and not (item.is_brief and len(self._waiting) < self._config.max_batch_count):
+            self._dispatch()  # so that nobody counts on the same worker
+        return bool(self._idle) and not (item.is_long and not self._may_start_long())
 
     def _find_key(self, task: Frame) -> bytes | None:
         """Return what tasks that ask the same of other numbers have in common: a number for each skeleton of their messages."""
@@ -281,8 +295,16 @@ class WorkerPool:
             text = f"pool: needed at most {allowed} predicted bytes in all, got {total}; retry after a moment"
             raise OverloadedError(text, allowed=allowed, given=total)
 
+    def _dispatch_soon(self) -> None:
+        """Send what waits once all that came in this turn of the event loop is there, so that what is alike goes together."""
+        if self._next_dispatch is None:
+            self._next_dispatch = asyncio.get_running_loop().call_soon(self._dispatch)
+
     def _dispatch(self) -> None:
         """Send what waits to workers that are idle."""
+        if self._next_dispatch is not None:
+            self._next_dispatch.cancel()
+            self._next_dispatch = None
         while self._idle and len(self._waiting):
             item = self._waiting.pop(may_be_long=self._waiting.may_have_long and self._may_start_long())
             if item is None:

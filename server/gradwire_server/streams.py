@@ -4,7 +4,8 @@
 
 The reader holds a request back while as many are under way as may be, so that flow control holds the caller back. A request
 is under way until its answer is written: so a caller that does not read is held back too, and the outbox is bounded. What is
-answered at once is written before anything else is waited for, and in a moment in any case: others have their turn then.
+answered at once is written before anything else is waited for, and in a moment in any case: others have their turn then. Answers
+of one turn of the event loop are joined; none waits for more.
 """
 
 from __future__ import annotations
@@ -375,7 +376,8 @@ class Session:
             arriving.close(is_read=is_answered)
 
     async def _send(self, id: int, answer: Answer) -> None:
-        if not (answer.segments or self._is_writing or self._outbox):
+        has_company = self._under_way > 1 and self._call.joined_count > 1  # which may be answered in this turn of the event loop
+        if not (answer.segments or self._is_writing or self._outbox or has_company):
             self._running.pop(id, None)
             await self._write_alone(encode_part(id, ANSWER, answer.response))
             return

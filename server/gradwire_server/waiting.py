@@ -40,6 +40,7 @@ class Waiting:
         ended_count: how many workers it has ended.
         lost_count: how many of its workers were ended by something else.
         is_alone: whether it must be evaluated alone.
+        is_brief: whether it takes hardly longer than to ask a worker.
         due_s: when it should be done by.
     """
 
@@ -51,6 +52,7 @@ class Waiting:
     ended_count: int = 0
     lost_count: int = 0
     is_alone: bool = False
+    is_brief: bool = False
     due_s: float = field(init=False)
     number: int = field(init=False)
 

@@ -439,6 +439,65 @@ async def test_tasks_that_are_alike_and_wait_go_together(pool):
     assert sorted(sent) == [1, 1, 5]
 
 
+@contextmanager
+def all_brief(pool: WorkerPool) -> Iterator[list[int]]:
+    """Have all tasks that can go together count as brief; give the numbers of tasks that are sent together."""
+    sent: list[int] = []
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        intercepted(pool, lambda _, task: sent.append(len(split_frame(task)) if task.kind is Kind.BATCH else 1)),
+    ):
+        patch.setattr(pool_module, "_BRIEF_S", 100.0)
+        yield sent
+
+
+@with_pool(workers=2, spare_workers=0)
+async def test_brief_tasks_that_come_in_one_turn_go_together_though_other_workers_are_idle(pool):
+    await warm_up(pool)
+    with all_brief(pool) as sent:
+        answers = await asyncio.gather(*(pool.run(numbered(number), PATIENCE_S) for number in range(4)))
+        for number, answer in enumerate(answers):
+            assert_is(answer, number)
+        assert_is(await pool.run(numbered(7), PATIENCE_S), 7)
+    assert sent == [4, 1]
+
+
+@with_pool(workers=2, spare_workers=0)
+async def test_tasks_that_take_longer_are_sent_at_once_to_workers_that_are_idle(pool):
+    await warm_up(pool)
+    with pytest.MonkeyPatch.context() as patch, all_brief(pool) as sent:
+        patch.setattr(pool_module, "_BRIEF_S", 0.0)
+        await asyncio.gather(*(pool.run(numbered(number), PATIENCE_S) for number in range(2)))
+    assert sent[:2] == [1, 1]
+
+
+@with_pool(workers=1, spare_workers=0, max_batch_count=2, queue_count=2)
+async def test_tasks_that_are_about_to_be_sent_count_on_no_worker_twice(pool):
+    await warm_up(pool)
+    with all_brief(pool) as sent:
+        found = await asyncio.gather(*(pool.run(numbered(number), PATIENCE_S) for number in range(5)), return_exceptions=True)
+        assert [isinstance(answer, OverloadedError) for answer in found] == [False] * 4 + [True]
+        tasks = [pool.run(task, PATIENCE_S) for task in (numbered(1), QUICK, QUICK, QUICK)]
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(answer, OverloadedError) for answer in found] == [False] * 3 + [True]
+    assert sent == [2, 2, 1, 1, 1]
+
+
+@with_pool(workers=1, spare_workers=0)
+async def test_a_task_given_up_before_it_is_sent_is_not_sent(pool):
+    await warm_up(pool)
+    with all_brief(pool) as sent:
+        task = asyncio.create_task(pool.run(numbered(1), PATIENCE_S))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        assert sent in ([], [1]), "it may have been on its way"
+        assert_is(await pool.run(numbered(2), PATIENCE_S), 2)
+    assert pool.queue_length == 0
+
+
 @with_pool(workers=1, spare_workers=0, max_batch_count=2)
 async def test_no_more_go_together_than_may(pool):
     await warm_up(pool)
