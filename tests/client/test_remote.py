@@ -17,6 +17,7 @@ import pytest
 
 import gradwire as gw
 from gradwire_core import errors
+from gradwire_proto import joined
 from gradwire_proto.evaluation import encode_result
 from gradwire_proto.status import encode_status
 from gradwire_proto.tensor import decode_tensor, tensor_hash, tensor_name
@@ -128,6 +129,26 @@ class Fake:
     def stop(self):
         self.held.set()
         self.server.stop(None).wait()
+
+
+class JoiningFake(Fake):
+    """One that reads joined requests, and joins the answers to them.
+
+    Attributes:
+        joined: how many requests came in each message.
+    """
+
+    def __init__(self):
+        self.joined = []
+        super().__init__()
+
+    def evaluate_stream(self, requests, context):
+        assert int(dict(context.invocation_metadata())[joined.KEY]) > 1
+        context.send_initial_metadata([(joined.KEY, "8")])
+        for message in requests:
+            parts = message.joined or (message,)
+            self.joined.append(len(parts))
+            yield pb.EvaluateStreamResponse(joined=super().evaluate_stream(iter(parts), context))
 
 
 @pytest.fixture
@@ -487,6 +508,36 @@ async def test_a_map_is_awaited(fake):
         fake.refusals = [errors.ShapeError("here: needed this, got that; do so")]
         with pytest.raises(gw.ShapeError):
             _ = [item async for item in client.map(np.square, [X, X], in_flight=5)]
+
+
+async def test_what_waits_at_the_same_time_goes_as_one_and_is_answered_each_by_itself():
+    fake = JoiningFake()
+    try:
+        async with gw.AsyncClient(fake.address) as client:
+            square = client.evaluate(np.square)
+            np.testing.assert_array_equal(await square(X), X**2)
+            found = await asyncio.gather(*(square(X + step) for step in range(20)))
+            np.testing.assert_array_equal(found, [(X + step) ** 2 for step in range(20)])
+            assert max(fake.joined) == 8, "as many as the server takes"
+            fake.refusals = [errors.ShapeError("here: needed this, got that; do so")]
+            found = await asyncio.gather(*(square(X + step) for step in range(20)), return_exceptions=True)
+            assert [isinstance(item, gw.ShapeError) for item in found].count(True) == 1
+    finally:
+        fake.stop()
+
+
+def test_threads_and_maps_share_a_stream_whose_messages_are_joined():
+    fake = JoiningFake()
+    try:
+        with gw.connect(fake.address) as client, concurrent.futures.ThreadPoolExecutor(8) as threads:
+            found = list(client.map(np.square, [X + step for step in range(50)], in_flight=20))
+            np.testing.assert_array_equal(found, [(X + step) ** 2 for step in range(50)])
+            square = client.evaluate(np.square)
+            found = list(threads.map(lambda step: square(X + step), range(50)))
+            np.testing.assert_array_equal(found, [(X + step) ** 2 for step in range(50)])
+        assert sum(fake.joined) == 100
+    finally:
+        fake.stop()
 
 
 # -- processes -----------------------------------------------------------------------------------------------------------------
