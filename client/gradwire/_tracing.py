@@ -21,6 +21,7 @@ from gradwire._guards import watch
 from gradwire._nest import Branch, Structure, flatten, static_values, unflatten_call
 from gradwire._watch import Watch
 from gradwire_core.builder import Builder, Value
+from gradwire_core.collecting import collecting_later
 from gradwire_core.errors import ArgumentError, DtypeError, GradwireError, TracingError
 from gradwire_core.program import Program
 from gradwire_core.types import Array, Dtype, TensorType
@@ -91,7 +92,8 @@ def trace(
     name = name_of(function)
     seen = _structures_of(function, tuple(input_types))
     keeps_structure = len(seen) <= VERSION_LIMIT
-    with Builder(captures_arrays=True, keeps_structure=keeps_structure, declares_zeros=declares_zeros).tracing() as builder:
+    opened = Builder(captures_arrays=True, keeps_structure=keeps_structure, declares_zeros=declares_zeros)
+    with collecting_later(), opened.tracing() as builder:
         inputs = [builder.input(item) for item in input_types]
         args, kwargs = unflatten_call(arguments, inputs)
         try:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import itertools
 import math
 import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +25,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from gradwire_core.builder import Builder, Value
+from gradwire_core.collecting import collecting_later
 from gradwire_core.derived import Derived, Reading, Spec, find, keep
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
 from gradwire_core.executor import NO_ROOM, Executor, Runner, run_tape
@@ -54,7 +54,6 @@ LONG_SECONDS = 0.02
 """What takes longer to derive is kept in a folder, where there is one."""
 LEAST_EQUATIONS = 32
 """What is derived of shorter programs within another is not looked for."""
-MANY_RECORDS = 50_000
 FREE_BYTES = 2**24
 """So many bytes an evaluation by terms may take, also where the way that was chosen takes fewer."""
 
@@ -137,7 +136,7 @@ def compile(
         ShapeError: outputs need inputs of different shapes, or a transform meets a wrong one.
         NotDifferentiableError: a derivative of or in integers.
     """
-    with _collecting_later():
+    with collecting_later():
         derived = _derive_or_find(program, outputs, plans)
         given = (reproducible, tier, chooser, max_peak_bytes)
         found = Executable(derived, len(program.inputs), *given)
@@ -194,7 +193,7 @@ class _ByTerms:
     def get(self) -> Executable:
         """Return the executable; threads that ask at once may compile it twice, to the same."""
         if self._made is None:
-            with preferring(BY_TERMS), _collecting_later():
+            with preferring(BY_TERMS), collecting_later():
                 derived = _derive_outputs(self.program, self.outputs)
             given = (self.reproducible, self.tier, self.chooser, self.max_peak_bytes)
             self._made = Executable(derived, len(self.program.inputs), *given)
@@ -204,21 +203,6 @@ class _ByTerms:
     def nbytes(self) -> int:
         """An estimate of the memory that keeping what was compiled takes."""
         return 0 if self._made is None else self._made.nbytes
-
-
-@contextlib.contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Put garbage collection off for a block that makes many records and no cycles: walking them again and again takes a third."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            if gc.get_count()[0] > MANY_RECORDS and not gc.get_freeze_count():
-                gc.freeze()  # and so they count as old, without a walk over all of them now
-                gc.unfreeze()
-            gc.enable()
 
 
 def _derive_part(program: Program, output: Output) -> _Part:

@@ -1,5 +1,6 @@
 """What tracing takes, and what it says of what it does not take."""
 
+import gc
 import re
 import threading
 from pathlib import Path
@@ -180,3 +181,20 @@ def test_a_deep_chain_is_traced_and_differentiated_without_recursion():
 
     assert np.isfinite(gw.grad(chain)(0.5))
     assert np.isfinite(gw.grad(doubling)(1e-30))
+
+
+def test_garbage_is_collected_after_tracing():
+    seen = []
+
+    def function(x):
+        seen.append(gc.isenabled())
+        if len(seen) > 1:
+            raise RuntimeError
+        return np.sin(x)
+
+    gw.trace(function, X)
+    assert gc.isenabled()
+    with pytest.raises(RuntimeError):
+        gw.trace(function, X)
+    assert gc.isenabled()
+    assert seen == [False, False]

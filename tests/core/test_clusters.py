@@ -199,6 +199,30 @@ def test_buffers_are_used_again() -> None:
     assert block.nbytes <= 8 * 8 * blocks.LENGTH
 
 
+def test_a_block_is_written_once_for_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    make = blocks.make_function
+    monkeypatch.setattr(blocks, "make_function", lambda *given: written.append(given) or make(*given))
+    (body,) = clusters(trace(elementwise, floats(300_001)))
+    x = np.linspace(0.1, 1.0, 300_001)
+    written.clear()
+    one, other = blocks.Blocks(body), blocks.Blocks(body)
+    for found, expected in zip(one(x), other(x), strict=True):
+        assert same_bits(found, expected)
+    assert one._block((blocks.LENGTH,)) is not other._block((blocks.LENGTH,))
+    assert not written
+
+
+def test_a_block_that_repeats_a_number_is_written_for_each_shape() -> None:
+    program = trace(lambda x, y: np.sin(np.broadcast_to(y, x.shape)) * x + x, floats(300_001), floats())
+    (body,) = clusters(program)
+    assert blocks._write_first(body, frozenset()).is_shaped
+    x, y = np.linspace(0.1, 1.0, 300_001), np.asarray(3.0)
+    assert blocks._write(body, (7,)).buffers == blocks._write_anew(body, (7,), ()).buffers
+    for found, expected in zip(Executor(plan(find_clusters(program)))(x, y), interpret(program, [x, y]), strict=True):
+        assert same_bits(found, expected)
+
+
 def test_finding_clusters_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "LEAST_BYTES", 0)
 

@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from gradwire_core import engine
+from gradwire_core import collecting, engine
 from gradwire_core.builder import Builder, Value
 from gradwire_core.check import check_program
 from gradwire_core.engine import ExecutableCache, Output, derive
@@ -324,7 +324,7 @@ def test_a_cached_call_costs_little_more_than_numpy_by_hand() -> None:
 
 
 def test_the_collector_is_left_as_it_was(monkeypatch):
-    monkeypatch.setattr(engine, "MANY_RECORDS", -1)
+    monkeypatch.setattr(collecting, "MANY_RECORDS", -1)
     program = trace(lambda x: np.sum(np.sin(x)), floats(3))
     engine.compile(program, [GRAD])
     assert gc.isenabled()

@@ -556,3 +556,31 @@ def test_broadcasts_cost_where_they_are_made():
     read = overhead(lambda x: np.sin(np.broadcast_to(x, (4, 3)))) - overhead(np.sin)
     made = overhead(lambda x: np.cumsum(np.broadcast_to(x, (4, 3)), 0)) - overhead(lambda x: np.cumsum(x, 0))
     assert made > read > 0
+
+
+def test_no_pattern_is_found_where_colours_have_nothing_to_spare():
+    def rotated(q):
+        x, y = q[0], q[1]
+        for place in range(2, 16):
+            x, y = np.cos(q[place]) * x - np.sin(q[place]) * y, np.sin(q[place]) * x + np.cos(q[place]) * y
+        return np.stack([x, y * x])
+
+    program = gw.trace(rotated, np.ones(16))
+    found = Differential(linearize_checked(program, (0,)))
+    with recording() as choices:
+        jacobian(program)
+    (choice,) = choices
+    predictions = dict(choice.predictions)
+    for direction in ("forward", "reverse"):
+        dense, coloured = predictions[f"dense {direction}"], predictions[f"coloured {direction}"]
+        assert not dense.is_bound
+        assert coloured.is_bound
+        given = {"is_forward": direction == "forward"}
+        spared = found.sweep_cost(max(found.shape), **given).seconds - found.sweep_cost(1, **given).seconds
+        assert dense.seconds - spared <= coloured.seconds <= dense.seconds
+
+
+def test_colours_are_looked_at_first_where_they_may_spare_much():
+    (choice, _) = choice_of(tridiagonal, rng.normal(size=3000))
+    assert choice.chosen.startswith(("coloured", "structured"))
+    assert all(cost.is_bound for name, cost in choice.predictions if name.startswith("dense"))

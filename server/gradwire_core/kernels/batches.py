@@ -62,6 +62,8 @@ def bind_batch(equation: Equation) -> Columns:
 def find_batches(program: Program) -> Program:
     """Return the program with its batches as equations; itself where there are none."""
     for lanes in _find_lanes(program):
+        if not _has_wide_samples(program, lanes):
+            continue
         merged: dict[Equation, Equation] = {}
         search = Search(program, lanes)
         uses = _count_uses(program)
@@ -83,6 +85,12 @@ def _find_lanes(program: Program) -> list[Shape]:
             for lanes in _lanes_of(result.type):
                 counts[lanes] += result.type.size
     return [lanes for lanes, _ in counts.most_common(MOST_TRIALS)]
+
+
+def _has_wide_samples(program: Program, lanes: Shape) -> bool:
+    """Whether a sample may be more than one number: else all is elementwise, and columns are arrays as they are."""
+    shapes = {item.type.shape for equation in program.equations for item in (*equation.operands, *equation.results)}
+    return any(shape and shape != lanes for shape in shapes)
 
 
 @functools.lru_cache(maxsize=4096)

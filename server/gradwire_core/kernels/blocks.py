@@ -99,12 +99,14 @@ class _Block:
         run: computes it; returns the parts of what is summed over all blocks.
         buffers: their types.
         expressions: those that numexpr computes.
+        is_shaped: whether it is for one shape only, and not for others with buffers of theirs.
         spare: buffers, and what computes expressions, that no call has.
     """
 
     run: Callable[..., tuple[Any, ...]]
     buffers: tuple[TensorType, ...]
     expressions: tuple[Equation, ...]
+    is_shaped: bool = False
     spare: list[list[Any]] = field(default_factory=list)
 
     def take(self) -> list[Any]:
@@ -114,6 +116,10 @@ class _Block:
         except IndexError:
             buffers = [np.empty(type.shape, type.dtype.numpy) for type in self.buffers]
             return [*buffers, *map(expressions.compile_expression, self.expressions)]
+
+    def over(self, shape: Shape) -> _Block:
+        """Return it for another shape, with buffers of its own."""
+        return _Block(self.run, tuple([type.with_shape(shape) for type in self.buffers]), self.expressions)
 
     @property
     def nbytes(self) -> int:
@@ -131,6 +137,7 @@ class _Writing:
         self._lines: list[str] = []
         self._buffers: list[TensorType] = []
         self._expressions: list[Equation] = []
+        self._is_shaped = False
         self._free: dict[TensorType, list[str]] = {}
         self._owned: dict[Operand, tuple[TensorType, str]] = {}
         self._targets: dict[Operand, str] = {}
@@ -159,7 +166,7 @@ class _Writing:
         arguments += [f"b{place}" for place in range(len(self._buffers))]
         arguments += [f"e{place}" for place in range(len(self._expressions))]
         run = make_function(", ".join(arguments), self._lines, {**self._bound, "copyto": np.copyto})
-        return _Block(run, tuple(self._buffers), tuple(self._expressions))
+        return _Block(run, tuple(self._buffers), tuple(self._expressions), self._is_shaped)
 
     def _last_uses(self, narrow: Sequence[tuple[Operand, ...]]) -> dict[Operand, int]:
         last: dict[Operand, int] = dict.fromkeys(self._program.outputs, len(narrow))
@@ -191,6 +198,7 @@ class _Writing:
             self._release(dying)
         else:
             bound = functools.partial(kernel, **equation.params) if equation.params else kernel
+            self._is_shaped = self._is_shaped or bool(equation.params)
             self._names[result] = f"v{len(self._names)}"
             self._lines.append(f"{self._names[result]} = {self._bind(bound)}({given})")
             self._release(dying)
@@ -238,6 +246,17 @@ class _Writing:
 
 def _write(body: Program, shape: Shape, given: Collection[str] = ()) -> _Block:
     """Return a block of a shape, with what is given to numexpr unless it needs more buffers so."""
+    found = _write_first(body, frozenset(given))
+    return _write_anew(body, shape, given) if found.is_shaped else found.over(shape)
+
+
+@functools.lru_cache(maxsize=32)
+def _write_first(body: Program, given: frozenset[str]) -> _Block:
+    """Return a block of some shape: most serve others as well, with other buffers."""
+    return _write_anew(body, (LENGTH,), given)
+
+
+def _write_anew(body: Program, shape: Shape, given: Collection[str]) -> _Block:
     is_written = [bool(output.type.shape) for output in body.outputs]
     block = _block_of(body, shape)
     plain = _Writing(block, is_written).write(is_written)

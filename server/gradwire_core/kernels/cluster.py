@@ -8,7 +8,8 @@ place. The bits are those of the body, but for the order of the sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.kernels.batches import find_batches
@@ -46,19 +47,27 @@ def plan_clustered(program: Program, *, reproducible: bool = False, choices: Seq
         choices: the choices made for its derivatives, for the report.
         threads: so many may share a cluster.
     """
-    batched = find_batches(program)
-    ways = [(find_clusters(program, threads), 0)]
-    if batched is not program:
-        ways.insert(0, (find_clusters(batched, threads), FREE_BYTES))
+    planned = functools.partial(plan, reproducible=reproducible, choices=choices)
+    least_bytes = sum(type.nbytes for type in (*program.input_types, *program.output_types))
     plain: Plan | None = None
-    for merged, free_bytes in ways:
-        if merged is program:
-            break
-        found = plan(merged, reproducible=reproducible, choices=choices)
-        plain = plain or plan(program, reproducible=reproducible, choices=choices)
+    for merged, free_bytes in _find_ways(program, threads):
+        found = planned(merged)
+        if found.peak_bytes <= least_bytes * MOST_GROWTH + free_bytes:  # and so less than the plan of the program itself allows
+            return found
+        plain = plain or planned(program)
         if found.peak_bytes <= plain.peak_bytes * MOST_GROWTH + free_bytes:
             return found
-    return plain or plan(program, reproducible=reproducible, choices=choices)
+    return plain or planned(program)
+
+
+def _find_ways(program: Program, threads: int) -> Iterator[tuple[Program, int]]:
+    """Yield the program with its batches and clusters, then with its clusters alone, and how many bytes more each may take."""
+    batched = find_batches(program)
+    if batched is not program:
+        yield find_clusters(batched, threads), FREE_BYTES
+    merged = find_clusters(program, threads)
+    if merged is not program:
+        yield merged, 0
 
 
 def find_clusters(program: Program, threads: int = 1) -> Program:

@@ -6,6 +6,7 @@ two ways, and promise nothing.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -39,6 +40,7 @@ ELIMINATION_SECONDS = 3.2e-10
 MATRIX_SECONDS = 2.5e-7
 
 
+@functools.cache
 def element_seconds(name: str) -> float:
     """Return the predicted seconds of an operation on one number of a column; 0 for a function."""
     return SLOWER.get(name, 0.0 if _is_function(name) else ELEMENT_SECONDS)

@@ -84,6 +84,7 @@ class Differential:
         result_cost: what it costs to write the result, once it is computed.
         row_starts: where each output starts among the rows, and at last how many rows there are.
         column_starts: where each input starts among the columns, and at last how many columns there are.
+        dense_costs: what all columns (True) and all rows (False) were found to cost, once that is built, of many equations.
 
     It remembers what products cost, how far terms were accumulated, and the limit that forward terms were above.
     """
@@ -94,6 +95,7 @@ class Differential:
     result_cost: Cost = field(default=Cost(), init=False)
     row_starts: list[int] = field(init=False)
     column_starts: list[int] = field(init=False)
+    dense_costs: dict[bool, Cost] = field(default_factory=dict, init=False)
     _sweeps: dict[tuple[int, bool], Cost] = field(default_factory=dict, init=False)
     _accumulations: dict[str, _Accumulation] = field(default_factory=dict, init=False)
     _too_little: float = field(default=0.0, init=False)
@@ -497,8 +499,16 @@ class _Compression:
         """Return the way: if the pattern is known, it is certain."""
         pattern, effort = self.found.known_pattern, len(self.found.linear.equations) * COLOURS_EFFORT
         if pattern is None or pattern.nnz == 0:
-            return Way(name, partial(self.swept, 1), self.build, effort=effort)
-        return Way(name, partial(self.swept, self.fewest(pattern)), self.build, is_certain=True, effort=effort)
+            return Way(name, partial(self._least, 1), self.build, effort=effort)
+        return Way(name, partial(self._least, self.fewest(pattern)), self.build, is_certain=True, effort=effort)
+
+    def _least(self, count: int) -> Cost:
+        """Return what so many colours cost at least; where all columns, or rows, are built, what they do, less what fewer spare."""
+        least, dense = self.swept(count), self.found.dense_costs.get(self.is_forward)
+        if dense is None:
+            return least
+        spared = self.swept(self.found.shape[self.is_forward]).seconds - least.seconds
+        return max(least, replace(dense, work=dense.work - spared), key=lambda cost: cost.seconds)
 
     def build(self, limit: float) -> tuple[Built | None, Cost] | None:
         pattern = self.found.pattern
@@ -515,6 +525,17 @@ class _Compression:
         return (None, outputs), self.found.price(outputs)
 
 
+def swept_ways(found: Differential, coloured: Sequence[Way[Built]], dense: Sequence[Way[Built]]) -> list[Way[Built]]:
+    """Return the ways by colours and those by all columns or rows, in the order in which they are best looked at.
+
+    Where one column costs nearly what all do, as calls take longer than what they compute, colours have little to spare: what all
+    cost then tells that no pattern need be found. Ways of few equations are all soon compared.
+    """
+    one, most = [_swept(found, count, is_forward=True).seconds for count in (1, max(found.shape))]
+    has_little_to_spare = not found.has_few and most <= strategy.ENOUGH * one
+    return [*dense, *coloured] if has_little_to_spare else [*coloured, *dense]
+
+
 def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], list[Value]]) -> list[Way[Built]]:
     """Return the ways by all columns, or all rows.
 
@@ -528,7 +549,10 @@ def dense_ways(found: Differential, outputs_of: Callable[[list[Value], bool], li
     def way(name: str, count: int, evaluate: Callable[[], list[Value]], *, is_forward: bool) -> Way[Built]:
         def build(limit: float) -> tuple[Built | None, Cost]:
             outputs = outputs_of(evaluate(), is_forward)
-            return (None, outputs), found.price(outputs)
+            cost = found.price(outputs)
+            if not found.has_few:
+                found.dense_costs[is_forward] = cost
+            return (None, outputs), cost
 
         def least() -> Cost:
             cost = _swept(found, count, is_forward=is_forward)

@@ -34,6 +34,7 @@ from gradwire_core.transforms.differential import (
     entry_dtype,
     linearize_checked,
     structured_ways,
+    swept_ways,
 )
 from gradwire_core.transforms.grad import check_scalar, grad
 from gradwire_core.transforms.linearize import Linearized
@@ -181,7 +182,7 @@ def _dense_program(found: Differential) -> Program:
     found.result_cost = written(sum(type.nbytes for type in types))
     ways = structured_ways(found, by_terms)
     if min(found.shape) > 1 and not found.is_diagonal:
-        ways += [*coloured_ways(found, by_colours), *dense_ways(found, by_sweeps)]
+        ways += swept_ways(found, coloured_ways(found, by_colours), dense_ways(found, by_sweeps))
     _, outputs = choose(found.name, ways, found.floor, found.ceiling if len(ways) > 1 else math.inf)
     return found.builder.build(outputs)
 
