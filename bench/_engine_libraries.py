@@ -34,6 +34,7 @@ class Library(NamedTuple):
         jacobian: `jacobian(function, argnums)`.
         prepare: a derived function and its arrays as a call; a new one has to be traced, derived and compiled anew.
         evaluate: a function that is not derived, before it is prepared.
+        scan: `scan(step, init, None, length)`, a loop.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Library(NamedTuple):
     jacobian: Function | None
     prepare: Callable[[Function, Sequence[np.ndarray]], Callable[[], Any]]
     evaluate: Function = lambda function: function
+    scan: Function | None = None
 
 
 def _names(module: Any, **others: Any) -> Any:
@@ -60,7 +62,7 @@ def in_gradwire() -> Library:
     backend = Embedded()
     names = _names(np, erf=_fixed(scipy.special.erf), solve_triangular=_fixed(_solve_here))
     call = lambda function, arrays: lambda: function(*arrays)
-    return Library("gradwire", names, backend.grad, backend.vmap, backend.jacobian, call, backend.evaluate)
+    return Library("gradwire", names, backend.grad, backend.vmap, backend.jacobian, call, backend.evaluate, gw.scan)
 
 
 def _solve_here(a: Any, b: Any) -> Any:
@@ -70,7 +72,8 @@ def _solve_here(a: Any, b: Any) -> Any:
 def in_jax() -> Library:
     solve = lambda a, b: jax.scipy.linalg.solve_triangular(a, b, lower=True)
     names = _names(jax.numpy, erf=_fixed(jax.scipy.special.erf), solve_triangular=_fixed(solve))
-    return Library("jax.jit", names, jax.grad, jax.vmap, jax.jacfwd, lambda function, arrays: jitted(function, *arrays))
+    call = lambda function, arrays: jitted(function, *arrays)
+    return Library("jax.jit", names, jax.grad, jax.vmap, jax.jacfwd, call, scan=jax.lax.scan)
 
 
 def in_torch() -> Library:

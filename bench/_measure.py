@@ -128,11 +128,13 @@ def settle(call: Callable[[], object], most_s: float = SETTLING_S) -> None:
         call()
 
 
-def options(title: str) -> argparse.Namespace:
-    """Read the command line."""
+def options(title: str, **folders: str) -> argparse.Namespace:
+    """Read the command line; `folders` names further options that take a path, with their help."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--only", default="", help="run only the groups of workloads whose name contains this")
+    for name, text in folders.items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
     return parser.parse_args()
 
 

@@ -20,8 +20,8 @@ TICKS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def ratios(path: Path) -> dict[str, float]:
-    """Return the ratio of each workload."""
-    return {item["workload"]: item["ratio"] for item in json.loads(path.read_text())["results"]}
+    """Return the ratio of each workload that counts."""
+    return {item["workload"]: item["ratio"] for item in json.loads(path.read_text())["results"] if item["counts"]}
 
 
 def draw(compiled: dict[str, float], plain: dict[str, float]) -> plt.Figure:

@@ -5,6 +5,7 @@ largest element (1e-5 in float32) before anything is timed. Warm: medians of pro
 program to its first answer (traced, derived, planned, compiled, run), less a warm call, when everything else is loaded and warm.
 
     python bench/engine.py --only kepler --json figures.json    # one group of workloads; groups: GROUPS, and those of FIGURES
+    python bench/engine.py --all folder                         # what docs/performance.md says: tables and picture
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from _measure import ROUND_MS, SLOW_MS, THREADS, first_call, options, settle, time_once, time_warm  # isort: skip  # sets threads first
 from _peers import flat_arrays, versions  # isort: skip  # limits the peers' threads before they are imported
 
+import gc
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _engine_cold import Cold
 from _engine_libraries import LIBRARIES, MISSING, autograd, in_gradwire
+from _engine_tables import tables
 from _engine_workloads import GROUPS, Workload, chain, kepler
 
 import gradwire as gw
 from gradwire_core.engine import Output, compile
+from gradwire_core.kernels.floats import COMPILING_CALLS
 from gradwire_core.plans import Plans
 from gradwire_core.transforms import Transform
 
@@ -50,9 +57,12 @@ class Result:
         cold_ms: what the first answer to a new program takes beyond a warm call, by library.
         ratio: gradwire over the fastest library; hand-written NumPy is none.
         hand_ratio: gradwire over NumPy by hand.
-        cold_ratio: gradwire's cold cost over that of jax.jit; None where that is not measured.
+        jax_cold_ms: what it takes for jax.jit; None where that is not measured.
+        is_bound: whether it takes that at least, and was ended then.
+        cold_ratio: gradwire's cold cost over that of jax.jit.
         gradient_ratio: the gradient over the value, both by gradwire; None where there is no such value.
         bound: the wanted gradient_ratio.
+        counts: whether the means are also of it.
     """
 
     workload: str
@@ -60,9 +70,12 @@ class Result:
     cold_ms: dict[str, float]
     ratio: float | None
     hand_ratio: float
+    jax_cold_ms: float | None
+    is_bound: bool
     cold_ratio: float | None
     gradient_ratio: float | None
     bound: float
+    counts: bool
 
     @property
     def fastest(self) -> str:
@@ -140,16 +153,21 @@ def measure(workload: Workload) -> Result:
     value = warm.pop("value", None)
     beyond = {name: max(cold[name] - warm[name], 0.0) for name in cold}
     peers = [spent for name, spent in warm.items() if name not in (OURS, HAND)]
-    jax_cold = [beyond[name] for name in beyond if name.startswith("jax")]
+    jax_cold = Cold(beyond["jax.jit"], is_bound=False) if "jax.jit" in beyond else None
+    if workload.jax_cold is not None:
+        jax_cold = workload.jax_cold()
     return Result(
         workload.name,
         warm,
         beyond,
         warm[OURS] / min(peers) if peers else None,
         warm[OURS] / warm[HAND],
-        beyond[OURS] / min(jax_cold) if jax_cold else None,
+        None if jax_cold is None else jax_cold.ms,
+        jax_cold is not None and jax_cold.is_bound,
+        None if jax_cold is None else beyond[OURS] / jax_cold.ms,
         None if value is None else warm[OURS] / value,
         workload.bound,
+        workload.counts,
     )
 
 
@@ -202,23 +220,19 @@ def chain_of(length: int) -> Callable[[Any], Any]:
 
 
 def growth() -> Iterator[Figure]:
-    """How costs grow with equations and with elements."""
-    cold, warm, each = {}, {}, 0.0
-    for length in (100, 1000, 10_000, 100_000):
-        x = np.linspace(0.5, 1.0, 3)
-        program, spent = first_call(lambda length=length, x=x: gw.trace(chain_of(length), x))
-        executable, more = first_call(lambda program=program: compile(program, [Output((Transform("grad", (0,)),))]))
-        count = len(executable.plan.steps)
-        executable.run([x])
-        cold[count], warm[count] = (
-            spent + more,
-            statistics.median([time_once(lambda run=executable.run, x=x: run([x]), 1) for _ in range(9)]),
-        )
-        each = cold[count] / count * 1e3
+    """How costs grow with equations, from 10^2 to 10^6, and with elements, from 10^2 to 10^7."""
+    cold, warm, held = {}, {}, 0.0
+    x = np.linspace(0.5, 1.0, 3)
+    for length in (30, 300, 3000, 30_000, 285_714):  # whose gradients have about 3.5 times as many equations
+        runs = [_grown(length, x) for _ in range(3 if length < 100_000 else 1)]
+        count, _, _, held = runs[-1]
+        cold[count], warm[count] = min(run[1] for run in runs), min(run[2] for run in runs)
     note = lambda times: "ms: " + ", ".join(f"{count:,}: {spent:.3g}" for count, spent in times.items())
-    yield Figure("compile time, microseconds an equation of the gradient", each, 100.0, f"at {max(cold):,} equations")
+    each = max(spent / count for count, spent in cold.items() if count >= MANY) * 1e3
+    yield Figure("compile time, microseconds an equation of the gradient, the most", each, 100.0, f"from {MANY:,} equations on")
     yield Figure("compile time by equations: exponent", slope(cold), 1.05, note(cold))
     yield Figure("warm time by equations: exponent", slope(warm), 1.05, note(warm))
+    yield Figure("memory of a compiled gradient, bytes an equation", held, MOST_BYTES, f"resident, at {max(cold):,} equations")
     library, by_size = in_gradwire(), {}
     derived = library.grad(lambda x: np.sum(np.sin(x) * np.exp(-0.5 * (x * x))))
     for power in range(2, 8):
@@ -229,11 +243,36 @@ def growth() -> Iterator[Figure]:
     yield Figure("warm time by elements: exponent", slope(by_size), 1.05, note(by_size))
 
 
+MANY = 10_000
+MOST_BYTES = 3000.0
+"""What the engine counts an equation as, in a cache of executables."""
+
+
+def _grown(length: int, x: np.ndarray) -> tuple[int, float, float, float]:
+    """Return the equations of the gradient of a chain, the milliseconds of compiling and of a call, and the bytes an equation."""
+    gc.collect()
+    before = _resident_bytes()
+    program, spent = first_call(lambda: gw.trace(chain_of(length), x))
+    executable, more = first_call(lambda: compile(program, [Output((Transform("grad", (0,)),))]))
+    call = lambda: executable.run([x])
+    held = _resident_bytes() - before
+    for _ in range(COMPILING_CALLS + 2):
+        call()
+    warm = statistics.median([time_once(call, 1) for _ in range(9)])
+    count = len(executable.plan.steps)
+    return count, spent + more, warm, held / count
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
 def on_disk() -> Iterator[Figure]:
     """The first answer of a process that finds in a folder what another one derived, over that of one that does not."""
     with tempfile.TemporaryDirectory() as folder:
         plans = Plans(Path(folder), 2**30)
-        for workload in (*kepler(), *chain()):
+        for workload in [item for item in (*kepler(), *chain()) if item.counts]:
             traced = gw.trace(workload.value(in_gradwire()), *workload.arrays)
             inputs, outputs = [*workload.arrays], [Output((Transform("grad", (0,)),))]
             run = lambda kept, traced=traced, inputs=inputs, outputs=outputs: compile(traced, outputs, plans=kept).run(inputs)
@@ -273,15 +312,17 @@ def show(results: list[Result], figures: list[Figure]) -> None:
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for item in results:
         warm = {name.split(",")[0]: spent for name, spent in item.warm_ms.items()}
-        jax_cold = [spent for name, spent in item.cold_ms.items() if name.startswith("jax")]
         cells = [item.workload, *[_number(warm.get(name)) for name in columns], f"{_number(item.ratio)} ({item.fastest})"]
-        cells += [_number(item.hand_ratio), _number(item.cold_ms[OURS]), _number(jax_cold[0] if jax_cold else None)]
-        cells += [_number(item.cold_ratio), _number(item.gradient_ratio)]
+        cells += [_number(item.hand_ratio), _number(item.cold_ms[OURS])]
+        more, less = ("> ", "< ") if item.is_bound else ("", "")
+        cells += [more + _number(item.jax_cold_ms), less + _number(item.cold_ratio)]
+        cells.append(_number(item.gradient_ratio))
         print("| " + " | ".join(cells) + " |")
-    ratios = [item.ratio for item in results if item.ratio is not None]
+    counted = [item for item in results if item.counts]
+    ratios = [item.ratio for item in counted if item.ratio is not None]
     if ratios:
         print(f"\ngeometric mean over the fastest library: {mean_of(ratios):.3g} (<= 1.0), the worst {max(ratios):.3g} (<= 2.0)")
-        print(f"geometric mean over NumPy by hand: {mean_of([item.hand_ratio for item in results]):.3g}")
+        print(f"geometric mean over NumPy by hand: {mean_of([item.hand_ratio for item in counted]):.3g}")
         colds = [item.cold_ratio for item in results if item.cold_ratio is not None]
         print(f"cold cost over that of jax.jit: the worst {max(colds, default=float('nan')):.3g} (<= 0.1)")
     if figures:
@@ -324,8 +365,26 @@ def run(only: str) -> tuple[list[Result], list[Figure], list[str]]:
     return results, figures, failed
 
 
+def run_all(folder: Path) -> None:
+    """Run everything with and without machine code, each in a process of its own, and write the figures, tables and the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / "with.json", folder / "without.json"
+    for path, settings in zip(paths, ({}, {"GRADWIRE_NATIVE": "no"}), strict=True):
+        print(f"-- {path} {settings or ''}", flush=True)
+        subprocess.run([sys.executable, __file__, "--json", str(path)], env=os.environ | settings, check=True)
+    (folder / "tables.md").write_text(tables(*[json.loads(path.read_text()) for path in paths]))
+    print(f"wrote {folder / 'tables.md'}", flush=True)
+    drawing = Path(__file__).with_name("_plot.py")
+    subprocess.run([sys.executable, str(drawing), *map(str, paths), str(folder / "performance.svg")], check=False)
+
+
 def main() -> None:
-    chosen = options("engine")
+    chosen = options(
+        "engine", all="run all with and without machine code, and write figures, tables and the picture to this folder"
+    )
+    if chosen.all:
+        run_all(chosen.all)
+        return
     for name in MISSING:
         print(f"missing peer: {name} is not installed and left out")
     began = time.perf_counter()

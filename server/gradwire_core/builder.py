@@ -83,6 +83,7 @@ class Builder:
         self._captured: dict[Any, Value] = {}
         self._captured_inputs: list[Var] = []
         self._literals: dict[Any, Literal] = {}
+        self._numbers: dict[Any, Value] = {}
         self._shared: dict[Any, tuple[Value, ...]] = {}
         self._producers: dict[Operand, Equation] = {}
         self._captures_arrays = captures_arrays
@@ -102,6 +103,16 @@ class Builder:
         var = Var(type)
         self.inputs.append(var)
         return Value(self, var)
+
+    def number(self, number: Any, dtype: np.dtype[Any]) -> Value:
+        """Return a Python number as a constant; one that was met before is found by its value."""
+        key = (number, type(number), dtype)
+        found = self._numbers.get(key)
+        if found is None:
+            found = self.literal(np.asarray(number, dtype))
+            if number and type(number) is not complex:  # a zero, or one in a part, may have another sign
+                self._numbers[key] = found
+        return found
 
     def literal(self, array: Any) -> Value:
         """Return a constant; equal constants are one."""
@@ -204,13 +215,17 @@ class Builder:
                 check_bounds(primitive.name, type)
         if _are_literals(operands) and self._is_foldable(operands, types):
             return self._fold(primitive, operands, params)
-        return self._add(Equation(primitive, operands, params, tuple([Var(type) for type in types])))
+        results = (Var(types[0]),) if len(types) == 1 else tuple([Var(type) for type in types])
+        return self._add(Equation(primitive, operands, params, results))
 
     def _add(self, equation: Equation) -> tuple[Value, ...]:
         self.equations.append(equation)
-        for var in equation.results:
-            self._producers[var] = equation
-        return tuple([Value(self, var) for var in equation.results])
+        results = equation.results
+        if len(results) == 1:
+            self._producers[results[0]] = equation
+            return (Value(self, results[0]),)
+        self._producers.update(dict.fromkeys(results, equation))
+        return tuple([Value(self, var) for var in results])
 
     def _is_foldable(self, operands: tuple[Operand, ...], types: tuple[TensorType, ...]) -> bool:
         """Whether an equation over literals is computed at once: a small one; what repeats its operands takes no memory unbuilt."""

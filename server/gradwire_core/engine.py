@@ -31,6 +31,7 @@ from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeErr
 from gradwire_core.executor import NO_ROOM, Executor, Runner, run_tape
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import plan_clustered
+from gradwire_core.kernels.tape import expand
 from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Plan
@@ -269,7 +270,7 @@ class Executable:
 
     Attributes:
         plan: how it runs; `plan.flops` and `plan.peak_bytes` are known beforehand, and printing it gives a report. Where a tape
-            was found in a folder it is made when first asked for.
+            runs it is made when first asked for.
         program: the joint program of all outputs.
         input_types: the types of the inputs.
         seed_types: for each output, the types of its tangents or cotangents.
@@ -300,12 +301,23 @@ class Executable:
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._seed_counts = [len(types) for types in self.seed_types]
-        tape = derived.tape
-        if tape is None:
-            executor = Executor(self._make_plan(), tier, chooser)
-            self.plan = executor.plan
-        self._execute: Runner = executor if tape is None else run_tape(tape, lambda: self.plan, None if reproducible else tier)
+        self._execute = self._make_runner(None if reproducible else tier, chooser)
         self.by_terms: _ByTerms | None = None
+
+    def _make_runner(self, tier: Tier | None, chooser: Chooser | None) -> Runner:
+        """Return what runs it; of a tape no plan is needed for that."""
+        tape = self._derived.tape
+        if tape is None and not self._max_peak_bytes:
+            tape = expand(self._derived.make_program())
+        if tape is not None:
+            return run_tape(tape, lambda: self.plan, tier, self._settle)
+        executor = Executor(self._make_plan(), tier, chooser)
+        self.plan = executor.plan
+        return executor
+
+    def _settle(self, run: Runner) -> None:
+        """Have what was found to be the fastest run from now on."""
+        self._execute = run
 
     @cached_property
     def plan(self) -> Plan:

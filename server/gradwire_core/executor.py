@@ -1,7 +1,7 @@
 """Execution: a plan becomes straight-line Python over NumPy calls, once; running it is those calls and little else.
 
 The source is made of our own templates and integer names alone: no text of a program enters it. A long plan is cut into chunks over
-a list of slots; at first a loop runs them, and each further call compiles one, so that a program that runs a few times never waits
+a list of slots; at first a loop runs them, and each further call compiles some, so a program that runs a few times never waits
 for the compiler. Threads may share an executor: nothing that a call computes is kept.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import operator
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from gradwire_core.kernels.batches import BATCH, bind_batch
 from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
-from gradwire_core.kernels.floats import Floats
+from gradwire_core.kernels.floats import COMPILING_CALLS, Floats
 from gradwire_core.kernels.fusion import is_promising
 from gradwire_core.kernels.numbers import MACHINE, Contest
 from gradwire_core.kernels.source import make_function
@@ -413,6 +414,7 @@ class _Chunks:
         self._chunks: list[Callable[[list[Any]], Any]] = [functools.partial(_play, self._tape(tape)) for tape in tapes]
         self._waiting = tapes
         self._calls = 0
+        self._share = math.ceil(len(self._chunks) / COMPILING_CALLS)
 
     def run(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs."""
@@ -421,19 +423,26 @@ class _Chunks:
             slots[place] = slots[place][()]
         for chunk in self._chunks:
             chunk(slots)
-        if self._calls <= len(self._chunks):
+        if (self._calls - 1) * self._share < len(self._chunks):
             self._compile_next()
         return tuple([finish(slots[place]) for place, finish in self._finishes])
 
     def _compile_next(self) -> None:
-        """Compile one chunk more, from the second call on; two threads may compile the same one, with the same result."""
-        number = self._calls - 1
+        """Compile some chunks more, from the second call on; two threads may compile the same ones, with the same result."""
+        first = (self._calls - 1) * self._share
         self._calls += 1
-        if 0 <= number < len(self._chunks):
-            bound = {f"k{index}": kernel for index, kernel in enumerate(self._kernels.bound)}
-            lines = _lines(self._waiting[number], lambda slot: f"s[{self._place(slot)}]", self._kernels)
-            self._chunks[number] = make_function("s", lines, bound)
-            self._waiting[number] = ()
+        if first >= 0:
+            for number in range(first, min(first + self._share, len(self._chunks))):
+                self._compile_one(number)
+
+    def _compile_one(self, number: int) -> None:
+        steps = self._waiting[number]
+        if not steps:  # another thread was faster
+            return
+        bound = {f"k{index}": kernel for index, kernel in enumerate(self._kernels.bound)}
+        lines = _lines(steps, lambda slot: f"s[{self._place(slot)}]", self._kernels)
+        self._chunks[number] = make_function("s", lines, bound)
+        self._waiting[number] = ()
 
     def _place(self, slot: int) -> int:
         return slot if slot >= 0 else self._slot_count + ~slot

@@ -336,6 +336,23 @@ def test_large_constants_are_neither_folded_nor_repeated():
     assert not isinstance(np.broadcast_to(small, (5, 3)).operand, Literal)
 
 
+def test_equal_numbers_are_one_constant_and_signs_of_zeros_are_kept():
+    builder = Builder()
+    dtype = np.dtype(np.float64)
+    for number in (0.5, 1, True, float("nan"), float("inf"), 2.0 + 1.0j):
+        one, other = [builder.number(number, np.dtype(type(number))).operand for _ in range(2)]
+        assert one is other
+        assert np.array_equal(one.value, np.asarray(number), equal_nan=True)
+    for number in (0.0, -0.0, 0.0):
+        literal = builder.number(number, dtype).operand
+        assert np.signbit(literal.value) == np.signbit(number)
+    for number in (complex(0.0, 1.0), complex(-0.0, 1.0)):
+        literal = builder.number(number, np.dtype(complex)).operand
+        assert np.signbit(literal.value.real) == np.signbit(number.real)
+    assert builder.number(1, dtype).operand is not builder.number(True, np.dtype(bool)).operand
+    assert builder.number(1.5, np.dtype(np.float32)).type.dtype is Dtype.FLOAT32
+
+
 def test_literals_do_not_change_with_the_array_they_were_made_of():
     array = np.ones(3)
     builder = Builder()

@@ -353,3 +353,18 @@ def test_a_program_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
     executable.run([np.ones(1000)])
     assert executable.array_types == ((TensorType(Dtype.FLOAT64, (1000,)),),)
     assert len(planned) == 1
+
+
+def test_numbers_run_before_they_are_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    whole = engine.plan_clustered
+    monkeypatch.setattr(engine, "plan_clustered", lambda program, **given: planned.append(program) or whole(program, **given))
+    program = trace(lambda x: np.sum(np.sin(x) * x), floats(3))
+    executable = engine.compile(program, [VALUE])
+    x = np.array([0.1, 0.2, 0.3])
+    assert executable.run([x])[0][0] == np.sum(np.sin(x) * x)
+    assert not planned
+    assert executable.plan.peak_bytes > 0
+    assert executable.plan is executable.plan
+    assert len(planned) == 1
+    assert executable.program is executable.plan.program

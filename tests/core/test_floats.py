@@ -244,13 +244,50 @@ def test_the_gradient_of_an_unrolled_loop_is_floats() -> None:
 
     program = trace(end, of_shape(2))
     executable = compile(program, [Output((Transform("grad", (0,)),))])
-    run = executable._execute._run
+    run = executable._execute
     assert isinstance(run, Floats)
     x, step = np.array([0.3, 0.1]), 1e-6
     differences = [
         (interpret(program, [x + step * row])[0] - interpret(program, [x - step * row])[0]) / (2 * step) for row in np.eye(2)
     ]
     np.testing.assert_allclose(executable.run([x])[0][0], differences, rtol=1e-8)
+
+
+def test_a_share_of_the_chunks_is_compiled_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floats, "STRAIGHT", 0)
+    monkeypatch.setattr(floats, "CHUNK", 4)
+    monkeypatch.setattr(floats, "COMPILING_CALLS", 3)
+    written = []
+    make = floats.make_function
+    monkeypatch.setattr(floats, "make_function", lambda *given: written.append(given) or make(*given))
+
+    def chain(x: Value) -> Value:
+        for _ in range(20):
+            x = np.sin(x) * 0.5
+        return x
+
+    program = trace(chain, of_shape())
+    tape = expand(program)
+    assert tape is not None
+    run, x = floats._Chunks(tape).run, np.asarray(0.7)
+    expected = interpret(program, [x])
+    counts = []
+    for _ in range(6):
+        assert same_bits(run(x)[0], expected[0])
+        counts.append(len(written))
+    assert counts == [0, 4, 8, 10, 10, 10]
+
+
+def test_chunks_that_threads_compile_at_once_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floats, "STRAIGHT", 0)
+    monkeypatch.setattr(floats, "CHUNK", 4)
+    tape = expand(trace(lambda x: np.sin(np.sin(np.sin(np.sin(x) * 0.5) * 0.5)), of_shape()))
+    assert tape is not None
+    chunks = floats._Chunks(tape)
+    expected = chunks.run(np.asarray(0.7))
+    for number in (0, 0, 1, 1):
+        chunks._compile_one(number)
+    assert same_bits(chunks.run(np.asarray(0.7))[0], expected[0])
 
 
 def test_the_registers_of_a_long_tape_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 """Tapes computed in Python's floats: no array between the inputs and the outputs.
 
 A short tape is compiled to one function at once. A long one is cut into chunks over a list of registers: at first a loop runs them,
-and each further call compiles one, so that a program that runs a few times never waits for the compiler. The source is made of our
+and each further call compiles some, so a program that runs a few times never waits for the compiler. The source is made of our
 own templates and integer names alone. What raises (`operations` says when) is computed by NumPy instead, from the beginning.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ Runner = Callable[..., tuple[Array, ...]]
 # Up to this many operations a tape is compiled to one function at once; a longer one is cut into chunks.
 STRAIGHT = 400
 CHUNK = 500
+# So many calls at most compile chunks, each an equal share of them.
+COMPILING_CALLS = 100
 # Expressions are nested up to this depth; the parser has a limit of its own.
 MOST_NESTED = 10
 # So many more calls may end at NaN or inf than not, before floats are no longer tried.
@@ -148,6 +151,7 @@ class _Chunks:
         self._kept = self._find_kept()
         self._chunks: list[Callable[[list[Any]], Any]] = [functools.partial(_play, self._played(chunk)) for chunk in self._waiting]
         self._calls = 0
+        self._share = math.ceil(len(self._chunks) / COMPILING_CALLS)
 
     def _share_places(self, tape: Tape) -> dict[int, int]:
         """Return where each register stands: inputs, then constants, then what is computed."""
@@ -187,24 +191,30 @@ class _Chunks:
         memory += self._spare
         for chunk in self._chunks:
             chunk(memory)
-        if self._calls <= len(self._chunks):
+        if (self._calls - 1) * self._share < len(self._chunks):
             self._compile_next()
         places = self._places
         found = [np.array([memory[places[register]] for register in registers]) for registers in self._outputs]
         return tuple([array.reshape(shape) for array, shape in zip(found, self._shapes, strict=True)])
 
     def _compile_next(self) -> None:
-        """Compile one chunk more, from the second call on; two threads may compile the same one, with the same result."""
-        number = self._calls - 1
+        """Compile some chunks more, from the second call on; two threads may compile the same ones, with the same result."""
+        first = (self._calls - 1) * self._share
         self._calls += 1
-        if 0 <= number < len(self._chunks):
-            rows, places = self._waiting[number], self._places
-            own = {register for register, _, _ in rows}
-            taken = [operand for operand in _count_uses(rows) if operand not in own]
-            lines = [f"v{operand} = s[{places[operand]}]" for operand in taken]
-            lines += _statements(rows, self._kept, lambda register: f"s[{places[register]}] = ")
-            self._chunks[number] = make_function("s", lines, _functions(rows))
-            self._waiting[number] = ()
+        if first >= 0:
+            for number in range(first, min(first + self._share, len(self._chunks))):
+                self._compile_one(number)
+
+    def _compile_one(self, number: int) -> None:
+        rows, places = self._waiting[number], self._places
+        if not rows:  # another thread was faster
+            return
+        own = {register for register, _, _ in rows}
+        taken = [operand for operand in _count_uses(rows) if operand not in own]
+        lines = [f"v{operand} = s[{places[operand]}]" for operand in taken]
+        lines += _statements(rows, self._kept, lambda register: f"s[{places[register]}] = ")
+        self._chunks[number] = make_function("s", lines, _functions(rows))
+        self._waiting[number] = ()
 
     def _played(self, rows: Sequence[Row]) -> list[_Played]:
         places, functions = self._places, _functions(rows)

@@ -137,7 +137,7 @@ class Elementwise:
         if needed == given and len(set(needed)) == 1:
             self._direct.add(Dtype.of(needed[0]))
         lifted = [
-            builder.literal(np.asarray(item, dtype)) if scalar else (item if item.dtype == dtype else convert(item, dtype))
+            builder.number(item, dtype) if scalar else (item if item.dtype == dtype else convert(item, dtype))
             for item, scalar, dtype in zip(values, scalars, needed, strict=True)
         ]
         return builder.emit(self.primitive, broadcast_values(self.__name__, lifted), NO_PARAMS)[0]

@@ -90,9 +90,10 @@ def push_forward(
     """
     known: dict[Operand, Value] = dict(zip(program.inputs, primals, strict=True))
     dots: dict[Operand, Value] = dict(seeds)
+    resolve, is_apart = builder.resolve, dots.keys().isdisjoint
     for equation in program.equations:
-        operands = [builder.resolve(operand, known) for operand in equation.operands]
-        if dots.keys().isdisjoint(equation.operands):
+        operands = [known[operand] if operand in known else resolve(operand, known) for operand in equation.operands]
+        if is_apart(equation.operands):
             known.update(zip(equation.results, builder.repeat(equation, operands), strict=True))
             continue
         given = [dots.get(operand) for operand in equation.operands]
@@ -102,9 +103,10 @@ def push_forward(
         else:
             results = builder.repeat(equation, operands)
             found = tangents_of(equation.primitive, operands, results, given, equation.params)
-        known.update(zip(equation.results, results, strict=True))
-        pairs = zip(equation.results, found, strict=True)
-        dots.update({var: dot for var, dot in pairs if dot is not None and var.type.dtype.is_inexact})
+        for var, result, dot in zip(equation.results, results, found, strict=True):
+            known[var] = result
+            if dot is not None and var.type.dtype.is_inexact:
+                dots[var] = dot
     outputs = [builder.resolve(operand, known) for operand in program.outputs]
     return outputs, [dots.get(operand) for operand in program.outputs]
 
@@ -155,6 +157,8 @@ def _joint_tangent(
 
 
 def _add_all(total: list[Value | None], part: Any) -> list[Value | None]:
+    if len(total) == 1 and total[0] is None:
+        return [part[0] if isinstance(part, tuple) else part]
     parts = part if isinstance(part, tuple) else (part,)
     return [one if other is None else other if one is None else add(one, other) for one, other in zip(total, parts, strict=True)]
 
