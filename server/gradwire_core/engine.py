@@ -8,6 +8,7 @@ and, where it took long to derive, in a folder, for other processes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
@@ -28,9 +29,10 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.collecting import collecting_later
 from gradwire_core.derived import Derived, Reading, Spec, find, keep
 from gradwire_core.errors import ArgumentError, DtypeError, LimitError, ShapeError
-from gradwire_core.executor import NO_ROOM, Executor, Runner, run_tape
+from gradwire_core.executor import Executor, Runner, run_tape
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import plan_clustered
+from gradwire_core.kernels.rooms import NO_ROOM
 from gradwire_core.kernels.tape import expand
 from gradwire_core.native.tier import Tier
 from gradwire_core.passes import run_passes
@@ -301,6 +303,7 @@ class Executable:
         self._readings = readings
         self._expected = tuple((type.dtype.numpy, type.shape) for type in types)
         self._seed_counts = [len(types) for types in self.seed_types]
+        self._kernels: list[object] = []
         self._execute = self._make_runner(None if reproducible else tier, chooser)
         self.by_terms: _ByTerms | None = None
 
@@ -315,14 +318,16 @@ class Executable:
         self.plan = executor.plan
         return executor
 
-    def _settle(self, run: Runner) -> None:
-        """Have what was found to be the fastest run from now on."""
+    def _settle(self, run: Runner, kernels: Sequence[object] | None) -> None:
+        """Have what was found to be the fastest run from now on, and the report tell its kernels, where these are others."""
         self._execute = run
+        if kernels is not None:
+            self._kernels[:] = kernels
 
     @cached_property
     def plan(self) -> Plan:
         """How it runs."""
-        return self._make_plan()
+        return dataclasses.replace(self._make_plan(), kernels=self._kernels)
 
     def _make_plan(self) -> Plan:
         choices = self._derived.choices

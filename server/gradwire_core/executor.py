@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import operator
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -24,17 +24,20 @@ from gradwire_core.kernels.batches import BATCH, bind_batch
 from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.choice import Chooser
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
+from gradwire_core.kernels.contest import Contest, Make, Settle
 from gradwire_core.kernels.floats import COMPILING_CALLS, Floats
 from gradwire_core.kernels.fusion import is_promising
-from gradwire_core.kernels.numbers import MACHINE, Contest
+from gradwire_core.kernels.numbers import MACHINE, Numbers
+from gradwire_core.kernels.rooms import NO_ROOM, Places, Room, find_rooms
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Tape, expand, is_worthwhile
-from gradwire_core.kernels.warming import Native, Warming
+from gradwire_core.kernels.warming import Fused, Native, layout_of
+from gradwire_core.native.nest import Layout
 from gradwire_core.native.tier import Tier
 from gradwire_core.ops.control import lower
 from gradwire_core.passes import run_passes
 from gradwire_core.planner import Handover, Plan, Step
-from gradwire_core.program import Equation, Params, Program
+from gradwire_core.program import Equation, Operand, Params, Program
 from gradwire_core.types import Array, Dtype, TensorType
 
 Kernel = Callable[..., Any]
@@ -43,17 +46,6 @@ Runner = Callable[..., tuple[Array, ...]]
 # Up to this many steps a plan is compiled to one function at once; a longer one is cut into chunks.
 STRAIGHT = 1000
 CHUNK = 500
-
-ROOM_BYTES = 2**20
-"""Outputs of so many bytes may be computed in memory that the caller gives."""
-
-NO_ROOM: Mapping[int, Array] = MappingProxyType({})
-
-
-class _Room(threading.local):
-    """The memory that the caller of this thread gives, by the numbers of outputs."""
-
-    arrays = NO_ROOM
 
 
 class Executor:
@@ -71,10 +63,12 @@ class Executor:
 
     def __init__(self, plan: Plan, tier: Tier | None = None, chooser: Chooser | None = None) -> None:
         kernels = _Kernels() if plan.reproducible else _Kernels(tier, chooser)
-        self._room = _Room()
-        self.rooms = frozenset(_find_rooms(plan).values())
+        self._room = Room()
+        places = itertools.chain(*_find_rooms(plan).values())
+        self.rooms = frozenset(number for number in places if number is not None)
         self._run: Runner = _compile(plan, kernels, self._settle, self._room)
-        self.plan = dataclasses.replace(plan, kernels=tuple(kernels.clusters)) if kernels.clusters else plan
+        self._kernels: list[object] = [*kernels.clusters]
+        self.plan = dataclasses.replace(plan, kernels=self._kernels)
 
     def run_into(self, room: Mapping[int, Array], *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs, some of them computed in memory that is given.
@@ -108,9 +102,11 @@ class Executor:
             text = f"take: needed indices within their axis, got one outside ({error}); correct the index"
             raise ArgumentError(text, given=error) from error
 
-    def _settle(self, run: Runner) -> None:
-        """Have what was found to be the fastest run from now on."""
+    def _settle(self, run: Runner, kernels: Sequence[object] | None) -> None:
+        """Have what was found to be the fastest run from now on, and the report tell its kernels, where these are others."""
         self._run = run
+        if kernels is not None:
+            self._kernels[:] = kernels
 
 
 # -- kernels with their params bound -------------------------------------------------------------------------------------------
@@ -204,12 +200,6 @@ def _bind_batch(equation: Equation, tier: Tier | None) -> Kernel:
     return columns if tier is None else tier.take_over_samples(columns.samples, columns)
 
 
-def _kernel_of(step: Step) -> Kernel:
-    """Return the kernel of a step by itself."""
-    kernels = _Kernels()
-    return kernels.bound[kernels.number(step)]
-
-
 def _is_scalar(equation: Equation) -> bool:
     """Whether an operator of Python computes an equation."""
     return equation.primitive.name in SCALAR_OPERATORS and _is_number(equation.operands[0].type)
@@ -275,42 +265,20 @@ class _Kernels:
         return self.clusters[-1]
 
 
-# -- memory of the caller ------------------------------------------------------------------------------------------------------
-
-NO_ROOMS: Mapping[int, int] = MappingProxyType({})
+NO_ROOMS: Mapping[int, Places] = MappingProxyType({})
 
 
-def _find_rooms(plan: Plan) -> dict[int, int]:
-    """Return the steps that take the memory of large outputs, each with the number of its output: those that can be given it."""
-    if len(plan.steps) > STRAIGHT:
-        return {}
-    makers: dict[int, int | None] = {}  # by slot, the step that took its memory, if it can be given it
-    for number, step in enumerate(plan.steps):
-        if step.target >= 0:
-            maker = makers.get(step.operands[step.target])
-        else:
-            maker = number if _can_be_given_room(step.equation) else None
-        for slot in step.results:
-            makers[slot] = maker
-    found: dict[int, int] = {}
-    for output, ((slot, how), type) in enumerate(zip(plan.outputs, plan.program.output_types, strict=True)):
-        maker = makers.get(slot) if how is not Handover.COPY and type.nbytes >= ROOM_BYTES else None
-        if maker is not None and plan.steps[maker].equation.results[0].type == type:
-            found[maker] = output
-    return found
-
-
-def _can_be_given_room(equation: Equation) -> bool:
-    """Whether the kernel of an equation takes the memory of its result by keyword, `out`."""
-    if len(equation.results) != 1 or not equation.results[0].type.shape:
-        return False
-    return equation.primitive is CLUSTER or (isinstance(equation.primitive.kernel, np.ufunc) and not equation.params)
+def _find_rooms(plan: Plan) -> Mapping[int, Places]:
+    """Return the steps that take the memory of outputs, where one function runs all of them."""
+    return find_rooms(plan) if len(plan.steps) <= STRAIGHT else NO_ROOMS
 
 
 # -- source --------------------------------------------------------------------------------------------------------------------
 
 
-def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels, rooms: Mapping[int, int] = NO_ROOMS) -> list[str]:
+def _lines(
+    steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels, rooms: Mapping[int, Places] = NO_ROOMS
+) -> list[str]:
     """Return the statements that run steps and empty slots; `name` says how a slot is written, `rooms` is of `_find_rooms`."""
     lines = []
     for number, step in enumerate(steps):
@@ -330,13 +298,14 @@ def _lines(steps: Iterable[Step], name: Callable[[int], str], kernels: _Kernels,
     return lines
 
 
-def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | None = None, room: _Room | None = None) -> Runner:
+def _compile(plan: Plan, kernels: _Kernels, settle: Settle | None = None, room: Room | None = None) -> Runner:
     """Return a plan as a function of its inputs.
 
     Args:
         plan: what to run.
         kernels: binds its kernels, and knows what compiles them where they run long.
-        settle: is given what to call from then on; None for a program that another one calls, which gives no warnings.
+        settle: is given what to call from then on, and its kernels; None for a program that another one calls, which gives no
+            warnings.
         room: the memory that a caller gives for outputs.
     """
     program, tier = plan.program, kernels.tier
@@ -346,24 +315,32 @@ def _compile(plan: Plan, kernels: _Kernels, settle: Callable[[Runner], None] | N
     run = _compile_steps(plan, kernels, room)
     if settle is not None:
         run = np.errstate(all="ignore")(run)
-    if tier is not None and settle is not None and is_promising(program):
-        return Warming(plan, run, tier, functools.partial(_compile_native, tier), _kernel_of, settle)
-    if tier is None or not is_worthwhile(program, MACHINE):
+    if tier is None:
         return run
-    return Contest(tier, lambda: expand(program, MACHINE), run, settle)
+    if settle is not None and is_promising(program):
+        return Contest(tier, run, functools.partial(_watch_for_loops, plan, run, kernels, room), settle)
+    if is_worthwhile(program, MACHINE):
+        return Contest(tier, run, _watching(run, lambda: _make_numbers(tier, expand(program, MACHINE))), settle)
+    return run
 
 
-def run_tape(
-    tape: Tape, make_plan: Callable[[], Plan], tier: Tier | None, settle: Callable[[Runner], None] | None = None
-) -> Runner:
+def run_tape(tape: Tape, make_plan: Callable[[], Plan], tier: Tier | None, settle: Settle | None = None) -> Runner:
     """Return a tape as a function of its inputs; its plan is asked for where NumPy has to compute what floats refuse."""
     floats = Floats(tape, lambda: _compile_steps(make_plan()))
-    return floats if tier is None else Contest(tier, lambda: tape, floats, settle)
+    return floats if tier is None else Contest(tier, floats, _watching(floats, lambda: _make_numbers(tier, tape)), settle)
 
 
-def _compile_native(tier: Tier, plan: Plan) -> Runner:
+def _watching(run: Runner, make: Make) -> Callable[..., tuple[tuple[Array, ...], Make]]:
+    return lambda *arrays: (run(*arrays), make)
+
+
+def _make_numbers(tier: Tier, tape: Tape | None) -> Numbers | None:
+    return None if tape is None else Numbers.of(tape, tier.compile_text)
+
+
+def _compile_native(tier: Tier, room: Room | None, plan: Plan) -> Runner:
     """Return a plan as a function of its inputs, with clusters that a tier compiles here and now."""
-    return np.errstate(all="ignore")(_compile_steps(plan, _Kernels(tier, is_native=True)))
+    return np.errstate(all="ignore")(_compile_steps(plan, _Kernels(tier, is_native=True), room))
 
 
 def _compile_whole(program: Program, tier: Tier | None) -> Runner:
@@ -371,7 +348,7 @@ def _compile_whole(program: Program, tier: Tier | None) -> Runner:
     return _compile(plan_clustered(program), _Kernels(tier))
 
 
-def _compile_steps(plan: Plan, kernels: _Kernels | None = None, room: _Room | None = None) -> Runner:
+def _compile_steps(plan: Plan, kernels: _Kernels | None = None, room: Room | None = None) -> Runner:
     """Return the steps of a plan as a function of its inputs."""
     kernels = kernels or _Kernels()
     return _compile_straight(plan, kernels, room) if len(plan.steps) <= STRAIGHT else _Chunks(plan, kernels).run
@@ -381,17 +358,17 @@ def _local(slot: int) -> str:
     return f"v{slot}" if slot >= 0 else f"c{~slot}"
 
 
-def _compile_straight(plan: Plan, kernels: _Kernels, room: _Room | None) -> Callable[..., tuple[Array, ...]]:
+def _compile_straight(plan: Plan, kernels: _Kernels, room: Room | None) -> Callable[..., tuple[Array, ...]]:
     """Return the plan as one function."""
-    rooms = {} if room is None else _find_rooms(plan)
+    rooms = NO_ROOMS if room is None else _find_rooms(plan)
     lines = [f"{_local(slot)} = {_local(slot)}[()]" for slot, type in enumerate(plan.program.input_types) if _is_number(type)]
     lines += _lines(plan.steps, _local, kernels, rooms)
     results = [_handed_over(_local(slot), finish) for slot, finish in _finishes(plan)]
     lines.append(f"return ({', '.join(results)}{',' if results else ''})")
     bound: dict[str, Any] = {f"k{index}": kernel for index, kernel in enumerate(kernels.bound)}
     bound |= {f"c{index}": literal for index, literal in enumerate(_scalars(plan.literals))}
-    if rooms:
-        bound["room"] = lambda number: None if room is None else room.arrays.get(number)
+    if room is not None:
+        bound["room"] = room.give
     arguments = ", ".join(map(_local, range(len(plan.program.inputs))))
     return make_function(arguments, lines, {**bound, **FINISHES})
 
@@ -478,6 +455,43 @@ def _play(rows: list[_Row], slots: list[Any]) -> None:
 def _scalars(literals: Sequence[Array]) -> list[Any]:
     """Return constants, numbers as NumPy scalars, on which Python's operators are fast."""
     return [array[()] if _is_number(TensorType.of(array)) else array for array in literals]
+
+
+# -- step by step ---------------------------------------------------------------------------------------------------------------
+
+
+@np.errstate(all="ignore")
+def _watch(plan: Plan, kernels: _Kernels, room: Room | None, *arrays: Array) -> tuple[tuple[Array, ...], dict[Operand, Layout]]:
+    """Return the outputs of a plan for the inputs, and how its values lie in memory, of those that are not row-major."""
+    rooms = NO_ROOMS if room is None else _find_rooms(plan)
+    layouts: dict[Operand, Layout] = {
+        var: layout_of(array) for var, array in zip(plan.program.inputs, arrays, strict=True) if not array.flags.c_contiguous
+    }
+    slots: dict[int, Any] = dict(enumerate(_scalars(arrays)))
+    slots.update((~index, literal) for index, literal in enumerate(_scalars(plan.literals)))
+    del arrays
+    for number, step in enumerate(plan.steps):
+        operands = [slots[slot] for slot in (*step.operands, *([step.operands[step.target]] if step.target >= 0 else []))]
+        given = {"out": room.give(rooms[number])} if room is not None and number in rooms else {}
+        made = kernels.bound[kernels.number(step)](*operands, **given)
+        results = made if len(step.results) > 1 else [made]
+        slots.update(zip(step.results, results, strict=True))
+        found = zip(step.equation.results, results, strict=True)
+        layouts.update((var, layout_of(array)) for var, array in found if var.type.ndim > 1 and not array.flags.c_contiguous)
+        slots.update(dict.fromkeys(step.frees))
+        del operands, given, made, results, found
+    return tuple([FINISHES[finish](slots[slot]) for slot, finish in _finishes(plan)]), layouts
+
+
+def _watch_for_loops(
+    plan: Plan, run: Runner, kernels: _Kernels, room: Room | None, *arrays: Array
+) -> tuple[tuple[Array, ...], Make]:
+    """Return the outputs of a plan for the inputs, and what makes it with compiled loops, for arrays that lie as these do."""
+    tier = kernels.tier
+    assert tier is not None
+    outputs, layouts = _watch(plan, kernels, room, *arrays)
+    build = functools.partial(_compile_native, tier, room)
+    return outputs, lambda: Fused.of(plan, run, layouts, tier, build)
 
 
 # -- outputs -------------------------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ class Plan:
         reproducible: whether every evaluation must give the same bits.
         choices: how its derivatives are computed, and why, as the report says.
         peak_step: the number of the step that reaches the peak, or the number of steps where handing over outputs does.
-        kernels: what runs its clusters, one after the other; printed, each tells how, as the report says.
+        kernels: what runs its clusters now, one after the other; printed, each tells how, as the report says.
     """
 
     program: Program
@@ -104,7 +104,7 @@ class Plan:
     reproducible: bool = False
     choices: tuple[Choice, ...] = ()
     peak_step: int = 0
-    kernels: tuple[object, ...] = ()
+    kernels: Sequence[object] = ()
 
     @property
     def literal_bytes(self) -> int:
@@ -466,7 +466,7 @@ def _report(found: Plan) -> list[str]:
         f"  constants    {show_bytes(found.literal_bytes)}",
         f"  slots        {found.slot_count}",
         *[f"  strategy     {choice}" for choice in found.choices],
-        *[f"  cluster      {kernel}" for kernel in found.kernels],
+        *[f"  kernel       {kernel}" for kernel in found.kernels],
     ]
     steps = list(enumerate(found.steps))
     if len(steps) > ROWS:

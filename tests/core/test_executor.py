@@ -19,6 +19,7 @@ from gradwire_core import executor
 from gradwire_core.builder import Builder, Value
 from gradwire_core.errors import ArgumentError
 from gradwire_core.executor import Executor
+from gradwire_core.kernels import rooms as memory
 from gradwire_core.kernels.cluster import plan_clustered
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.passes import run_passes
@@ -155,7 +156,7 @@ def test_random_programs_equal_the_interpreter(seed: int, is_long: bool, monkeyp
 @pytest.mark.parametrize("is_long", [False, True])
 @pytest.mark.parametrize("seed", range(60))
 def test_outputs_in_memory_of_the_caller_equal_the_interpreter(seed: int, is_long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "ROOM_BYTES", 1)
+    monkeypatch.setattr(memory, "ROOM_BYTES", 1)
     if is_long:
         monkeypatch.setattr(executor, "STRAIGHT", 0)
     program = random_program(seed, 40)
@@ -180,6 +181,7 @@ def test_outputs_in_memory_of_the_caller_equal_the_interpreter(seed: int, is_lon
         (lambda x: 2.0 * x, {0}),
         (lambda x: np.sin(x) * x + 1.0, {0}),
         (lambda x: (np.maximum(x, 0.5), x.T, np.sum(x), x @ x), {0}),
+        (lambda x: (np.sum(np.exp(x) * 2.0), np.exp(x) * x, np.sin(np.exp(x))), {1, 2}),
         (lambda x: x, set()),
     ],
 )

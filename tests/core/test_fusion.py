@@ -9,11 +9,10 @@ import gradwire as gw
 from gradwire_core.check import check_program
 from gradwire_core.engine import Output, compile
 from gradwire_core.errors import ArgumentError
-from gradwire_core.executor import Executor, _kernel_of
+from gradwire_core.executor import Executor, _Kernels, _watch
 from gradwire_core.kernels import fusion
 from gradwire_core.kernels.cluster import CLUSTER
 from gradwire_core.kernels.fusion import fuse, plan_fused
-from gradwire_core.kernels.warming import find_layouts
 from gradwire_core.native.loops import Loops
 from gradwire_core.native.nest import Nest
 from gradwire_core.planner import Plan, plan
@@ -49,7 +48,7 @@ def run_fused(program: Program, arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def layouts_of(program: Program, arrays):
-    return find_layouts(plan(program), arrays, _kernel_of)
+    return _watch(plan(program), _Kernels(), None, *arrays)[1]
 
 
 def gradient(function, *arrays) -> Plan:

@@ -11,12 +11,15 @@ pytest.importorskip("numba", reason='the native tier needs Numba: pip install "g
 
 import gradwire as gw
 from gradwire_core.engine import ExecutableCache, Output
-from gradwire_core.executor import Executor
+from gradwire_core.executor import Executor, run_tape
+from gradwire_core.kernels import contest as contests
 from gradwire_core.kernels import numbers
+from gradwire_core.kernels.contest import Contest
 from gradwire_core.kernels.floats import Floats
-from gradwire_core.kernels.numbers import Contest, Numbers, list_tape
+from gradwire_core.kernels.numbers import Numbers, list_tape
 from gradwire_core.kernels.tape import Tape, expand
 from gradwire_core.native import machine
+from gradwire_core.native import tier as tiers
 from gradwire_core.native.assembly import assemble
 from gradwire_core.native.tier import Tier
 
@@ -42,9 +45,9 @@ def tape(x) -> Tape:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Everything is hot after its first call, and two more decide."""
-    monkeypatch.setattr(numbers, "HOT_SECONDS", 0.0)
-    monkeypatch.setattr(numbers, "TRIALS", 2)
+    """Everything is hot after its first call, and four more decide."""
+    monkeypatch.setattr(tiers, "HOT_SECONDS", 0.0)
+    monkeypatch.setattr(contests, "TRIALS", 2)
     monkeypatch.setattr(numbers, "FEWEST_OPERATIONS", 0)
 
 
@@ -98,38 +101,37 @@ class Waiting:
 @pytest.fixture
 def clock(monkeypatch):
     found = Clock()
-    monkeypatch.setattr(numbers, "time", found)
+    monkeypatch.setattr(contests, "time", found)
     return found
 
 
-def contest(tape, x, clock, monkeypatch, floats_s, code_s):
+def contest(tape, x, clock, floats_s, code_s):
     """Return the runners of a contest that is over, and which of them stayed."""
     floats, settled, tier = Timed(Floats(tape, list), clock, floats_s), [], Waiting()
     made = Numbers.of(tape, machine.compile_here)
     code = made.run = Timed(made.run, clock, code_s)
-    monkeypatch.setattr(Numbers, "of", lambda tape, compile: made)
-    run = Contest(tier, lambda: tape, floats, settled.append)
-    (expected,) = run(x)
+    run = Contest(tier, floats, lambda *arrays: (floats(*arrays), lambda: made), lambda *found: settled.append(found))
+    expected = [run(x)[0] for _ in range(2)]
     assert not settled
     tier.work()
-    for _ in range(2):
-        np.testing.assert_array_equal(run(x)[0], expected)
-    assert (floats.count, code.count) == (1, 2)
+    expected += [run(x)[0] for _ in range(4)]
+    np.testing.assert_array_equal(expected, expected[0])
+    assert (floats.count, code.count) == (4, 2)
     run(x)
     assert len(tier.asked) == 1
     return floats, code, settled
 
 
-def test_the_faster_stays(tape, x, clock, monkeypatch):
-    floats, code, settled = contest(tape, x, clock, monkeypatch, 2e-6, 1e-6)
-    assert settled == [code]
-    assert (floats.count, code.count) == (1, 3)
+def test_the_faster_stays(tape, x, clock):
+    floats, code, settled = contest(tape, x, clock, 2e-6, 1e-6)
+    assert settled == [(code, Numbers.kernels)]
+    assert (floats.count, code.count) == (4, 3)
 
 
-def test_what_ran_before_stays_where_machine_code_is_slower(tape, x, clock, monkeypatch):
-    floats, code, settled = contest(tape, x, clock, monkeypatch, 1e-6, 2e-6)
-    assert settled == [floats]
-    assert (floats.count, code.count) == (2, 2)
+def test_what_ran_before_stays_where_machine_code_is_slower(tape, x, clock):
+    floats, code, settled = contest(tape, x, clock, 1e-6, 2e-6)
+    assert settled == [(floats, None)]
+    assert (floats.count, code.count) == (5, 2)
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
@@ -139,8 +141,9 @@ def test_what_cannot_be_compiled_stays(is_failing, tape, x):
     def fail():
         raise MemoryError
 
-    floats = Floats(tape, list)
-    run = Contest(tier, fail if is_failing else lambda: None, floats, settled.append)
+    floats, make = Floats(tape, list), fail if is_failing else lambda: None
+    run = Contest(tier, floats, lambda *arrays: (floats(*arrays), make), lambda *found: settled.append(found))
+    run(x)
     run(x)
     ((make, _),) = tier.asked
     if is_failing:
@@ -148,7 +151,7 @@ def test_what_cannot_be_compiled_stays(is_failing, tape, x):
             make()
     else:
         assert make() is None
-    assert settled == [floats]
+    assert settled == [(floats, None)]
 
 
 def test_a_tier_that_has_too_much_to_do_is_asked_again(tape, x):
@@ -158,9 +161,9 @@ def test_a_tier_that_has_too_much_to_do_is_asked_again(tape, x):
             return False
 
     tier = Busy()
-    run = Contest(tier, lambda: tape, Floats(tape, list))
-    run(x)
-    run(x)
+    run = run_tape(tape, list, tier)
+    for _ in range(4):
+        run(x)
     assert len(tier.asked) == 2
 
 
@@ -171,7 +174,8 @@ def taken_over(program, arrays, *, reproducible=False):
     """Return an executable that has run, was compiled, and ran again; and what was compiled."""
     tier = Waiting()
     found = ExecutableCache(tier=tier).get(program, [Output()], reproducible=reproducible)
-    found.run(arrays)
+    for _ in range(2):
+        found.run(arrays)
     made = tier.work()
     for _ in range(4):
         found.run(arrays)
@@ -222,9 +226,10 @@ def test_an_index_out_of_range_is_refused_as_before():
 def test_a_tier_compiles_beside_what_runs(tape, x):
     taken = threading.Event()
     tier = Tier(None)
-    run = Contest(tier, lambda: tape, Floats(tape, list))
+    run = run_tape(tape, list, tier)
     take = run._take
     run._take = lambda found: (take(found), taken.set())
+    run(x)
     (expected,) = run(x)
     assert taken.wait(PATIENCE_S)
     np.testing.assert_array_equal(run(x)[0], expected)

@@ -14,7 +14,7 @@ pytest.importorskip("numba", reason='the native tier needs Numba: pip install "g
 import gradwire as gw
 from gradwire_core.engine import ExecutableCache, Output, compile
 from gradwire_core.errors import ArgumentError
-from gradwire_core.kernels import warming
+from gradwire_core.kernels.contest import Contest
 from gradwire_core.native import compiler, tier
 from gradwire_core.native.loops import Loops
 from gradwire_core.native.tier import Tier
@@ -22,7 +22,6 @@ from gradwire_core.transforms import Transform
 from tests.core.loops_in_python import run_in_python
 
 PATIENCE_S = 120.0
-TRIAL = warming._Trial.__call__
 
 
 def cluster(x):
@@ -40,9 +39,9 @@ def x():
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """Every program is hot after its first call, and then runs by its loops."""
+    """Every program is hot after its first call, has its loops made after the second, and then runs by them."""
     monkeypatch.setattr(tier, "HOT_SECONDS", 0.0)
-    monkeypatch.setattr(warming._Trial, "__call__", lambda self, *arrays: self._runs[-1](*arrays))
+    monkeypatch.setattr(Contest, "_try", lambda self, rival, arrays: rival.run(*arrays))
 
 
 @pytest.fixture
@@ -59,13 +58,19 @@ def wait_for(is_so):
     assert is_so()
 
 
+def warmed(found, *arrays):
+    """Run an executable until its loops are asked for, and return the results."""
+    found.run(arrays)
+    return found.run(arrays)
+
+
 def counted(monkeypatch):
     """Return the calls of loops so far."""
     calls, call = [], Loops.__call__
 
-    def told(loops, *inputs):
+    def told(loops, *inputs, **given):
         calls.append(loops)
-        return call(loops, *inputs)
+        return call(loops, *inputs, **given)
 
     monkeypatch.setattr(Loops, "__call__", told)
     return calls
@@ -75,7 +80,7 @@ def counted(monkeypatch):
 def test_loops_take_over_once_they_are_compiled(x, monkeypatch):
     calls, native = counted(monkeypatch), Tier(None)
     found = compile(gw.trace(ratio, x), [Output()], tier=native)
-    ((first,),) = found.run([x])
+    ((first,),) = warmed(found, x)
     wait_for(lambda: native.is_idle)
     assert not calls
     ((second,),) = found.run([x])
@@ -105,9 +110,8 @@ def test_numpy_serves_while_the_compiler_works_and_after_it_failed(x, monkeypatc
 @pytest.mark.usefixtures("in_python")
 def test_what_has_no_clusters_is_not_compiled(x):
     native = Tier(None)
-    small, product = [compile(gw.trace(*given), [Output()], tier=native) for given in ((ratio, x[:3]), (lambda x: x @ x, x))]
-    for _ in range(3):
-        small.run([x[:3]])
+    product = compile(gw.trace(lambda x: x @ x, x), [Output()], tier=native)
+    for _ in range(4):
         product.run([x])
     assert not native.asked_count
 
@@ -117,10 +121,10 @@ def test_where_too_much_waits_it_asks_again(x, monkeypatch):
     native = Tier(None)
     found = compile(gw.trace(ratio, x), [Output()], tier=native)
     monkeypatch.setattr(tier, "MOST_WAITING", 0)
-    found.run([x])
+    warmed(found, x)
     assert not native.asked_count
     monkeypatch.setattr(tier, "MOST_WAITING", 1)
-    found.run([x])
+    warmed(found, x)
     assert native.asked_count == 1
 
 
@@ -128,7 +132,7 @@ def test_where_too_much_waits_it_asks_again(x, monkeypatch):
 def test_what_loops_leave_to_others_numpy_computes(x):
     native, angles = Tier(None), np.linspace(0.0, 1e9, 1000)
     found = compile(gw.trace(lambda x: np.sin(x) * x, x), [Output()], tier=native)
-    found.run([x])
+    warmed(found, x)
     wait_for(lambda: native.compiled_count)
     np.testing.assert_array_equal(found.run([angles])[0][0], np.sin(angles) * angles)
 
@@ -138,31 +142,10 @@ def test_declared_zeros_are_checked_as_before():
     native, mask = Tier(None), np.tri(30, dtype=np.bool_)
     program = gw.trace(lambda w, x: (gw.zeros_outside(w, mask) * 2.0) @ x, np.ones((30, 30)), np.ones(30))
     found = compile(program, [Output()], tier=native)
-    found.run([mask * 1.0, np.ones(30)])
+    warmed(found, mask * 1.0, np.ones(30))
     wait_for(lambda: native.is_idle)
     with pytest.raises(ArgumentError, match="zeros_outside"):
         found.run([np.ones((30, 30)), np.ones(30)])
-
-
-@pytest.mark.parametrize("is_first", [False, True])
-def test_of_two_ways_the_faster_stays(is_first, monkeypatch):
-    ticks = [0.0]
-
-    def taking(seconds):
-        def run(x):
-            ticks.append(ticks[-1] + seconds)
-            return (x,)
-
-        return run
-
-    monkeypatch.setattr(warming._Trial, "__call__", TRIAL)
-    monkeypatch.setattr(warming.time, "perf_counter", lambda: ticks[-1])
-    fast, slow, taken = taking(1.0), taking(2.0), []
-    trial = warming._Trial(taken.append, *((fast, slow) if is_first else (slow, fast)))
-    for _ in range(2 * warming.TRIALS):
-        assert not taken
-        trial(np.ones(3))
-    assert taken == [fast]
 
 
 def test_code_is_kept_in_a_folder(x, tmp_path):
@@ -181,7 +164,7 @@ def test_all_clusters_of_a_program_are_compiled_by_one_process(tmp_path, monkeyp
     native, x = Tier(tmp_path / "code"), np.linspace(0.0, 1.0, 900).reshape(30, 30)
     program = gw.trace(lambda x: np.exp(np.cumsum(np.exp(x * 2.0), axis=0) * 0.01) + 1.0, x)
     found = compile(program, [Output()], tier=native)
-    ((first,),) = found.run([x])
+    ((first,),) = warmed(found, x)
     wait_for(lambda: native.is_idle)
     ((second,),) = found.run([x])
     assert builds == [2]
@@ -201,7 +184,7 @@ def test_an_executable_goes_over_to_loops_but_for_one_that_must_repeat_its_bits(
     point.flags.writeable = False  # as what is decoded from a message
     native = Tier(None)
     found = ExecutableCache(tier=native).get(program, [Output()])
-    ((first,),) = found.run([point])
+    ((first,),) = warmed(found, point)
     wait_for(lambda: native.compiled_count)
     ((second,),) = found.run([point])
     assert native.compiled_count == 1
@@ -216,11 +199,44 @@ def test_a_gradient_of_slices_goes_over_to_one_pass(x, monkeypatch):
     calls, native = counted(monkeypatch), Tier(None)
     rosenbrock = lambda x: np.sum(100.0 * (x[1:] - x[:-1] ** 2) ** 2 + (1.0 - x[:-1]) ** 2)
     found = compile(gw.trace(rosenbrock, x), [Output((Transform("grad", (0,)),))], tier=native)
-    ((first,),) = found.run([x])
+    ((first,),) = warmed(found, x)
     wait_for(lambda: native.is_idle)
     ((second,),) = found.run([x])
     assert len(calls) == 1
     np.testing.assert_allclose(second, first, rtol=1e-12)
+
+
+def test_loops_compute_large_outputs_in_memory_of_the_caller():
+    x, native = np.linspace(0.0, 1.0, 500 * 300).reshape(500, 300), Tier(None)
+
+    def function(x):
+        y = np.exp(x)
+        return y * x + 1.0, np.sum(y), np.sin(y) + x
+
+    found = compile(gw.trace(function, x), [Output()], tier=native)
+    (expected,) = warmed(found, x)
+    wait_for(lambda: native.compiled_count)
+    for _ in range(2):
+        room = {number: np.full(array.shape, np.nan) for number, array in enumerate(expected) if array.ndim}
+        (results,) = found.run([x], ((),), room)
+        assert found.rooms == room.keys()
+        for number, array in enumerate(results):
+            assert array is room.get(number, array)
+            np.testing.assert_allclose(array, expected[number], rtol=1e-14)
+            assert not np.shares_memory(array, x)
+
+
+@pytest.mark.usefixtures("in_python")
+def test_loops_leave_memory_alone_that_has_another_order(x):
+    matrix = np.asfortranarray(x.reshape(40, 25))
+    body = gw.trace(lambda x: (x * x + 1.0, np.sum(x * x, axis=1)), matrix)
+    loops = Loops(body, run_in_python, ((1, 0), (1, 0)))
+    out = np.full((40, 25), np.nan), np.full(40, np.nan)
+    found = loops(matrix, out=out)
+    assert np.isnan(out[0]).all()
+    assert found[1] is out[1]
+    np.testing.assert_array_equal(found[0], matrix * matrix + 1.0)
+    np.testing.assert_allclose(found[1], np.sum(matrix * matrix, axis=1), rtol=1e-14)
 
 
 def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):

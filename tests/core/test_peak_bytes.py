@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import scipy.special
 
 import gradwire as gw
 from gradwire_core.engine import Executable, Output, compile
-from gradwire_core.executor import _compile_native, _kernel_of
+from gradwire_core.executor import _compile_native, _Kernels, _watch
+from gradwire_core.kernels import contest
 from gradwire_core.kernels.fusion import plan_fused
-from gradwire_core.kernels.warming import find_layouts
+from gradwire_core.native import tier as tiers
 from gradwire_core.native.tier import Tier
 from gradwire_core.transforms import Transform
 
@@ -104,9 +107,10 @@ def test_compiled_loops_keep_the_promise(name: str) -> None:
     pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
     function, arrays = GRADIENTS[name]
     found = compile(gw.trace(function, *arrays), [Output((Transform("grad", (0,)),))])
-    fused = plan_fused(found.plan, find_layouts(found.plan, arrays, _kernel_of))
+    _, layouts = _watch(found.plan, _Kernels(), None, *arrays)
+    fused = plan_fused(found.plan, layouts)
     assert fused is not None
-    run = _compile_native(Tier(None), fused)
+    run = _compile_native(Tier(None), None, fused)
     run(*arrays)
     gc.collect()
     tracemalloc.start()
@@ -117,6 +121,61 @@ def test_compiled_loops_keep_the_promise(name: str) -> None:
         tracemalloc.stop()
     assert peak <= fused.peak_bytes * 1.05 + 2**18
     assert peak <= found.plan.peak_bytes * 1.05 + 2**20
+
+
+class Asked(Tier):
+    """A tier that compiles when it is told to."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.asked = []
+
+    def ask_for(self, make, take):
+        self.asked.append((make, take))
+        return True
+
+    def work(self):
+        """Compile what was asked for."""
+        for make, take in self.asked:
+            take(make())
+
+
+@pytest.mark.parametrize("name", ["elementwise, in rows", "Rosenbrock", "LSTM step", "Black-Scholes", "mixture"])
+def test_no_call_takes_more_while_loops_take_over(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
+    monkeypatch.setattr(tiers, "HOT_SECONDS", 0.0)
+    function, arrays = GRADIENTS[name]
+    tier = Asked()
+    outputs = [Output(), Output((Transform("grad", (0,)),))]
+    found = compile(gw.trace(function, *arrays), outputs, tier=tier)
+    kernels = str(found.plan)
+    promised = found.plan.peak_bytes * 1.05 + 2**20
+    assert peak_of(found, arrays) <= promised
+    assert len(tier.asked) == 1
+    tier.work()
+    for _ in range(contest.TRIALS):
+        assert peak_of(found, arrays) <= promised
+    found.run(arrays)
+    assert "compiled loops" not in kernels
+
+
+def test_the_report_names_the_loops_that_took_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
+    monkeypatch.setattr(tiers, "HOT_SECONDS", 0.0)
+    ticks = itertools.accumulate(itertools.cycle([1.0, 2.0, 1.0, 1.0]))  # what runs takes 2 s, loops take 1 s
+    monkeypatch.setattr(contest, "time", types.SimpleNamespace(perf_counter=lambda: next(ticks)))
+    arrays, tier = (spread(300_000),), Asked()
+    found = compile(gw.trace(lambda x: np.exp(x) * np.sin(x) + x, *arrays), [Output()], tier=tier)
+    assert "blocks" in str(found.plan)
+    for _ in range(2):
+        found.run(arrays)
+    next(ticks), next(ticks)
+    tier.work()
+    for _ in range(2 * contest.TRIALS):
+        assert "compiled loops" not in str(found.plan)
+        found.run(arrays)
+    assert "compiled loops, 4 equations to float64[300000]" in str(found.plan)
+    assert "blocks" not in str(found.plan)
 
 
 def test_a_batch_of_jacobians_keeps_the_promise() -> None:

@@ -309,10 +309,10 @@ class Blocks:
     def __str__(self) -> str:
         return f"blocks on {self._threads} thread{'s' * (self._threads > 1)}"
 
-    def __call__(self, *operands: Array, out: Array | None = None) -> Any:
-        """Return the outputs: an array, or a tuple of them. `out` is memory for the only one, if there is but one array."""
-        new = (np.empty(type.shape, type.dtype.numpy) if type.shape else None for type in self._types)
-        results = [*new] if out is None else [out]
+    def __call__(self, *operands: Array, out: Sequence[Array | None] | Array | None = None) -> Any:
+        """Return the outputs: an array, or a list of several; `out` is memory for it, or for each of them."""
+        given = [out] if len(self._types) == 1 else out or [None] * len(self._types)
+        results = [_memory(type, array) for type, array in zip(self._types, given, strict=True)]
         written = [array for array in results if array is not None]
         length = self._length if not self._is_given or expressions.has_one_thread() else expressions.LENGTH
         split = Split(self._shape, [*zip(operands, self._cut, strict=True)], written, length)
@@ -345,3 +345,10 @@ class Blocks:
             parts.append(run(*inputs, *[array[place] for array in results], *own))
         block.spare.append(own)
         return parts
+
+
+def _memory(type: TensorType, given: Array | None) -> Array | None:
+    """Return memory for an output: what is given, else new one; None for a number."""
+    if not type.shape:
+        return None
+    return np.empty(type.shape, type.dtype.numpy) if given is None else given

@@ -8,7 +8,7 @@ Until the machine is calibrated, in the background, a cluster runs by NumPy on t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,8 @@ class Chosen:
         self._way, self._rejected = Way(), list[Way]()
         self._is_chosen = False
 
-    def __call__(self, *operands: Array, out: Array | None = None) -> Any:
-        """Return the outputs: an array, or a sequence of several. `out` is memory for the only one, if there is but one array."""
+    def __call__(self, *operands: Array, out: Sequence[Array | None] | Array | None = None) -> Any:
+        """Return the outputs: an array, or a sequence of several; `out` is memory for it, or for each of them."""
         if not self._is_chosen:
             self._choose()
         return self._run(*operands, out=out)

@@ -1,15 +1,9 @@
-"""Tapes as machine code, which takes over from Python's floats, or from NumPy's calls, where these run long.
-
-    what runs it --`HOT_SECONDS` of running--> the same, and the compiler beside it --> machine code; the same where that is slower
-
-Without the tier, or where the compiler fails, what runs it serves for ever.
-"""
+"""Tapes as machine code, which takes over from Python's floats, or from NumPy's calls, where these run long."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,15 +15,10 @@ from gradwire_core.kernels.tape import Costs, Tape
 from gradwire_core.native.assembly import Listing, assemble
 from gradwire_core.native.instructions import TEMPLATES, called
 from gradwire_core.native.machine import Code
-from gradwire_core.native.tier import Tier
 from gradwire_core.types import Array, Dtype
 
 Runner = Callable[..., tuple[Array, ...]]
 
-HOT_SECONDS = 0.1
-"""So long a program runs in all before it is compiled."""
-TRIALS = 30
-"""So many calls of machine code are compared with those before, each by the fastest."""
 FEWEST_OPERATIONS = 8
 """A call of machine code takes as long as so many operations on floats."""
 
@@ -37,81 +26,6 @@ MACHINE = Costs(operation=1.5e-9, edge=1e-8, call=6e-7, most=500_000)
 # Predicted seconds of a function of libm, and of a call for which other threads need not wait.
 FUNCTION_SECONDS = 8e-9
 LONG_SECONDS = 2e-5
-
-
-class Contest:
-    """What runs a program, and machine code that runs the same, of which the faster stays; threads may share it.
-
-    Args:
-        tier: compiles.
-        expand: returns the program as a tape; is called once, by another thread.
-        run: computes it.
-        settle: is given what is called from then on.
-    """
-
-    def __init__(
-        self, tier: Tier, expand: Callable[[], Tape | None], run: Runner, settle: Callable[[Runner], None] | None = None
-    ) -> None:
-        self._tier = tier
-        self._expand = expand
-        self._settle = settle
-        self._run = run
-        self._rival: Runner | None = None
-        self._is_asked = False
-        self._is_over = False
-        self._spent_s = 0.0
-        self._best_s = math.inf
-        self._best_rival_s = math.inf
-        self._trials = 0
-
-    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
-        """Return the outputs for the inputs."""
-        if self._is_over:
-            return self._run(*arrays)
-        rival = self._rival
-        began = time.perf_counter()
-        result = (rival or self._run)(*arrays)
-        spent = time.perf_counter() - began
-        if rival is None:
-            self._note(spent)
-        else:
-            self._try(rival, spent)
-        return result
-
-    def _note(self, spent: float) -> None:
-        """Note a call of what runs, and have it compiled when it is hot."""
-        self._best_s = min(self._best_s, spent)
-        self._spent_s += spent
-        if self._spent_s > HOT_SECONDS and not self._is_asked:
-            self._is_asked = self._tier.ask_for(self._make, self._take)
-
-    def _try(self, rival: Runner, spent: float) -> None:
-        """Note a call of machine code, and end the contest after enough of them."""
-        self._best_rival_s = min(self._best_rival_s, spent)
-        self._trials += 1
-        if self._trials >= TRIALS:
-            self._end(rival if self._best_rival_s < self._best_s else self._run)
-
-    def _make(self) -> Numbers | None:
-        found = None
-        try:
-            tape = self._expand()
-            found = None if tape is None else Numbers.of(tape, self._tier.compile_text)
-        finally:
-            if found is None:
-                self._end(self._run)
-        return found
-
-    def _take(self, numbers: Numbers) -> None:
-        self._rival = numbers.run
-
-    def _end(self, run: Runner) -> None:
-        """Have it run by this from now on."""
-        self._run = run
-        self._rival = None
-        self._is_over = True
-        if self._settle is not None:
-            self._settle(run)
 
 
 def is_compiled(tape: Tape) -> bool:
@@ -133,7 +47,10 @@ class Numbers:
 
     Attributes:
         run: returns the outputs for the inputs.
+        kernels: what it consists of.
     """
+
+    kernels = ("machine code of all operations",)
 
     def __init__(self, tape: Tape, listing: Listing, size: int, code: Code) -> None:
         self._code = code  # is freed with it

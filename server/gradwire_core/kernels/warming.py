@@ -1,100 +1,63 @@
-"""How a plan goes over to compiled loops: it runs by NumPy until it is hot, then both ways in turns, and then by the faster one.
-
-NumPy --`HOT_SECONDS` of running--> NumPy, while the tier compiles in its thread --> both in turns, `TRIALS` times --> the faster
-"""
+"""A plan whose clusters are compiled loops, and NumPy for all of it where these leave a cluster to that."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from gradwire_core.kernels.cluster import CLUSTER
 from gradwire_core.kernels.fusion import plan_fused
-from gradwire_core.native import tier as tiers
 from gradwire_core.native.loops import Loops
 from gradwire_core.native.nest import Layout, Layouts
 from gradwire_core.native.tier import Tier
-from gradwire_core.planner import Plan, Step
+from gradwire_core.planner import Plan
 from gradwire_core.program import Equation, Operand, Program
 from gradwire_core.types import Array
 
-TRIALS = 6
-"""So often each of the two ways to run a plan is timed."""
-
 Runner = Callable[..., tuple[Array, ...]]
-Kernel = Callable[..., Any]
-Take = Callable[[Runner], None]
 
 
-class Warming:
-    """Runs a plan, and has the tier compile it once it is hot; threads may share it.
+class Fused:
+    """A plan with compiled loops.
 
     Args:
         found: the plan.
-        plain: runs it by NumPy.
-        tier: compiles.
-        build: makes what runs a plan whose clusters are compiled.
-        kernel: makes what runs a step by NumPy.
-        take: called with what is to run the plan from then on.
+        run: computes it.
+        plain: computes the same by NumPy.
+
+    Attributes:
+        run: returns the outputs for the inputs.
+        kernels: of its clusters.
     """
 
-    def __init__(
-        self, found: Plan, plain: Runner, tier: Tier, build: Callable[[Plan], Runner], kernel: Callable[[Step], Kernel], take: Take
-    ) -> None:
-        self._plan = found
-        self._plain = plain
-        self._tier = tier
-        self._build = build
-        self._kernel = kernel
-        self._take = take
-        self._spent_s = 0.0
+    def __init__(self, found: Plan, run: Runner, plain: Runner) -> None:
+        self.run = _guarded(run, plain)
+        self.kernels = [f"compiled loops, {_describe(item)}" for item in found.program.equations if item.primitive is CLUSTER]
 
-    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
-        """Return the outputs for the inputs."""
-        began = time.perf_counter()
-        outputs = self._plain(*arrays)
-        self._spent_s += time.perf_counter() - began
-        if self._spent_s > tiers.HOT_SECONDS:
-            self._spent_s = 0.0  # should too much wait, it asks again after as long
-            self._take(self._plain)
-            layouts = find_layouts(self._plan, arrays, self._kernel)
-            if not self._tier.ask_for(functools.partial(self._compile, layouts), self._take):
-                self._take(self)
-        return outputs
+    @classmethod
+    def of(
+        cls, found: Plan, plain: Runner, layouts: Mapping[Operand, Layout], tier: Tier, build: Callable[[Plan], Runner]
+    ) -> Fused | None:
+        """Return a plan with its clusters compiled here and now; None where nothing is gained.
 
-    def _compile(self, layouts: Mapping[Operand, Layout]) -> _Trial | None:
-        """Return what runs the plan by loops as well; None where nothing is gained."""
-        fused = plan_fused(self._plan, layouts)
+        Args:
+            found: the plan.
+            plain: computes it by NumPy.
+            layouts: how its values lie in memory, of those that are not row-major.
+            tier: compiles.
+            build: makes what runs a plan whose clusters are compiled.
+        """
+        fused = plan_fused(found, layouts)
         if fused is None:
             return None
-        self._tier.prepare([_cluster_of(item) for item in fused.program.equations if item.primitive is CLUSTER])
-        return _Trial(self._take, self._plain, _guarded(self._build(fused), self._plain))
+        tier.prepare([_cluster_of(item) for item in fused.program.equations if item.primitive is CLUSTER])
+        return cls(fused, build(fused), plain)
 
 
-class _Trial:
-    """Runs functions that compute the same in turns, and goes over to the fastest; threads may share it."""
-
-    def __init__(self, take: Take, *runs: Runner) -> None:
-        self._take = take
-        self._runs = runs
-        self._seconds: list[list[float]] = [[] for _ in runs]
-        self._turns = itertools.count()
-
-    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
-        """Return the outputs for the inputs."""
-        place = next(self._turns) % len(self._runs)
-        began = time.perf_counter()
-        outputs = self._runs[place](*arrays)
-        self._seconds[place].append(time.perf_counter() - began)
-        if min(map(len, self._seconds)) >= TRIALS:
-            fastest = min(range(len(self._runs)), key=lambda item: min(self._seconds[item]))
-            self._take(self._runs[fastest])
-        return outputs
+def _describe(cluster: Equation) -> str:
+    body, _ = _cluster_of(cluster)
+    count = len(body.equations)
+    return f"{count} equation{'s' * (count > 1)} to {', '.join(map(str, body.output_types))}"
 
 
 class LeftToNumPyError(Exception):
@@ -114,13 +77,13 @@ class Native:
         self._loops: Loops = tier.loops(body, layouts)
         self._is_single = len(body.outputs) == 1
 
-    def __call__(self, *operands: Array) -> Any:
-        """Return the outputs: an array, or a tuple of several.
+    def __call__(self, *operands: Array, out: Sequence[Array | None] | Array | None = None) -> Any:
+        """Return the outputs: an array, or a tuple of several; `out` is memory for it, or for each of them.
 
         Raises:
             LeftToNumPyError: the loops leave it to others.
         """
-        outputs = self._loops(*operands)
+        outputs = self._loops(*operands, out=(out,) if self._is_single else out)  # type: ignore[arg-type]  # one, or several
         if outputs is None:
             raise LeftToNumPyError
         return outputs[0] if self._is_single else outputs
@@ -145,26 +108,6 @@ def _cluster_of(cluster: Equation) -> tuple[Program, Layouts]:
     return body, layouts  # type: ignore[return-value]  # tuples of tuples of integers
 
 
-@np.errstate(all="ignore")
-def find_layouts(found: Plan, arrays: Sequence[Array], kernel: Callable[[Step], Kernel]) -> dict[Operand, Layout]:
-    """Run a plan once, and return how its values lie in memory, of those that are not row-major."""
-    program = found.program
-    layouts: dict[Operand, Layout] = {
-        var: _layout(array) for var, array in zip(program.inputs, arrays, strict=True) if not array.flags.c_contiguous
-    }
-    slots: dict[int, Any] = {slot: array if array.ndim else array[()] for slot, array in enumerate(arrays)}
-    slots.update({~index: array if array.ndim else array[()] for index, array in enumerate(found.literals)})
-    for step in found.steps:
-        operands = [slots[slot] for slot in step.operands]
-        results = kernel(step)(*operands, *([operands[step.target]] if step.target >= 0 else []))
-        made = results if len(step.results) > 1 else [results]
-        for var, slot, array in zip(step.equation.results, step.results, made, strict=True):
-            slots[slot] = array
-            if var.type.ndim > 1 and not array.flags.c_contiguous:
-                layouts[var] = _layout(array)
-        slots.update(dict.fromkeys(step.frees))
-    return layouts
-
-
-def _layout(array: Array) -> Layout:
+def layout_of(array: Array) -> Layout:
+    """Return the axes of an array from the outermost in memory to the innermost."""
     return tuple(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))

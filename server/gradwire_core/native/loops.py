@@ -203,13 +203,14 @@ class Loops:
         self.source, self.signature = write(cluster, layouts)
         self._call = _calling(Nest(cluster, layouts), compile(self.source, self.signature))
 
-    def __call__(self, *inputs: Array) -> tuple[Array, ...] | None:
+    def __call__(self, *inputs: Array, out: Sequence[Array | None] | None = None) -> tuple[Array, ...] | None:
         """Return the outputs for the inputs; None where these are left to others.
 
+        `out` is row-major memory for each output, or None; it is taken by those that are row-major themselves.
         That is where an angle is larger than the functions here take, a declared zero is none, or a large operand lies otherwise in
         memory than its layout says.
         """
-        return self._call(*inputs)
+        return self._call(*inputs, out=out)
 
 
 def write(cluster: Program, layouts: Layouts = ()) -> tuple[str, str]:
@@ -246,12 +247,16 @@ def _calling(nest: Nest, run: Callable[..., int]) -> Callable[..., tuple[Array, 
         layout = nest.layout_of(output)
         shape = tuple([output.type.shape[axis] for axis in layout])
         kind = "zeros" if output in nest.sums else "empty"
-        lines.append(f"y{place} = {kind}({shape}{', bool_' if output.type.dtype is Dtype.BOOL else ''})")
-        given.append(f"y{place}" + ("" if len(shape) == 1 else ".reshape(-1)"))
         axes = tuple([layout.index(axis) for axis in range(len(layout))])
-        results.append(f"y{place}" + ("" if axes == tuple(range(len(axes))) else f".transpose({axes})"))
+        is_row_major = axes == tuple(range(len(axes)))
+        lines.append(f"y{place} = {f'None if out is None else out[{place}]' if is_row_major else None}")
+        lines.append(f"if y{place} is None: y{place} = {kind}({shape}{', bool_' if output.type.dtype is Dtype.BOOL else ''})")
+        if kind == "zeros" and is_row_major:
+            lines.append(f"else: y{place}.fill(0.0)")
+        given.append(f"y{place}" + ("" if len(shape) == 1 else ".reshape(-1)"))
+        results.append(f"y{place}" + ("" if is_row_major else f".transpose({axes})"))
     lines += [f"if run({', '.join(given)}): return None", f"return ({', '.join(results)},)"]
-    arguments = ", ".join([names[var] for var in nest.cluster.inputs])
+    arguments = ", ".join([*[names[var] for var in nest.cluster.inputs], "out=None"])
     call: Callable[..., tuple[Array, ...] | None] = compiler.make_call("\n    ".join([f"def call({arguments}):", *lines]), bound)
     return call
 
