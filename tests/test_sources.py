@@ -72,6 +72,7 @@ ALLOWED = {
     ("gradwire_core/native/compiler.py", "compile"): "the same",
     ("gradwire_core/native/compiler.py", "subprocess"): "compiles loops beside: this Python, and a file named by a digest",
     ("gradwire_core/native/machine.py", "ctypes"): "calls the machine code of texts that are checked below",
+    ("gradwire_core/native/pages.py", "ctypes"): "gives the pages of LLVM's code back",
     ("gradwire_core/native/machine.py", "subprocess"): "compiles such texts beside: this Python, and files named by a digest",
     ("gradwire_core/source.py", "compile"): "the library's own kernels, for numpy_source, which no server calls",
     ("gradwire_proto/__main__.py", "subprocess"): "runs the generator of the messages, for developers",
@@ -222,7 +223,7 @@ _WORDS = {
     "rest",
 }
 _WORDS |= {"rest", "j", "U", "largest_angle"}
-_CALLING = {"run", "row_major", "empty", "zeros", "bool_", "item", "reshape", "transpose", "flags", "num"}
+_CALLING = {"run", "row_major", "empty", "zeros", "bool_", "item", "reshape", "transpose", "flags", "num", "out", "fill"}
 
 
 def check_loops(text, words, numbered, attributes=()):

@@ -18,21 +18,28 @@ TRIM_THRESHOLD_BYTES = 512 * 2**20
 TOP_PAD_BYTES = 16 * 2**20
 """So much more is asked for at a time."""
 
+MOST_ARENAS = 2
+"""Among so many heaps a process of a server shares its threads out: each heap keeps freed memory by itself."""
+
 VARIABLES = {
     "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD_BYTES),
     "MALLOC_TOP_PAD_": str(TOP_PAD_BYTES),
+    "MALLOC_ARENA_MAX": str(MOST_ARENAS),
 }
 """What has a process that is started with them in its environment keep freed memory, from its first allocation on."""
 
 # The numbers of the parameters of mallopt(3).
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(*, in_few_arenas: bool = False) -> bool:
     """Have the process keep freed memory for arrays to come; tell whether its C library can.
 
-    It is the whole process that keeps it: `TRIM_THRESHOLD_BYTES` at most.
+    It is the whole process that keeps it: `TRIM_THRESHOLD_BYTES` at most in each of its arenas.
+
+    Args:
+        in_few_arenas: whether threads that start from now on share `MOST_ARENAS`.
     """
     if sys.platform != "linux":
         return False
@@ -40,5 +47,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library than glibc
         return False
-    settings = ((_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES), (_TOP_PAD, TOP_PAD_BYTES))
+    settings = [(_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES), (_TOP_PAD, TOP_PAD_BYTES)]
+    settings += [(_ARENA_MAX, MOST_ARENAS)] if in_few_arenas else []
     return all(mallopt(parameter, value) for parameter, value in settings)

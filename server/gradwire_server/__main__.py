@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if address:
             return probe(address)
         configure_logging(config.log_level, config.log_format)
-        keep_freed_memory()
+        keep_freed_memory(in_few_arenas=True)
         with _cache_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(dataclasses.replace(config, cache_folder=folder)))
     except ConfigError as error:

@@ -36,6 +36,8 @@ from gradwire_server.tracing import make_tracer
 _LOGGER = logging.getLogger(__name__)
 _LAST_WORDS_S = 1.0
 _LEAST_PING_INTERVAL_MS = 10_000
+_READ_AHEAD_BYTES = 2 * 2**20
+"""So much of a call gRPC reads before it is asked for; more takes memory and no less time."""
 
 
 class FrontEnd:
@@ -167,6 +169,8 @@ class FrontEnd:
             ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
             ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.lookahead_bytes", _READ_AHEAD_BYTES),
+            ("grpc.http2.bdp_probe", 0),  # else it grows to what the network takes, which on loopback has no end
         )
 
 

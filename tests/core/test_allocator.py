@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gradwire_core.allocator import VARIABLES
+from gradwire_core.allocator import MOST_ARENAS, VARIABLES
 
 PROGRAM = """
 import resource, sys
@@ -31,10 +31,36 @@ print(int(is_kept), faults() - before)
 """
 
 
-def run(*arguments, **variables):
-    command, environ = [sys.executable, "-c", PROGRAM, *arguments], os.environ | variables
+ARENAS = """
+import ctypes, sys, threading
+from gradwire_core.allocator import keep_freed_memory
+
+keep_freed_memory(in_few_arenas=len(sys.argv) > 1)
+is_full = threading.Barrier(9)
+def hold():
+    held = [bytes(10_000) for _ in range(100)]
+    is_full.wait()
+
+threads = [threading.Thread(target=hold) for _ in range(8)]
+[thread.start() for thread in threads]
+is_full.wait()
+[thread.join() for thread in threads]
+library = ctypes.CDLL(None)
+library.fdopen.restype = ctypes.c_void_p
+stream = ctypes.c_void_p(library.fdopen(1, b"w"))
+library.malloc_info(0, stream)
+library.fflush(stream)
+"""
+
+
+def run_text(program, *arguments, **variables):
+    command, environ = [sys.executable, "-c", program, *arguments], os.environ | variables
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environ)
-    return [int(word) for word in done.stdout.split()]
+    return done.stdout
+
+
+def run(*arguments, **variables):
+    return [int(word) for word in run_text(PROGRAM, *arguments, **variables).split()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other C libraries")
@@ -44,3 +70,10 @@ def test_arrays_find_the_pages_of_those_before_them():
     assert is_kept
     assert kept < 100 < usual
     assert run(**VARIABLES)[1] < 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other C libraries")
+def test_threads_share_few_arenas_where_that_is_asked_for():
+    counts = [run_text(ARENAS, *arguments, MALLOC_ARENA_MAX="8").count("<heap nr=") for arguments in ((), ("few",))]
+    assert counts[0] > counts[1] == MOST_ARENAS
+    assert run_text(ARENAS, **VARIABLES).count("<heap nr=") == MOST_ARENAS

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import gradwire as gw
 from gradwire_core.engine import ExecutableCache, Output, compile
 from gradwire_core.errors import ArgumentError
 from gradwire_core.kernels.contest import Contest
-from gradwire_core.native import compiler, tier
+from gradwire_core.native import compiler, pages, tier
 from gradwire_core.native.loops import Loops
 from gradwire_core.native.tier import Tier
 from gradwire_core.transforms import Transform
@@ -237,6 +240,20 @@ def test_loops_leave_memory_alone_that_has_another_order(x):
     assert found[1] is out[1]
     np.testing.assert_array_equal(found[0], matrix * matrix + 1.0)
     np.testing.assert_allclose(found[1], np.sum(matrix * matrix, axis=1), rtol=1e-14)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems map libraries in other ways")
+def test_the_pages_of_the_compiler_are_given_back_once_nothing_is_to_be_compiled(x):
+    def resident():
+        text = Path("/proc/self/smaps").read_text()
+        return sum(map(int, re.findall(rf" r-xp [^\n]*{pages.LIBRARY}[^\n]*\n(?:Size|\w+PageSize|\s|:|\d|kB)*Rss: +(\d+)", text)))
+
+    for _ in range(2):
+        compiled = Loops(cluster(x), compiler.compile_source)
+        before = resident()
+        assert pages.give_back_code()
+        assert resident() < before / 2
+        np.testing.assert_allclose(compiled(x)[0], x * x + 1.0, rtol=1e-15)
 
 
 def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):

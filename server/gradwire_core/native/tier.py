@@ -21,6 +21,7 @@ from gradwire_core.native import compiler, machine
 from gradwire_core.native.columns import ColumnLoops, Samples, is_written
 from gradwire_core.native.loops import Loops, write
 from gradwire_core.native.nest import Layouts
+from gradwire_core.native.pages import give_back_code
 from gradwire_core.program import Program
 
 MOST_WAITING = 64
@@ -116,6 +117,8 @@ class Tier:
                 _LOGGER.exception("a kernel was not compiled; it goes on as it is")
             finally:
                 del make, take  # and what they hold, while nothing is asked for
+                if self._waiting.empty():
+                    give_back_code()
 
     def prepare(self, clusters: Sequence[tuple[Program, Layouts]]) -> None:
         """Compile clusters with the layouts of their operands, each a program of which `Nest` has loops, in one process."""
