@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,8 +72,27 @@ class Running:
 
     @property
     def proportional_bytes(self) -> int:
-        """Memory of all its processes, what they share counted once: the sum of their proportional set sizes."""
-        return sum(proportional_bytes(pid) for pid in self.pids)
+        """Memory of its front ends and workers, what they share counted once: the sum of their proportional set sizes."""
+        return sum(proportional_bytes(pid) for pid in self.pids if b"gradwire_server" in _command_line(pid))
+
+    @property
+    def helper_bytes(self) -> int:
+        """Memory of the processes that compile and calibrate for it: the sum of their proportional set sizes."""
+        return sum(proportional_bytes(pid) for pid in self.pids if b"gradwire_core" in _command_line(pid))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether a worker has loaded what was compiled for it, and nothing is being compiled."""
+        is_loaded = any(b"libllvmlite" in _read(f"/proc/{pid}/maps") for pid in self.worker_pids)
+        return is_loaded and not self.helper_bytes
+
+    def settle(self) -> int:
+        """Wait until its memory does not grow any more, as after it has started; return that of its front ends and workers."""
+        found = [0]
+        while len(found) < 2 or found[-1] > found[-2] + 2**18:
+            time.sleep(1.0)
+            found.append(self.proportional_bytes)
+        return found[-1]
 
     @property
     def resident_bytes(self) -> int:
@@ -156,8 +176,13 @@ def _kilobytes(pid: int, file: str, key: str) -> int:
 
 
 def _command_line(pid: int) -> bytes:
+    return _read(f"/proc/{pid}/cmdline")
+
+
+def _read(path: str) -> bytes:
+    """Return what is in a file of a process; nothing for one that ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(path).read_bytes()
     except OSError:
         return b""
 

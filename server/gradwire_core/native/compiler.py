@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.native.pages import give_back_code
 from gradwire_core.native.templates import FUNCTIONS
 
 Run = Callable[..., int]
@@ -109,8 +110,7 @@ def load(path: Path) -> Run:
 
 
 def _jit(run: Any, signature: str, *, is_kept: bool) -> Run:
-    import numba
-
+    numba = _numba()
     from gradwire_core.native.functions import OPTIONS
 
     letters = {"d": numba.float64, "b": numba.boolean, "F": numba.float64[::1], "C": numba.boolean[::1]}
@@ -121,6 +121,15 @@ def _jit(run: Any, signature: str, *, is_kept: bool) -> Run:
     types = [letters[letter] for letter in signature]
     made: Run = numba.njit(numba.int64(*types), nogil=True, cache=is_kept, **OPTIONS)(run)
     return made
+
+
+@functools.cache
+def _numba() -> Any:
+    """Return Numba, whose import maps half of LLVM's code: that is given back before other parts of it are run."""
+    import numba
+
+    give_back_code()
+    return numba
 
 
 @functools.cache
@@ -145,8 +154,7 @@ def _names() -> dict[str, Any]:
 @functools.cache
 def _version() -> bytes:
     """Return what decides, besides a source, what code it becomes."""
-    import numba
-
+    numba = _numba()
     functions = Path(__file__).with_name("functions.py").read_bytes()
     return b"\0".join([numba.__version__.encode(), np.__version__.encode(), sys.version.encode(), functions])
 
