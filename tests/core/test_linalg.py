@@ -315,6 +315,11 @@ VALUES: dict[str, tuple[Callable, Callable, tuple]] = {
         lambda a, b: np.linalg.solve(np.tril(a), b),
         (SQUARE, BATCH),
     ),
+    "solve_triangular column-major": (
+        lambda a, b: gla.solve_triangular(a.T, b, "T", lower=True),
+        lambda a, b: scipy.linalg.solve_triangular(a.T, b, "T", lower=True),
+        (SQUARE, RIGHT),
+    ),
     "solve_triangular trans": (
         lambda a, b: gla.solve_triangular(a, b, "T", lower=True, unit_diagonal=True),
         lambda a, b: scipy.linalg.solve_triangular(a, b, "T", lower=True, unit_diagonal=True),

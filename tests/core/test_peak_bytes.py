@@ -178,6 +178,15 @@ def test_the_report_names_the_loops_that_took_over(monkeypatch: pytest.MonkeyPat
     assert "blocks" not in str(found.plan)
 
 
+@pytest.mark.parametrize("trans", ["N", "T"])
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_a_triangular_solve_keeps_the_promise(trans: str, is_transposed: bool) -> None:
+    arrays = (np.tri(600) + 600 * np.eye(600), spread(600, 600))
+    solve = lambda a, b: gw.linalg.solve_triangular(a.T if is_transposed else a, b, trans, lower=not is_transposed)
+    executable = compile(gw.trace(solve, *arrays), [Output()])
+    assert peak_of(executable, arrays) <= executable.plan.peak_bytes * 1.05 + 2**18
+
+
 def test_a_batch_of_jacobians_keeps_the_promise() -> None:
     def residual(x):
         return np.stack([x[0] * np.sin(x[1]), np.sqrt(x[0] * x[0] + x[2] * x[2]), x[1] / x[2]])

@@ -99,10 +99,12 @@ def solve_triangle(a: Array, b: Array, *, lower: bool, transpose: bool, unit_dia
     from scipy.linalg import get_blas_funcs
 
     (trsm,) = get_blas_funcs(("trsm",), (a, b))
-    out = np.empty_like(b)
+    out = np.array(b, order="C")
     for index in np.ndindex(*b.shape[:-2]):
-        # The transposed equation: its arrays are column-major, as BLAS wants them, without a copy.
-        out[index] = trsm(1.0, a[index].T, b[index].T, side=1, lower=not lower, trans_a=transpose, diag=unit_diagonal).T
+        # The transposed equation: its arrays are column-major, as BLAS wants them, without a copy; and so is a transposed matrix.
+        matrix, is_column_major = a[index], a[index].flags.f_contiguous
+        given = {"lower": lower == is_column_major, "trans_a": transpose != is_column_major, "diag": unit_diagonal}
+        trsm(1.0, matrix if is_column_major else matrix.T, out[index].T, side=1, overwrite_b=True, **given)
     return out
 
 
