@@ -264,6 +264,32 @@ def test_exponentials_of_matrices_of_small_powers_keep_their_digits(name):
     assert error_of(given, [np.array(item.tolist(), dtype=float) for item in needed]) <= 1e-13
 
 
+APART = {
+    "numbers": np.diag([-1e200, 0.0]),
+    "above": np.array([[-1e200, 1.0], [0.0, 0.0]]),
+    "below": np.array([[-1e100, 0.0], [3.0, -2.0]]),
+    "in no order": np.array([[0.5, 0.0, 2.0], [1.0, -1e9, 3.0], [0.0, 0.0, -1e4]]),
+    "a turning block": np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 2.0], [0.0, 0.0, -1e12]]),
+    "two blocks": np.block(
+        [[np.array([[-3e5, 1e5], [1e5, -3e5]]), np.ones((2, 2))], [np.zeros((2, 2)), np.array([[1.0, 2.0], [3.0, -4.0]])]]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_exponentials_of_blocks_of_very_different_size_keep_their_digits(name):
+    a = APART[name]
+    along = np.linspace(0.5, 1.0, a.size).reshape(a.shape)
+    with mpmath.workdps(500):
+        needed = [np.array(mpmath.expm(to_mp(a), method="taylor").tolist(), dtype=float)]
+        needed += [np.array(item.tolist(), dtype=float) for item in mp_frechet(to_mp(a), to_mp(along))]
+    program = primitive_program(PRIMITIVES["expm"], Sample((a,)))
+    given = [*interpret(program, [a]), *interpret(jvp(program), [a, along])]
+    assert error_of(given, needed) <= 1e-13
+    batch = np.stack([np.eye(len(a)), a, 2.0 * np.eye(len(a))])
+    np.testing.assert_array_equal(gw.evaluate(gla.expm)(batch)[1], given[0])
+
+
 # -- values --------------------------------------------------------------------------------------------------------------------
 
 BATCH = np.stack([SQUARE, SQUARE.T, SPREAD, TURNING + 3 * np.eye(4)])

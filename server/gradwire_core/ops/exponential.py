@@ -22,6 +22,8 @@ B0, B1, B2, B3, B4 = 64764752532480000.0, 32382376266240000.0, 7771770303897600.
 B5, B6, B7, B8, B9 = 10559470521600.0, 670442572800.0, 33522128640.0, 1323241920.0, 40840800.0
 B10, B11, B12, B13 = 960960.0, 16380.0, 182.0, 1.0
 RADIUS = 4.74
+# Matrices with zeros that are halved more often are looked at block by block.
+MOST_TOGETHER = 8
 # The logarithm of the first coefficient of its backward error, over the unit roundoff.
 LOG2_ERROR = 53 - math.log2(113250775606021113483283660800000000.0)
 
@@ -49,13 +51,54 @@ def _exponentials(a: Array, e: Array | None) -> tuple[Array, Array]:
     halvings = _halvings(small, small4, small6, most)
     rise = np.exp2(most - halvings).astype(a.dtype)
     powers = (small * rise, small2 * rise**2, small4 * rise**4, small6 * rise**6)
-    y, dy = _pade(*powers, None if e is None else e * np.exp2(-halvings).astype(a.dtype))
+    first = y, dy = _pade(*powers, None if e is None else e * np.exp2(-halvings).astype(a.dtype))
     for count in range(int(halvings.max())):
         goes_on = count < halvings
         if e is not None:
             dy = np.where(goes_on, y @ dy + dy @ y, dy)
         y = np.where(goes_on, y @ y, y)
+    for index in np.argwhere((halvings > MOST_TOGETHER)[..., 0, 0] & (a == 0).any(axis=(-2, -1))):
+        place = tuple(index)
+        one, along = first[0][place], None if e is None else first[1][place]
+        y[place], dy[place] = _square_by_blocks(a[place], one, along, int(halvings[place].item()))
     return np.where(finite, y, nan), np.where(finite, dy, nan)
+
+
+def _square_by_blocks(a: Array, y: Array, dy: Array | None, halvings: int) -> tuple[Array, Array]:
+    """Return what squaring gives, for a matrix whose blocks differ in size: the smaller ones are not squared as often.
+
+    Diagonal blocks, in an order in which the matrix is block triangular, are exponentials of their own. So they are computed anew
+    after each squaring, as long as they are small; numbers always.
+
+    Args:
+        a: the matrix.
+        y: the exponential of 2^-halvings of it.
+        dy: the derivative of that.
+        halvings: how often to square it.
+    """
+    is_reached, blocks = _find_blocks(a)
+    alone = [block[0] for block in blocks if len(block) == 1]
+    others = [np.ix_(block, block) for block in blocks if 1 < len(block) < len(a)]
+    for left in range(halvings - 1, -1, -1):
+        scale = a.dtype.type(math.ldexp(1.0, -left))
+        if dy is not None:
+            dy = y @ dy + dy @ y
+        y = np.where(is_reached, y @ y, 0)
+        y[alone, alone] = np.exp(a[alone, alone] * scale)
+        for block in others:
+            part = a[block] * scale
+            if _norm(part) <= RADIUS:
+                y[block] = _exponentials(part, None)[0]
+    return y, y if dy is None else dy
+
+
+def _find_blocks(a: Array) -> tuple[Array, list[list[int]]]:
+    """Return where powers of a matrix may differ from zero, and its indices in blocks: those that reach each other."""
+    is_reached: Array = (a != 0) | np.eye(len(a), dtype=np.bool_)
+    for _ in range((len(a) - 1).bit_length()):
+        is_reached = is_reached.astype(np.float32) @ is_reached.astype(np.float32) > 0
+    firsts = (is_reached & is_reached.T).argmax(axis=1)
+    return is_reached, [np.flatnonzero(firsts == first).tolist() for first in np.unique(firsts)]
 
 
 def _norm(x: Array) -> Array:
