@@ -122,6 +122,7 @@ class EngineConfig:
             faster; it needs `gradwire[jit]`, and answers then change in their last bits.
         cache_folder: where compiled code, derived programs and the calibration of this machine are kept, of this user alone; empty:
             nowhere.
+        code_folder_bytes: the bytes of compiled code that are kept there; the least recently used leaves first; 0: none is kept.
         plan_folder_bytes: the bytes of derived programs that are kept there, so that no other process derives them again; the least
             recently used leave first; 0: none.
         threads: the most threads that share one large elementwise evaluation.
@@ -140,6 +141,7 @@ class EngineConfig:
     keep_freed_memory: bool = True
     native: bool = True
     cache_folder: str = ""
+    code_folder_bytes: int = 256 * 2**20
     plan_folder_bytes: int = 64 * 2**20
     threads: int = 1
     kernels: str = "auto"

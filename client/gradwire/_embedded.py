@@ -30,7 +30,7 @@ class Embedded(Functions):
         if config.keep_freed_memory:
             keep_freed_memory()
         chooser = open_chooser(config.threads, config.kernels, config.cache_folder)
-        tier = open_tier(config.cache_folder) if config.native else None
+        tier = open_tier(config.cache_folder, config.code_folder_bytes) if config.native else None
         plans = open_plans(config.cache_folder, config.plan_folder_bytes)
         return ExecutableCache(tier=tier, chooser=chooser, max_peak_bytes=config.max_peak_bytes, plans=plans)
 

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gradwire_core.folders import SHARE_LEFT, make_room, note_use
+
 MAGIC = b"gradwire-plan-1\n"
 SUFFIX = ".plan"
 DIGEST_BYTES = 32
-SHARE_LEFT = 0.8
-"""When files have to leave, so many of the bytes allowed are left."""
-
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _LOGGER = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ class Plans:
                 _LOGGER.warning("a plan was damaged, and is made anew: %s", path.name)
                 self.drop(key)
                 return None
-            os.utime(path)
+            note_use(path)
         except OSError:
             return None
         return content
@@ -90,7 +89,7 @@ class Plans:
         try:
             draft.write_bytes(b"".join([MAGIC, hashlib.sha256(content).digest(), content]))
             draft.replace(path)
-            self._make_room()
+            make_room([self._folder], self._most_bytes)
         except OSError as error:
             draft.unlink(missing_ok=True)
             if not self._is_told:
@@ -106,24 +105,6 @@ class Plans:
         for part in key:
             digest.update(b"\0" + part.encode())
         return self._folder / f"{digest.hexdigest()}{SUFFIX}"
-
-    def _make_room(self) -> None:
-        """Let those that were used longest ago leave, where there are too many bytes; drafts that were left behind among them."""
-        files = []
-        for entry in os.scandir(self._folder):
-            try:
-                found = entry.stat()
-            except FileNotFoundError:  # another process let it leave
-                continue
-            files.append((found.st_mtime_ns, found.st_size, Path(entry.path)))
-        total = sum(size for _, size, _ in files)
-        if total <= self._most_bytes:
-            return
-        for _, size, path in sorted(files, key=lambda item: item[0]):
-            path.unlink(missing_ok=True)
-            total -= size
-            if total <= SHARE_LEFT * self._most_bytes:
-                return
 
 
 @functools.cache

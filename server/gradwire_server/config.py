@@ -149,6 +149,9 @@ class ServerConfig:
         "folder, of this user alone, where compiled code, derived programs and the calibration of this machine are kept between "
         "starts; empty: a temporary one",
     )
+    code_folder_bytes: int = setting(
+        256 * 2**20, "bytes of compiled code kept in that folder; the least recently used leaves first; 0: none is kept"
+    )
     plan_folder_bytes: int = setting(
         64 * 2**20,
         "bytes of derived programs kept in that folder, for workers that start later; the least recently used leave first; 0: none",
@@ -321,6 +324,7 @@ _ZERO_ALLOWED = frozenset(
         "tensor_store_bytes",
         "program_cache_bytes",
         "executable_cache_bytes",
+        "code_folder_bytes",
         "plan_folder_bytes",
     }
 )

@@ -154,7 +154,7 @@ class Worker:
         self._watch = Watch(0.0)
         self._asked_s = 0.0
         self._programs: RecentlyUsed[Program] = RecentlyUsed(config.program_cache_bytes)
-        tier = open_tier(config.cache_folder) if config.native else None
+        tier = open_tier(config.cache_folder, config.code_folder_bytes) if config.native else None
         chooser = open_chooser(config.worker_threads, config.kernels, config.cache_folder)
         plans = open_plans(config.cache_folder, config.plan_folder_bytes)
         self._executables = engine.ExecutableCache(

@@ -242,6 +242,35 @@ def test_loops_leave_memory_alone_that_has_another_order(x):
     np.testing.assert_allclose(found[1], np.sum(matrix * matrix, axis=1), rtol=1e-14)
 
 
+def test_code_that_was_used_longest_ago_leaves_the_folder(x, tmp_path, monkeypatch):
+    built, folder = [], tmp_path / "code"
+    monkeypatch.setattr(compiler, "_build", lambda paths: [built.append(compiler.load(path)) for path in paths])
+
+    def names():
+        return {path.name.partition(".")[0] for path in folder.rglob("*.*") if path.is_file()}
+
+    def run(function):
+        native = Tier(folder, most_bytes)
+        found = compile(gw.trace(lambda x: np.exp(x) * function(x) + x, x), [Output()], tier=native)
+        warmed(found, x)
+        wait_for(lambda: native.is_idle)
+        return native
+
+    most_bytes = 2**30
+    run(np.sin)
+    (first,) = names()
+    size = sum(path.stat().st_size for path in folder.rglob("*.*"))
+    (folder / "calibration.json").write_text("{}")
+    run(np.tanh)
+    (second,) = names() - {first, "calibration"}
+    run(np.sin)  # is used again, and not compiled
+    most_bytes = int(2.5 * size)
+    run(np.log1p)._tidy_up()
+    assert second not in names()
+    assert {first, "calibration"} < names()
+    assert len(names()) == len(built) == 3
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems map libraries in other ways")
 def test_the_pages_of_the_compiler_are_given_back_once_nothing_is_to_be_compiled(x):
     def resident():
@@ -257,8 +286,8 @@ def test_the_pages_of_the_compiler_are_given_back_once_nothing_is_to_be_compiled
 
 
 def test_there_is_no_tier_without_numba(monkeypatch, tmp_path):
-    found = tier.open_tier(str(tmp_path))
+    found = tier.open_tier(str(tmp_path), 2**20)
     assert isinstance(found, Tier)
-    assert tier.open_tier(str(tmp_path)) is found
+    assert tier.open_tier(str(tmp_path), 2**20) is found
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert tier.open_tier(str(tmp_path / "other")) is None
+    assert tier.open_tier(str(tmp_path / "other"), 2**20) is None

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.folders import note_use
 from gradwire_core.native.pages import give_back_code
 from gradwire_core.native.templates import FUNCTIONS
 
 Run = Callable[..., int]
 
+FILES = "loops_"
 _LAST_BUILD_S = 300.0
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -78,7 +80,7 @@ class Folder:
             _build(missing)
 
     def _write(self, source: str, signature: str) -> Path:
-        path = self._path / f"loops_{_digest(source, signature)}.py"
+        path = self._path / f"{FILES}{_digest(source, signature)}.py"
         if not path.exists():
             draft = path.with_suffix(f".{os.getpid()}")
             draft.write_text(f"SIGNATURE = {signature!r}\n\n\n{source}", encoding="utf-8")
@@ -86,7 +88,10 @@ class Folder:
         return path
 
     def _is_built(self, path: Path) -> bool:
-        return next(self._path.glob(f"__pycache__/{path.stem}.*.nbi"), None) is not None
+        index = next(self._path.glob(f"__pycache__/{path.stem}.*.nbi"), None)
+        if index is not None:
+            note_use(index)  # not the source, at whose time Numba looks
+        return index is not None
 
 
 def _build(paths: Sequence[Path]) -> bool:

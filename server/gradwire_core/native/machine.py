@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gradwire_core.folders import note_use
 from gradwire_core.native.assembly import ENTRY
 from gradwire_core.native.instructions import LIBM, PREFIX
 
+FILES = "numbers_"
 LAST_BUILD_S = 120.0
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -57,7 +59,8 @@ def compile_in(folder: Path) -> Callable[[str], Code]:
     """
 
     def compile_or_find(text: str) -> Code:
-        path = folder / f"numbers_{_digest(text)}.o"
+        path = folder / f"{FILES}{_digest(text)}.o"
+        note_use(path)
         compiled = _read(path)
         if compiled is None:
             _build(path, text)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gradwire_core.folders import make_room
 from gradwire_core.native import compiler, machine
 from gradwire_core.native.columns import ColumnLoops, Samples, is_written
 from gradwire_core.native.loops import Loops, write
@@ -26,6 +27,8 @@ from gradwire_core.program import Program
 
 MOST_WAITING = 64
 MOST_KEPT = 512
+PREFIXES = (compiler.FILES, machine.FILES)
+"""How the names of the files in the folder begin."""
 HOT_SECONDS = 0.1
 """So long something runs in all before it is compiled, which takes seconds of another process."""
 
@@ -37,16 +40,18 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @functools.cache
-def open_tier(folder: str) -> Tier | None:
-    """Return the tier of this process that keeps machine code in a folder, or nowhere for an empty text; None without Numba.
+def open_tier(folder: str, most_bytes: int) -> Tier | None:
+    """Return the tier of this process that keeps machine code in a folder; None without Numba.
+
+    It keeps it nowhere for an empty text, or no bytes.
 
     A folder that cannot be used is told in the log, and does without.
     """
     if importlib.util.find_spec("numba") is None:
         return None
-    if folder:
+    if folder and most_bytes > 0:
         try:
-            return Tier(Path(folder))
+            return Tier(Path(folder), most_bytes)
         except OSError as error:
             _LOGGER.warning("compiled code is not kept: %s", error)
     return Tier(None)
@@ -57,6 +62,7 @@ class Tier:
 
     Args:
         folder: where machine code is kept; None: nowhere, and this process compiles by itself.
+        most_bytes: how many bytes it may take there.
 
     Attributes:
         compile_text: returns the machine code of a text of LLVM's language.
@@ -65,7 +71,9 @@ class Tier:
         failed_count: how many could not be.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, most_bytes: int = 2**28) -> None:
+        self._most_bytes = most_bytes
+        self._path = folder
         self._folder = None if folder is None else compiler.Folder(folder)
         self._compile = compiler.compile_source if self._folder is None else self._folder
         self.compile_text = machine.compile_here if folder is None else machine.compile_in(folder)
@@ -118,7 +126,16 @@ class Tier:
             finally:
                 del make, take  # and what they hold, while nothing is asked for
                 if self._waiting.empty():
-                    give_back_code()
+                    self._tidy_up()
+
+    def _tidy_up(self) -> None:
+        """Give back what nobody needs while nothing is compiled."""
+        give_back_code()
+        if self._path is not None:
+            try:
+                make_room([self._path, self._path / "__pycache__"], self._most_bytes, PREFIXES)
+            except OSError as error:
+                _LOGGER.warning("compiled code is not bounded: %s", error)
 
     def prepare(self, clusters: Sequence[tuple[Program, Layouts]]) -> None:
         """Compile clusters with the layouts of their operands, each a program of which `Nest` has loops, in one process."""
