@@ -97,6 +97,14 @@ def test_a_gradient_of_slices_is_one_pass() -> None:
     np.testing.assert_allclose(run_fused(fused, [x])[0], interpret(found.program, [x])[0], rtol=1e-13)
 
 
+@pytest.mark.parametrize(("shape", "scratch_bytes"), [((3000, 2000), 3000 * 8), ((3000, 100), 0)])
+def test_what_compensates_sums_counts_as_memory(shape: tuple[int, int], scratch_bytes: int) -> None:
+    fused = fuse(gw.trace(lambda x: np.sum(np.exp(x) * x, axis=1), np.ones(shape)), {})
+    (cluster,) = [equation for equation in fused.equations if equation.primitive is CLUSTER]
+    assert cluster.params["scratch_bytes"] == scratch_bytes
+    assert plan(fused).peak_bytes == 8 * (shape[0] * shape[1] + shape[0]) + scratch_bytes
+
+
 @pytest.mark.usefixtures("is_small")
 def test_what_is_dear_is_not_computed_again() -> None:
     def function(x):

@@ -88,6 +88,14 @@ def test_operands_in_any_order_of_memory():
     np.testing.assert_array_equal(loops(np.asfortranarray(x))[0], loops(x)[0])
 
 
+def test_much_in_another_order_of_memory_is_left_to_numpy(monkeypatch):
+    x = RNG.normal(size=(400, 3))
+    loops, _, _ = compiled(lambda x: x * np.sum(x, axis=1, keepdims=True), x)
+    monkeypatch.setattr(columns, "MOST_COPIED_BYTES", x.nbytes - 1)
+    assert loops(x) is not None
+    assert loops(np.asfortranarray(x)) is None
+
+
 def test_what_has_no_template_stays_with_numpy():
     x = RNG.normal(size=(400, 3))
     program = find_batches(run_passes(gw.trace(lambda x: np.arctan2(x, 2.0) * np.sum(x, axis=1, keepdims=True), x)))

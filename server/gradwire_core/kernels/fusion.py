@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from gradwire_core.builder import Builder, Value
 from gradwire_core.kernels.cluster import CLUSTER, MOST_GROWTH
+from gradwire_core.native.loops import scratch_bytes
 from gradwire_core.native.nest import Layout, Layouts, Nest, NotWrittenError, Sum, exponent_of, is_move, sum_of
 from gradwire_core.native.templates import element_ns, find_template
 from gradwire_core.passes import prune
@@ -293,7 +294,7 @@ class _Fusion:
             return None
         if _loops_ns(nest) > _GAIN * self._numpy_ns(group):
             return None
-        params: Params = {"body": body, "scratch_bytes": 0, "layouts": layouts}
+        params: Params = {"body": body, "scratch_bytes": scratch_bytes(nest), "layouts": layouts}
         return Equation(CLUSTER, tuple(operands), params, tuple(group.outputs))
 
     def _layouts_of(self, group: _Group, operands: Sequence[Operand]) -> Layouts:

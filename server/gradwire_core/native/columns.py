@@ -21,6 +21,8 @@ from gradwire_core.types import Array, Dtype, Shape, TensorType
 
 BLOCK = 256
 """So many samples are turned at a time."""
+MOST_COPIED_BYTES = 2**20
+"""So much of inputs in another order of memory is copied; more would be memory that no plan has promised."""
 MOST_ROWS = 2000
 """More operations take the compiler too long."""
 
@@ -182,7 +184,12 @@ class ColumnLoops:
         self._run = compile(self.source, "".join(signature))
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...] | None:
-        """Return the outputs for the inputs, row-major; None where an angle is larger than the functions here take."""
+        """Return the outputs for the inputs, row-major; None where these are left to others.
+
+        That is where an angle is larger than the functions here take, or too much lies otherwise in memory than row-major.
+        """
+        if sum(array.nbytes for array in inputs if not array.flags.c_contiguous) > MOST_COPIED_BYTES:
+            return None
         arrays = [np.ascontiguousarray(array).reshape(-1) for array in inputs]
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
         return None if self._run(*arrays, *[output.reshape(-1) for output in outputs]) else tuple(outputs)

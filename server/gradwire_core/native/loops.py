@@ -39,14 +39,18 @@ def shape_of(cluster: Program) -> Shape | None:
 
 
 class _Source:
-    """The source of a cluster: the function `run(numbers, arrays, outputs)`, which tells whether some value is not right."""
+    """The source of a cluster: the function `run(numbers, arrays, outputs)`, which tells whether some value is not right.
+
+    Attributes:
+        compensated: the outputs that are added up from several blocks, for which it takes as much memory again.
+    """
 
     def __init__(self, nest: Nest) -> None:
         self._nest = nest
         self._regions = [merged(region, nest.shape) for region in nest.regions]
         is_single = len(self._regions) == 1
         self._parts = [_Part(region, is_single=is_single) for region in self._regions]
-        self._compensated = sorted({store.output for part in self._parts for store in part.compensated})
+        self.compensated = sorted({store.output for part in self._parts for store in part.compensated})
 
     def text(self) -> str:
         """Return the text."""
@@ -54,12 +58,12 @@ class _Source:
         names = [f"n{place}" for place in range(len(nest.numbers))] + [f"a{place}" for place in range(len(nest.arrays))]
         names += [f"o{place}" for place in range(len(nest.cluster.outputs))]
         lines = [f"def run({', '.join(names)}):", "    bad = False"]
-        lines += [f"    c{place} = zeros(o{place}.size)" for place in self._compensated]
+        lines += [f"    c{place} = zeros(o{place}.size)" for place in self.compensated]
         inner = sorted({store.output for part in self._parts for store in part.inner})
         lines += [f"    t{place} = empty({BLOCK})" for place in inner]
         for part in self._parts:
             lines += part.lines()
-        lines += [f"    add_finite(o{place}, c{place})" for place in self._compensated]
+        lines += [f"    add_finite(o{place}, c{place})" for place in self.compensated]
         return "\n".join([*lines, "    return bad", ""])
 
 
@@ -211,6 +215,12 @@ class Loops:
         memory than its layout says.
         """
         return self._call(*inputs, out=out)
+
+
+def scratch_bytes(nest: Nest) -> int:
+    """Return the bytes of memory that loops take beside their outputs, but for one block."""
+    outputs = nest.cluster.outputs
+    return sum(outputs[place].type.nbytes for place in _Source(nest).compensated)
 
 
 def write(cluster: Program, layouts: Layouts = ()) -> tuple[str, str]:
