@@ -34,6 +34,8 @@ class ClientConfig:
         hedge_after_s: seconds after which an evaluation without an answer is asked once more, of another address if there is
             one; the first answer counts. By default never.
         keepalive_s: seconds without a word from the server after which it is asked whether it is there; 0: never.
+        connection_age_s: seconds after which a connection, and the stream over it, is replaced by another, so that a load balancer
+            can choose again; what is under way there is still answered there. Up to a fifth less, by chance; 0: never.
         reproducible: whether every call asks for answers that repeat to the last bit, whatever else the server does.
         tls: whether the connection is encrypted, to a server whose certificate a public authority signed.
         ca_file: certificates, as PEM, of the authorities that the server's must be signed by instead; implies `tls`.
@@ -60,6 +62,7 @@ class ClientConfig:
     kept_bytes: int = 256 * 2**20
     hedge_after_s: float | None = None
     keepalive_s: float = 60.0
+    connection_age_s: float = 300.0
     reproducible: bool = False
     tls: bool = False
     ca_file: str | os.PathLike[str] = ""
@@ -190,7 +193,7 @@ def _count_threads(environ: Mapping[str, str]) -> int:
 
 KERNELS = ("auto", "blocks", "numexpr")
 _is_token = re.compile("[!-~]+").fullmatch
-_MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes", "kept_bytes", "hedge_after_s", "keepalive_s"})
+_MAY_BE_ZERO = frozenset({"retry_count", "inline_max_bytes", "kept_bytes", "hedge_after_s", "keepalive_s", "connection_age_s"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 

@@ -23,7 +23,8 @@ import grpc
 from gradwire._channels import JOINED, STREAM, addresses_of, calls_of, connect_to
 from gradwire._config import ClientConfig
 from gradwire._credentials import Metadata, call_metadata
-from gradwire._failures import LATE, Ended, closed, lost
+from gradwire._failures import LATE, Ended, closed, is_lost, lost
+from gradwire._lines import Lines
 from gradwire._replicas import Replica
 from gradwire._session import (
     CREATE_TENSOR,
@@ -34,6 +35,7 @@ from gradwire._session import (
     Leave,
     Pause,
     Probe,
+    Renew,
     Resolve,
     Send,
     Session,
@@ -80,11 +82,6 @@ class Line:
         self._stream: Stream | None = None
         self._lock = threading.Lock()
         self._is_closed = False
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way in the stream."""
-        return not self._stream
 
     def ask(self, send: Send) -> Any:
         """Return what comes of a request: a response or a failure."""
@@ -146,6 +143,17 @@ class Line:
             found = ask(pb.GetCapabilitiesRequest(), metadata=self._metadata, wait_for_ready=True)
             found.add_done_callback(lambda _: wake())
 
+    def reach(self, timeout_s: float) -> bool:
+        """Wait until there is a connection and somebody answers; return whether that was so in time."""
+        ask = self._calls[GET_CAPABILITIES]
+        try:
+            ask(pb.GetCapabilitiesRequest(), timeout=timeout_s, metadata=self._metadata, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return is_there(error)
+        except ValueError:  # what gRPC makes of a closed channel
+            return False
+        return True
+
     def close(self) -> None:
         """Close the channel; requests under way are cancelled."""
         with self._lock:
@@ -167,6 +175,11 @@ def begin(stream: Stream, send: Send, wake: Callable[[], None]) -> Ticket:
     """Begin a request in a stream."""
     evaluation: Evaluation = send.request
     return stream.begin(evaluation.request, evaluation.apart, send.timeout_s, wake)
+
+
+def is_there(error: Any) -> bool:
+    """Whether a server answered, though with an error, and takes requests."""
+    return not is_lost(error) and error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _request(send: Send) -> Any:
@@ -201,14 +214,14 @@ class SyncBackend:
     def __init__(self, target: str, config: ClientConfig) -> None:
         self.session = Session(target, config)
         self._metadata = call_metadata(target, config)
-        self._lines: dict[Replica, Line] = {}
-        self._lock = threading.Lock()
         self._closing = threading.Event()
+        make = functools.partial(_open, self.session, self._metadata, self._closing)  # knows nothing of this client
+        self._lines: Lines[Line] = Lines(make, lambda line: _start(line.close))
         self._parallels: weakref.WeakSet[_Parallel] = weakref.WeakSet()
         self._pid = os.getpid()
         self._finalizer = weakref.finalize(self, _close, self._pid, self._lines)
         for replica in self.session.replicas:
-            self._line(replica)
+            self._lines.give_back(self._lines.take(replica))
 
     def drive(self, conversation: Conversation) -> Any:
         """Return the answer of a conversation.
@@ -225,7 +238,7 @@ class SyncBackend:
                 step = conversation.send(answer)
             except StopIteration as stop:
                 return stop.value
-            answer = self._line(step.replica).ask(step) if isinstance(step, Send) else self._do(step)
+            answer = self._ask(step) if isinstance(step, Send) else self._do(step)
 
     def drive_each(self, conversations: Iterable[Conversation], in_flight: int) -> Iterator[Any]:
         """Yield the answers of conversations in their order, so many of which are under way at a time.
@@ -249,32 +262,42 @@ class SyncBackend:
         check_open(self.session, is_closed=self._closing.is_set())
         check_process(self.session, self._pid)
 
+    def _ask(self, send: Send) -> Any:
+        line = self._lines.take(send.replica)
+        try:
+            return line.ask(send)
+        finally:
+            self._lines.give_back(line)
+
     def _begin(self, send: Send, wake: Callable[[], None]) -> Pending:
-        return self._line(send.replica).begin(send, wake)
+        line = self._lines.take(send.replica)
+        pending = line.begin(send, wake)
 
-    def _line(self, replica: Replica) -> Line:
-        line = self._lines.get(replica)
-        if line is None:
-            with self._lock:
-                line = self._lines.get(replica)
-                if line is None:
-                    line = self._lines[replica] = Line(replica.address, self.session, self._metadata)
-                    if self._closing.is_set():
-                        line.close()
-        return line
+        def end() -> None:
+            pending.cancel()
+            self._lines.give_back(line)
 
-    def _do(self, step: Pause | Resolve | Probe | Leave) -> Any:
+        return Pending(end, pending.answer)
+
+    def _do(self, step: Pause | Resolve | Probe | Leave | Renew) -> Any:
         if isinstance(step, Pause):
             self._closing.wait(step.seconds)
         elif isinstance(step, Probe):
-            self._line(step.replica).probe(step.replica.wake)
+            self._probe(step.replica, step.replica.wake)
         elif isinstance(step, Leave):
-            self._lines.pop(step.replica, None)  # it lives as long as a call does
+            self._lines.leave(step.replica)
+        elif isinstance(step, Renew):
+            _start(_renew, self._lines, step.replica, self.session.config.unreachable_s)
         elif step.is_needed:
             return self._look_up()
         else:
-            threading.Thread(target=self._look_up, name="gradwire-resolver", daemon=True).start()
+            _start(self._look_up)
         return None
+
+    def _probe(self, replica: Replica, wake: Callable[[], None]) -> None:
+        line = self._lines.take(replica)
+        line.probe(wake)  # called too if the line is left and closed
+        self._lines.give_back(line)
 
     def _look_up(self) -> Any:
         """Look the addresses of the target up, and wait until one can be reached; return a failure if there are none."""
@@ -285,22 +308,14 @@ class SyncBackend:
         except OSError as error:
             return lost(f"{name.host}: {error.strerror or error}")
         fresh = self.session.replicas.resolve(addresses_of(found))
-        self._drop_unused()
+        self._lines.retain(tuple(self.session.replicas))
         if len(self.session.replicas) > 1:
             is_one_there = threading.Event()
             for replica in fresh:
                 replica.rest()
-                self._line(replica).probe(functools.partial(_found, replica, is_one_there))
+                self._probe(replica, functools.partial(_found, replica, is_one_there))
             is_one_there.wait(self.session.config.unreachable_s if fresh else 0)
         return None
-
-    def _drop_unused(self) -> None:
-        """Close the channels to addresses that the target no longer has, if nothing is under way there."""
-        with self._lock:
-            gone = set(self._lines) - set(self.session.replicas)
-            for replica in gone:
-                if self._lines[replica].is_idle:
-                    self._lines.pop(replica).close()
 
 
 def _found(replica: Replica, is_one_there: threading.Event) -> None:
@@ -308,9 +323,28 @@ def _found(replica: Replica, is_one_there: threading.Event) -> None:
     is_one_there.set()
 
 
-def _close(pid: int, lines: dict[Replica, Line]) -> None:
+def _start(work: Callable[..., Any], *arguments: Any) -> None:
+    threading.Thread(target=work, args=arguments, name=f"gradwire-{work.__name__.strip('_')}", daemon=True).start()
+
+
+def _open(session: Session, metadata: Metadata, closing: threading.Event, replica: Replica) -> Line:
+    line = Line(replica.address, session, metadata)
+    if closing.is_set():
+        line.close()
+    return line
+
+
+def _renew(lines: Lines[Line], replica: Replica, timeout_s: float) -> None:
+    """Replace the line to a replica by another, if somebody answers over that in time."""
+    line = lines.spare(replica)
+    if line.reach(timeout_s):
+        lines.replace(replica, line)
+    lines.give_back(line)
+
+
+def _close(pid: int, lines: Lines[Line]) -> None:
     if pid == os.getpid():  # in a forked process nothing of gRPC may be touched
-        for line in list(lines.values()):
+        for line in lines.remove_all():
             line.close()
 
 

@@ -8,7 +8,7 @@ import functools
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
 import grpc
@@ -17,7 +17,8 @@ from gradwire._channels import JOINED, STREAM, addresses_of, calls_of, connect_t
 from gradwire._config import ClientConfig
 from gradwire._credentials import Metadata, call_metadata
 from gradwire._failures import LATE, Ended, closed, lost
-from gradwire._remote import check_open, check_process
+from gradwire._lines import Lines
+from gradwire._remote import check_open, check_process, is_there
 from gradwire._replicas import Replica
 from gradwire._session import (
     CREATE_TENSOR,
@@ -28,6 +29,7 @@ from gradwire._session import (
     Leave,
     Pause,
     Probe,
+    Renew,
     Resolve,
     Send,
     Session,
@@ -47,11 +49,6 @@ class AsyncLine:
         self._open_stream = self._channel.stream_stream(STREAM)
         self._stream: Stream | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way in the stream."""
-        return not self._stream
 
     async def ask(self, send: Send) -> Any:
         """Return what comes of a request: a response or a failure."""
@@ -75,10 +72,14 @@ class AsyncLine:
             raise
         return ticket.answer or LATE
 
-    async def connect(self) -> None:
-        """Wait until there is a connection and somebody answers, whatever the answer."""
-        with contextlib.suppress(grpc.RpcError):
-            await self._calls[GET_CAPABILITIES](pb.GetCapabilitiesRequest(), metadata=self._metadata, wait_for_ready=True)
+    async def reach(self, timeout_s: float | None = None) -> bool:
+        """Wait until there is a connection and somebody answers; return whether that was so in time."""
+        ask = self._calls[GET_CAPABILITIES]
+        try:
+            await ask(pb.GetCapabilitiesRequest(), timeout=timeout_s, metadata=self._metadata, wait_for_ready=True)
+        except grpc.RpcError as error:
+            return is_there(error)
+        return True
 
     async def close(self) -> None:
         """Close the channel; requests under way are cancelled."""
@@ -100,6 +101,14 @@ class AsyncLine:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
         return self._stream
+
+
+def _keep(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start work whose task is kept until it is done."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
 
 
 def _wake(answered: asyncio.Future[None]) -> None:
@@ -141,8 +150,12 @@ class AsyncBackend:
     def __init__(self, target: str, config: ClientConfig) -> None:
         self.session = Session(target, config)
         self._metadata = call_metadata(target, config)
-        self._lines: dict[Replica, AsyncLine] = {}
+        self._lines: Lines[AsyncLine] = Lines(
+            lambda replica: AsyncLine(replica.address, self.session, self._metadata),
+            lambda line: _keep(self._ending, line.close()),
+        )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._pid = os.getpid()
 
@@ -183,13 +196,7 @@ class AsyncBackend:
         for task in self._tasks:
             task.cancel()
         if self._pid == os.getpid():  # in a forked process nothing of gRPC may be touched
-            await asyncio.gather(*(line.close() for line in self._lines.values()))
-
-    def _line(self, replica: Replica) -> AsyncLine:
-        line = self._lines.get(replica)
-        if line is None:
-            line = self._lines[replica] = AsyncLine(replica.address, self.session, self._metadata)
-        return line
+            await asyncio.gather(*self._ending, *(line.close() for line in self._lines.remove_all()))
 
     async def _send(self, send: Send) -> Any:
         hedge_after_s = self.session.config.hedge_after_s
@@ -214,15 +221,23 @@ class AsyncBackend:
             await asyncio.gather(*asked, return_exceptions=True)
 
     async def _ask(self, send: Send) -> Any:
-        return closed() if self._is_closed else await self._line(send.replica).ask(send)
+        if self._is_closed:
+            return closed()
+        line = self._lines.take(send.replica)
+        try:
+            return await line.ask(send)
+        finally:
+            self._lines.give_back(line)
 
-    async def _do(self, step: Pause | Resolve | Probe | Leave) -> Any:
+    async def _do(self, step: Pause | Resolve | Probe | Leave | Renew) -> Any:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
         elif isinstance(step, Probe):
             self._start(self._probe(step.replica))
         elif isinstance(step, Leave):
-            self._lines.pop(step.replica, None)  # it lives as long as a call does
+            self._lines.leave(step.replica)
+        elif isinstance(step, Renew):
+            self._start(self._renew(step.replica))
         elif step.is_needed:
             return await self._look_up()
         else:
@@ -230,15 +245,24 @@ class AsyncBackend:
         return None
 
     def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return _keep(self._tasks, work)
 
-    async def _probe(self, replica: Replica, then: Callable[[], None] = lambda: None) -> None:
-        await self._line(replica).connect()
-        replica.wake()
-        then()
+    async def _probe(self, replica: Replica) -> None:
+        line = self._lines.take(replica)
+        self._lines.give_back(line)
+        try:
+            await line.reach()
+        finally:  # too if the line is left and closed
+            replica.wake()
+
+    async def _renew(self, replica: Replica) -> None:
+        """Replace the line to a replica by another, if somebody answers over that in time."""
+        line = self._lines.spare(replica)
+        try:
+            if await line.reach(self.session.config.unreachable_s):
+                self._lines.replace(replica, line)
+        finally:
+            self._lines.give_back(line)
 
     async def _look_up(self) -> Any:
         """Look the addresses of the target up, and wait until one can be reached; return a failure if there are none."""
@@ -249,9 +273,7 @@ class AsyncBackend:
         except OSError as error:
             return lost(f"{name.host}: {error.strerror or error}")
         fresh = self.session.replicas.resolve(addresses_of(found))
-        for replica in set(self._lines) - set(self.session.replicas):
-            if self._lines[replica].is_idle:
-                await self._lines.pop(replica).close()
+        self._lines.retain(tuple(self.session.replicas))
         if len(self.session.replicas) > 1 and fresh:
             for replica in fresh:
                 replica.rest()

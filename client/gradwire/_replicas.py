@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -18,6 +19,7 @@ KNOWN_LIMIT = 4096  # names of programs, and of tensors, that a replica is taken
 RESOLVE_AFTER_S = 30.0
 RESOLVE_LOST_AFTER_S = 1.0  # while one of them cannot be reached
 LEAVE_AFTER_S = 1.0
+AGE_JITTER = 0.2
 
 
 class Names:
@@ -61,6 +63,7 @@ class Replica:
         self.has_answered = False
         self._rests_until_s = 0.0
         self._left_s = -math.inf
+        self._old_s = math.inf
 
     @property
     def is_resting(self) -> bool:
@@ -82,6 +85,18 @@ class Replica:
             return False
         self._left_s = now_s
         return True
+
+    def is_old(self, age_s: float) -> bool:
+        """Whether to replace the connection to it, for it has an age, less up to a fifth by chance; once at that age.
+
+        It is born when this is first asked. Chance keeps clients that began together apart.
+        """
+        now_s = time.monotonic()
+        if now_s < self._old_s < math.inf:
+            return False
+        is_first = self._old_s == math.inf
+        self._old_s = now_s + age_s * random.uniform(1 - AGE_JITTER, 1)  # noqa: S311  # jitter
+        return not is_first
 
     def __repr__(self) -> str:
         return f"<Replica at {self.address}>"

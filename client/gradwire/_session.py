@@ -11,6 +11,7 @@ drive it over channels.
     OVERLOADED, DRAINING --> pause --> again       while the call's time and the client's budget of repetitions last
     no answer at all     --> pause --> again       for `unreachable_s` since the server was there, then UnreachableError
     no streams there     --> a call of its own     the replica is older, or something between does not let streams through
+    an old connection    --> another beside it     once it answers, requests that begin go there; nobody waits
 
 Each attempt goes to the replica whose turn it is; where another one does not rest, at once.
 """
@@ -136,7 +137,17 @@ class Leave:
     replica: Replica
 
 
-Step = Send | Pause | Resolve | Probe | Leave
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Another connection to a replica is to be opened, which takes the place of the one there is once somebody answers over it.
+
+    Nobody waits for that; the one there is is left to what is under way there.
+    """
+
+    replica: Replica
+
+
+Step = Send | Pause | Resolve | Probe | Leave | Renew
 Conversation = Generator[Step, Any, Any]
 
 
@@ -364,6 +375,8 @@ class Session:
             if not len(self.replicas):
                 return None, answer
         replica = replica or self.replicas.pick()
+        if self.config.connection_age_s and replica.is_old(self.config.connection_age_s):
+            yield Renew(replica)
         left_s = call.deadline_s - time.monotonic()
         answer = yield from self._store(call, replica, left_s)
         return replica, (yield self._send(call, replica, left_s)) if answer is None else answer

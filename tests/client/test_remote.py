@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import gradwire as gw
+from gradwire._lines import Lines
 from gradwire_core import errors
 from gradwire_proto import joined
 from gradwire_proto.evaluation import encode_result
@@ -37,6 +38,7 @@ class Fake:
         held: set to let requests that say they wait be answered.
         refusals: errors that the next requests get instead of an answer.
         peers: who opened streams.
+        left: counts the streams that their callers left.
         broken: how many streams are broken off at their first request.
         counts: how many messages came, by rpc.
     """
@@ -49,6 +51,7 @@ class Fake:
         self.broken = 0
         self.counts = {"Evaluate": 0, "EvaluateStream": 0, "CreateTensor": 0, "cancel": 0}
         self.peers = set()
+        self.left = threading.Semaphore(0)
         self.tensor_bytes = 0
         self.tensors = {}
         self.came = threading.Semaphore(0)
@@ -95,6 +98,7 @@ class Fake:
 
     def evaluate_stream(self, requests, context):
         self.peers.add(context.peer())
+        context.add_callback(self.left.release)
         for message in requests:
             kind = message.WhichOneof("kind")
             self.counts["cancel" if kind == "cancel" else "EvaluateStream"] += 1
@@ -224,6 +228,84 @@ def test_a_draining_server_is_left_for_a_new_connection(fake, connect):
         fake.refusals = [errors.DrainingError("server: needed to run, got told to stop; retry")]
         np.testing.assert_array_equal(square(X), X**2)
         assert len(fake.peers) == 2
+
+
+def test_an_old_connection_is_replaced_and_closed_without_a_failed_call(fake, connect):
+    with connect(fake.address, connection_age_s=1e-9) as square:
+        for _ in range(3):
+            count = len(fake.peers)
+            while len(fake.peers) == count:
+                np.testing.assert_array_equal(square(X), X**2)
+        assert fake.left.acquire(timeout=WAIT_S)
+        assert fake.left.acquire(timeout=WAIT_S)
+    assert fake.counts["Evaluate"] == fake.counts["cancel"] == 0
+
+
+@pytest.fixture
+def replaced(monkeypatch):
+    """Counts the connections that were replaced."""
+    count = threading.Semaphore(0)
+    replace = Lines.replace
+
+    def noted(*arguments):
+        replace(*arguments)
+        count.release()
+
+    monkeypatch.setattr(Lines, "replace", noted)
+    return count
+
+
+def test_a_call_over_an_old_connection_is_answered_there(fake, replaced):
+    fake.held.clear()
+    with gw.connect(fake.address, connection_age_s=1e-9) as client, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        square = client.evaluate(np.square)
+        calls = [pool.submit(square, X)]
+        assert fake.came.acquire(timeout=WAIT_S)
+        calls.append(pool.submit(square, X))  # it finds the connection old, but goes over it
+        assert replaced.acquire(timeout=WAIT_S)
+        calls.append(pool.submit(square, X))
+        assert fake.came.acquire(timeout=WAIT_S)
+        assert len(fake.peers) == 2
+        assert not fake.left.acquire(blocking=False)
+        fake.held.set()
+        for call in calls:
+            np.testing.assert_array_equal(call.result(), X**2)
+        assert fake.left.acquire(timeout=WAIT_S)
+    assert fake.counts == {"Evaluate": 0, "EvaluateStream": 3, "CreateTensor": 0, "cancel": 0}
+
+
+@pytest.mark.parametrize("is_session", [True, False])
+def test_calls_that_are_under_way_at_a_time_outlive_their_connections(fake, replaced, is_session):
+    with gw.connect(fake.address, connection_age_s=1e-9, sessions=is_session) as client:
+        found = list(client.map(np.square, [X + step for step in range(300)], in_flight=8))
+    for step, item in enumerate(found):
+        np.testing.assert_array_equal(item, (X + step) ** 2)
+    assert replaced.acquire(timeout=WAIT_S)
+    assert fake.counts["EvaluateStream" if is_session else "Evaluate"] == 300
+
+
+def test_an_old_connection_is_kept_where_no_other_can_be_made(fake, connect, monkeypatch):
+    tried = threading.Semaphore(0)
+    give_back = Lines.give_back
+    spares = set()
+    monkeypatch.setattr(Lines, "spare", lambda self, replica, spare=Lines.spare: spares.add(line := spare(self, replica)) or line)
+
+    def noted(self, line):
+        give_back(self, line)
+        if line in spares:
+            tried.release()
+
+    monkeypatch.setattr(Lines, "give_back", noted)
+    wire = Wire(fake.address)
+    try:
+        with connect(wire.address, connection_age_s=1e-9, unreachable_s=0.1) as square:
+            square(X)
+            wire.end()
+            while not tried.acquire(blocking=False):
+                np.testing.assert_array_equal(square(X), X**2)
+        assert len(fake.peers) == 1
+    finally:
+        wire.close()
 
 
 def test_a_stream_broken_off_is_opened_again(fake, connect):
@@ -617,6 +699,6 @@ def test_a_call_can_be_interrupted(fake, call):
 def test_a_client_that_is_dropped_closes_its_connection(fake):
     client = gw.connect(fake.address)
     client.evaluate(np.square)(X)
-    line = next(iter(client._backend._lines.values()))
+    line = next(iter(client._backend._lines))
     del client
     assert line._stream.error is not None

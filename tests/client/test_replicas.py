@@ -2,7 +2,7 @@
 
 import pytest
 
-from gradwire._replicas import KNOWN_LIMIT, Name, Names, Replicas
+from gradwire._replicas import KNOWN_LIMIT, Name, Names, Replica, Replicas
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,24 @@ def test_replicas_are_asked_in_turn_but_not_those_that_rest(monkeypatch):
     assert {here.pick() for _ in range(6)} == {two}
     three.wake()
     assert {here.pick() for _ in range(6)} == {two, three}
+
+
+def test_a_connection_is_old_once_at_its_age_less_up_to_a_fifth(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    replicas = [Replica(f"{n}:1") for n in range(200)]
+    assert not any(each.is_old(50.0) for each in replicas)
+    clock[0] += 39.9
+    assert not any(each.is_old(50.0) for each in replicas)
+    clock[0] += 5.1
+    count = sum(each.is_old(50.0) for each in replicas)
+    assert 50 < count < 150
+    clock[0] += 5.0
+    assert sum(each.is_old(50.0) for each in replicas) == 200 - count
+    assert not any(each.is_old(50.0) for each in replicas)
+    clock[0] += 1000.0
+    assert all(each.is_old(50.0) for each in replicas)
+    assert not any(each.is_old(50.0) for each in replicas)
 
 
 def test_names_have_a_bound():

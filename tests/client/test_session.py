@@ -20,6 +20,7 @@ from gradwire._session import (
     Leave,
     Pause,
     Probe,
+    Renew,
     Resolve,
     Send,
     Session,
@@ -580,6 +581,30 @@ def test_a_connection_to_a_draining_server_is_left_once():
     first, second = here.run(task()), here.run(task())
     assert isinstance((first.send(None), first.send(within_a_stream(DRAINING)))[1], Leave)
     assert isinstance((second.send(None), second.send(within_a_stream(DRAINING)))[1], Pause)
+
+
+def test_an_old_connection_is_replaced_once_and_nobody_waits(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    here = session(connection_age_s=100.0)
+    assert [type(step) for step in talk(here.run(task()), answer(X))[0]] == [Sent]
+    clock[0] += 79.0
+    assert [type(step) for step in talk(here.run(task()), answer(X))[0]] == [Sent]
+    clock[0] += 21.0
+    steps, result = talk(here.run(task()), answer(X))
+    assert [type(step) for step in steps] == [Renew, Sent]
+    assert steps[0].replica is next(iter(here.replicas))
+    np.testing.assert_array_equal(result, X)
+    assert [type(step) for step in talk(here.run(task()), answer(X))[0]] == [Sent]
+
+
+def test_connections_may_be_kept_for_ever(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    here = session(connection_age_s=0)
+    for _ in range(3):
+        assert [type(step) for step in talk(here.run(task()), answer(X))[0]] == [Sent]
+        clock[0] += 1e9
 
 
 def test_if_all_are_lost_there_is_a_pause():

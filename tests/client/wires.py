@@ -32,8 +32,14 @@ class Wire:
 
     def close(self):
         """Break all connections off, and let no more be made."""
-        self._listener.close()
+        self.end()
         self.cut()
+
+    def end(self):
+        """Let no more connections be made."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
+        self._listener.close()
 
     def _accept(self):
         with contextlib.suppress(OSError):

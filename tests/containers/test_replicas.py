@@ -8,6 +8,7 @@ from tests.containers.engine import wait_until
 from tests.containers.machines import ENVOY_FILE, HUB_ADDRESS, Network
 from tests.server.secure import Authority
 
+CONNECTION_AGE_S = "3"
 WAYS = ("by name", "by list", "by Envoy", "by Envoy in calls")
 
 
@@ -43,11 +44,12 @@ def balanced(network, envoy):
 @pytest.fixture(params=WAYS)
 def load(request, network):
     """Callers that reach the replicas in one of the ways that there are."""
+    settings = {"GRADWIRE_CONNECTION_AGE_S": CONNECTION_AGE_S}
     if request.param == "by name":
-        return network.load(network.named)
+        return network.load(network.named, **settings)
     if request.param == "by list":
-        return network.load(network.listed)
-    return network.load(request.getfixturevalue("balanced"), GRADWIRE_SESSIONS=str("calls" not in request.param))
+        return network.load(network.listed, **settings)
+    return network.load(request.getfixturevalue("balanced"), GRADWIRE_SESSIONS=str("calls" not in request.param), **settings)
 
 
 def shared(network, counts):
@@ -63,10 +65,8 @@ def test_calls_are_shared_and_one_replica_is_killed(network, load):
         lost.kill()
         load.more(500)
         lost.serve()
-        load.more()
+        wait_until(lambda: lost.call_count > 20, what="calls of what came back")  # once connections are so old
     network.settle()
-    with load:  # sessions over Envoy stay where they are; those that begin now go where the fewest are
-        wait_until(lambda: lost.call_count > 20, what="calls of what came back")
 
 
 def test_replicas_are_restarted_one_by_one(network, load):
