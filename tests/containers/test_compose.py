@@ -123,6 +123,14 @@ def test_what_is_published_is_published_on_this_machine_alone(document):
     assert "127.0.0.1:${GRADWIRE_PORT-50051}:50051" in ports
 
 
+def test_it_builds_upon_the_base_of_the_image_unless_another_is_named(document):
+    (argument,) = [line for line in (ROOT / "deploy" / "Dockerfile").read_text().splitlines() if line.startswith("ARG BASE_IMAGE=")]
+    default = argument.removeprefix("ARG BASE_IMAGE=")
+    for service in document["services"].values():
+        if "build" in service:
+            assert service["build"]["args"]["BASE_IMAGE"] == f"${{BASE_IMAGE-{default}}}"
+
+
 def test_only_the_server_starts_unasked(document):
     assert {name: each.get("profiles") for name, each in document["services"].items()} == {
         "server": None,
