@@ -279,14 +279,17 @@ def test_a_table_of_another_machine_is_not_read(tmp_path: Path, monkeypatch: pyt
 
 def test_a_table_is_measured_once_and_found_by_other_processes(tmp_path: Path) -> None:
     asked = []
+    may_end = threading.Event()
 
     def measure(threads: int) -> Table:
         asked.append(threads)
+        assert may_end.wait(60.0)
         return table_of()
 
     folder = tmp_path / "a" / "b"
     first = Calibration(2, folder, measure)
     assert first.ask() is None
+    may_end.set()
     wait_for_calibration()
     assert first.ask() == table_of()
     assert Calibration(2, folder, measure).ask() == table_of()

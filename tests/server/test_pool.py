@@ -245,7 +245,8 @@ async def test_cancelling_stops_a_running_task_and_drops_a_waiting_one(pool):
 
 
 @with_pool(workers=1)
-async def test_a_cancelled_task_that_is_over_in_a_moment_keeps_its_worker(pool):
+async def test_a_cancelled_task_that_is_over_in_a_moment_keeps_its_worker(pool, monkeypatch):
+    monkeypatch.setattr(pool_module, "_STOP_AFTER_S", PATIENCE_S)  # however long a moment is here
     await warm_up(pool)
     before = pool.pids
     for _ in range(20):
