@@ -174,14 +174,14 @@ def gradient(chooser: Chooser | None = None, *, reproducible: bool = False):
 
 def test_the_report_says_what_runs_and_what_was_rejected() -> None:
     found = gradient(Chooser(2, "numexpr"))
-    assert "cluster      numexpr on 2 threads" in found.plan.report
+    assert "kernel       numexpr on 2 threads" in found.plan.report
     chooser = calibrated(table_of())
     found = gradient(chooser)
     found.run([np.ones(SIZE)])
     wait_for_calibration()
-    assert "cluster      blocks on 2 threads" in str(found.plan)
+    assert "kernel       blocks on 2 threads" in str(found.plan)
     assert "; rejected: blocks on 1 thread" in str(found.plan)
-    assert "cluster      blocks on 1 thread" in gradient().plan.report
+    assert "kernel       blocks on 1 thread" in gradient().plan.report
 
 
 def test_answers_that_must_repeat_are_computed_by_one_kernel_on_one_thread() -> None:
@@ -190,7 +190,7 @@ def test_answers_that_must_repeat_are_computed_by_one_kernel_on_one_thread() -> 
     plain = gradient(reproducible=True)
     assert same_bits(fixed.run([x])[0][0], plain.run([x])[0][0])
     assert fixed.plan.peak_bytes == plain.plan.peak_bytes
-    assert "cluster      blocks on 1 thread" in fixed.plan.report
+    assert "kernel       blocks on 1 thread" in fixed.plan.report
 
 
 def test_a_cache_hands_its_chooser_on() -> None:
