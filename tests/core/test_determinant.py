@@ -237,6 +237,8 @@ def test_a_singular_jacobian_has_determinant_zero():
 def test_an_empty_jacobian_has_determinant_one():
     for shape in [(0,), (2, 0)]:
         assert determinants(lambda x: np.sin(x) * x, np.ones(shape)) == (1, 1, 0)
+        assert determinants(lambda x: (np.sin(x), x * x), np.ones(shape)) == (1, 1, 0)
+        assert determinants(lambda x: (), np.ones(shape)) == (1, 1, 0)
 
 
 def test_several_inputs_and_outputs_are_flattened_in_order():

@@ -278,6 +278,8 @@ def _determinant(program: Program, argnums: Sequence[int], where: str) -> tuple[
             f"{where}: needed a square Jacobian, got {given} (outputs x inputs, flattened); use jacobian, or choose other arguments"
         )
         raise ShapeError(text, given=given)
+    if found.rows == 0:
+        return found, Determinant(1, [], "of no elements")
     if found.system is None:
         assert found.dense is not None
         return found, Determinant(1, [Matrices(found.dense, 1)], f"1 block {found.rows} x {found.columns} dense")
