@@ -83,7 +83,7 @@ class Running:
     @property
     def is_native(self) -> bool:
         """Whether a worker has loaded what was compiled for it, and nothing is being compiled."""
-        is_loaded = any(b"libllvmlite" in _read(f"/proc/{pid}/maps") for pid in self.worker_pids)
+        is_loaded = any(b"loops_" in _read(f"/proc/{pid}/maps") for pid in self.worker_pids)
         return is_loaded and not self.helper_bytes
 
     def settle(self) -> int:

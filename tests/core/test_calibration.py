@@ -273,7 +273,7 @@ def test_a_file_that_is_no_table_is_measured_anew(tmp_path: Path, text: str) -> 
 def test_a_table_of_another_machine_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(tmp_path, 2, table_of())
     assert find(tmp_path, 1) is None
-    monkeypatch.setattr(calibration, "_processor", lambda: "another")
+    monkeypatch.setattr(calibration, "processor", lambda: "another")
     assert find(tmp_path, 2) is None
 
 

@@ -88,6 +88,20 @@ def test_operands_in_any_order_of_memory():
     np.testing.assert_array_equal(loops(np.asfortranarray(x))[0], loops(x)[0])
 
 
+def test_operands_that_are_scalars_or_not_aligned():
+    x, factor = RNG.normal(size=(400, 3)), np.float64(1.5)
+    loops, operands, _ = compiled(gw.vmap(lambda x, factor: (x * np.sum(x) * factor, np.max(x) > factor), (0, None)), x, factor)
+    needed = loops(*operands)
+    raw = np.empty(x.nbytes + 1, np.uint8)
+    moved = raw[1:].view(np.float64).reshape(x.shape)
+    moved[...] = x
+    assert not moved.flags.aligned
+    for one, other in zip(loops(*[moved if operand is x else operand for operand in operands]), needed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(needed[0], x * np.sum(x, axis=1, keepdims=True) * factor, rtol=1e-13)
+    assert [type(operand) for operand in operands if operand.ndim == 0] == [np.float64]
+
+
 def test_much_in_another_order_of_memory_is_left_to_numpy(monkeypatch):
     x = RNG.normal(size=(400, 3))
     loops, _, _ = compiled(lambda x: x * np.sum(x, axis=1, keepdims=True), x)

@@ -286,4 +286,4 @@ def test_a_compiler_whose_asker_is_gone_leaves_the_code_alone(tape, x, tmp_path,
     monkeypatch.setattr(machine.os, "nice", lambda by: None)
     assert machine.main([str(source), str(path)]) == 0
     assert [*tmp_path.iterdir()] == [path]
-    assert machine._read(path) == machine.compile_text(text)
+    assert machine.read_code(path) == machine.compile_text(text)

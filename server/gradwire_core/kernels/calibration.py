@@ -25,6 +25,7 @@ from typing import Any
 
 from gradwire_core.kernels.expressions import ALONE
 from gradwire_core.ops import PRIMITIVES
+from gradwire_core.processor import processor
 from gradwire_core.types import Dtype, TensorType
 
 FORMAT = 1
@@ -123,19 +124,7 @@ def class_of(operation: str) -> str:
 def key_of(threads: int) -> dict[str, str]:
     """Return what a table is measured on."""
     versions = {name: version(name) for name in ("numpy", "numexpr")}
-    return {"threads": str(threads), "processor": _processor(), "python": platform.python_version(), **versions}
-
-
-@functools.cache
-def _processor() -> str:
-    """Return the name of the processor and, where it is told, a digest of its instructions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0].splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}".strip()
-    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    features = told.get("flags") or told.get("Features") or ""
-    return f"{platform.machine()} {told.get('model name', '')} {hashlib.sha256(features.encode()).hexdigest()[:8]}"
+    return {"threads": str(threads), "processor": processor(), "python": platform.python_version(), **versions}
 
 
 def path_in(folder: Path, threads: int) -> Path:

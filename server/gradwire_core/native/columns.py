@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradwire_core.native.loops import READ, RESULTS
+from gradwire_core.native.signatures import BEHAVED, READ, RESULTS, SCRATCH, Run
 from gradwire_core.native.templates import TEMPLATES, Template
 from gradwire_core.types import Array, Dtype, Shape, TensorType
 
@@ -105,10 +105,9 @@ class _Source:
         arguments = [f"a{place}" for place in range(len(samples.inputs))] + [f"o{place}" for place in range(len(samples.outputs))]
         return "\n".join(
             [
-                f"def run({', '.join(arguments)}):",
+                f"def run({', '.join([*arguments, 't'])}):",
                 "    bad = 0",
                 *[f"    {line}" for line in self._once],
-                f"    t = empty({self._count * BLOCK})",
                 f"    for start in range(0, {samples.count}, {BLOCK}):",
                 f"        count = min({BLOCK}, {samples.count} - start)",
                 *[f"        {line}" for line in self._turns],
@@ -119,6 +118,11 @@ class _Source:
                 "",
             ]
         )
+
+    @property
+    def scratch(self) -> int:
+        """How many numbers all columns of a block hold."""
+        return self._count * BLOCK
 
     def _column(self) -> str:
         """Return the text of an element of a new column. All stand in one array: so the compiler sees that they do not overlap."""
@@ -176,12 +180,14 @@ class ColumnLoops:
         source: what was compiled.
     """
 
-    def __init__(self, samples: Samples, compile: Callable[[str, str], Callable[..., int]]) -> None:
-        self.source = _Source(samples).text()
-        signature = [READ[type.dtype] for type, _, _ in samples.inputs]
-        signature += [RESULTS[type.dtype] for type, _, _ in samples.outputs]
+    def __init__(self, samples: Samples, compile: Callable[[str, str], Run]) -> None:
+        source = _Source(samples)
+        self.source = source.text()
+        self._scratch = source.scratch
+        signature = [f"{READ[type.dtype]}{type.size}" for type, _, _ in samples.inputs]
+        signature += [f"{RESULTS[type.dtype]}{type.size}" for type, _, _ in samples.outputs]
         self._outputs = [(type.shape, type.dtype.numpy) for type, _, _ in samples.outputs]
-        self._run = compile(self.source, "".join(signature))
+        self._run = compile(self.source, " ".join([*signature, f"{SCRATCH}{self._scratch}"]))
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...] | None:
         """Return the outputs for the inputs, row-major; None where these are left to others.
@@ -190,6 +196,6 @@ class ColumnLoops:
         """
         if sum(array.nbytes for array in inputs if not array.flags.c_contiguous) > MOST_COPIED_BYTES:
             return None
-        arrays = [np.ascontiguousarray(array).reshape(-1) for array in inputs]
+        arrays = [array if array.flags.num & BEHAVED == BEHAVED else array.copy("C") for array in map(np.asarray, inputs)]
         outputs = [np.empty(shape, dtype) for shape, dtype in self._outputs]
-        return None if self._run(*arrays, *[output.reshape(-1) for output in outputs]) else tuple(outputs)
+        return None if self._run((*arrays, *outputs, np.empty(self._scratch))) else tuple(outputs)

@@ -1,40 +1,48 @@
-"""From the source of loops to machine code, by Numba; kept in a folder, where there is one.
+"""From the source of loops to a function, kept in a folder, where there is one.
 
-`python -m gradwire_core.native.compiler FILE...` compiles sources of that folder and ends, so that the process that needs it is not
-held up: Numba is Python, and takes the interpreter's lock for seconds. That process then finds the code beside the source.
+    a source --`objects`, in another process--> an object file --`images`--> an image in the folder --mapped--> a function
+
+`python -m gradwire_core.native.compiler FILE...` compiles sources of that folder and ends, so that the process that needs them is
+not held up: Numba is Python, and takes the interpreter's lock for seconds, and what it maps and allocates stays with a process. The
+process that needs them finds the code in the folder, and needs neither Numba nor LLVM to run it.
+
+Where the system runs no images, the folder keeps object files, and LLVM loads them.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradwire_core.folders import note_use
-from gradwire_core.native.pages import give_back_code
-from gradwire_core.native.templates import FUNCTIONS
-
-Run = Callable[..., int]
+from gradwire_core.native import images, machine, objects
+from gradwire_core.native.signatures import Run
+from gradwire_core.processor import processor
 
 FILES = "loops_"
+_IMAGE, _OBJECT = ".image", ".o"
 _LAST_BUILD_S = 300.0
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_DECIDING = ("compiler.py", "functions.py", "images.py", "objects.py")
 
 
 def compile_source(source: str, signature: str) -> Run:
     """Return the function of a source, compiled here and now; takes a second or more."""
-    scope = dict(_names())
-    exec(compile(source, "<loops>", "exec"), scope)  # noqa: S102  # our own templates and numbers
-    return _jit(scope["run"], signature, is_kept=False)
+    compiled = objects.compile_object(source, signature)
+    if not images.CAN_MAP:
+        return _loaded(compiled)
+    mapped = images.Mapped(images.link(compiled, objects.ENTRY))
+    return images.function_at(mapped.address, mapped)
 
 
 def make_call(source: str, bound: Mapping[str, Any]) -> Callable[..., Any]:
@@ -67,31 +75,31 @@ class Folder:
 
     def __call__(self, source: str, signature: str) -> Run:
         """Return the function of a source, compiled unless its code is found."""
-        path = self._write(source, signature)
-        if not self._is_built(path) and not _build([path]):
-            return compile_source(source, signature)
-        return load(path)
+        path = self._code_of(source, signature)
+        found = load(path)
+        if found is None and self._build([(source, signature)]):
+            found = load(path)
+        return compile_source(source, signature) if found is None else found
 
     def prepare(self, sources: Sequence[tuple[str, str]]) -> None:
         """Compile sources with their signatures, all in one process, unless their code is found."""
-        paths = [self._write(*source) for source in sources]
-        missing = [path for path in dict.fromkeys(paths) if not self._is_built(path)]
+        missing = [item for item in dict.fromkeys(sources) if not self._code_of(*item).exists()]
         if missing:
-            _build(missing)
+            self._build(missing)
 
-    def _write(self, source: str, signature: str) -> Path:
-        path = self._path / f"{FILES}{_digest(source, signature)}.py"
-        if not path.exists():
-            draft = path.with_suffix(f".{os.getpid()}")
-            draft.write_text(f"SIGNATURE = {signature!r}\n\n\n{source}", encoding="utf-8")
-            draft.replace(path)
-        return path
+    def _code_of(self, source: str, signature: str) -> Path:
+        return self._path / f"{FILES}{_digest(source, signature)}{_IMAGE if images.CAN_MAP else _OBJECT}"
 
-    def _is_built(self, path: Path) -> bool:
-        index = next(self._path.glob(f"__pycache__/{path.stem}.*.nbi"), None)
-        if index is not None:
-            note_use(index)  # not the source, at whose time Numba looks
-        return index is not None
+    def _build(self, sources: Sequence[tuple[str, str]]) -> bool:
+        """Have a process of its own compile sources; tell whether it could."""
+        paths = [self._code_of(*item).with_suffix(f".{os.getpid()}.py") for item in sources]
+        try:
+            for path, (source, signature) in zip(paths, sources, strict=True):
+                path.write_text(f"{signature}\n{source}", encoding="ascii")
+            return _build(paths)
+        finally:
+            for path in paths:
+                path.unlink(missing_ok=True)
 
 
 def _build(paths: Sequence[Path]) -> bool:
@@ -103,76 +111,55 @@ def _build(paths: Sequence[Path]) -> bool:
     return not done.returncode
 
 
-def load(path: Path) -> Run:
-    """Return the function of a source in a folder, compiled unless its code is found beside it."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # code that is found refers to it by name
-    spec.loader.exec_module(module)
-    vars(module).update(_names())
-    return _jit(module.run, module.SIGNATURE, is_kept=True)
+def build(path: Path) -> None:
+    """Compile a source of a folder, and write its code beside it."""
+    signature, _, source = path.read_text(encoding="ascii").partition("\n")
+    stem = path.name.partition(".")[0]
+    path.unlink()  # here, as who asked for the code may end before it is there
+    compiled = objects.compile_object(source, signature)
+    if not images.CAN_MAP:
+        machine.write_code(path.with_name(stem + _OBJECT), compiled)
+        return
+    draft = path.with_name(f"{stem}.{os.getpid()}")
+    draft.write_bytes(images.link(compiled, objects.ENTRY))
+    draft.replace(path.with_name(stem + _IMAGE))
 
 
-def _jit(run: Any, signature: str, *, is_kept: bool) -> Run:
-    numba = _numba()
-    from gradwire_core.native.functions import OPTIONS
-
-    letters = {"d": numba.float64, "b": numba.boolean, "F": numba.float64[::1], "C": numba.boolean[::1]}
-    letters |= {
-        "D": numba.types.Array(numba.float64, 1, "C", readonly=True),
-        "B": numba.types.Array(numba.boolean, 1, "C", readonly=True),
-    }
-    types = [letters[letter] for letter in signature]
-    made: Run = numba.njit(numba.int64(*types), nogil=True, cache=is_kept, **OPTIONS)(run)
-    return made
-
-
-@functools.cache
-def _numba() -> Any:
-    """Return Numba, whose import maps half of LLVM's code: that is given back before other parts of it are run."""
-    import numba
-
-    give_back_code()
-    return numba
+def load(path: Path) -> Run | None:
+    """Return the function of code in a folder, which counts as used now; None where there is none, or not all of it."""
+    note_use(path)
+    if not images.CAN_MAP:
+        compiled = machine.read_code(path)
+        return None if compiled is None else _loaded(compiled)
+    try:
+        mapped = images.Mapped(path)
+    except (FileNotFoundError, images.ImageError):
+        return None
+    return images.function_at(mapped.address, mapped)
 
 
-@functools.cache
-def _names() -> dict[str, Any]:
-    """Return what a source refers to."""
-    from gradwire_core.native import functions
-
-    names = {name: getattr(functions, name) for name in FUNCTIONS}
-    numbers = {"inf": np.inf, "nan": np.nan, "largest_angle": functions.LARGEST_ANGLE}
-    return {
-        **names,
-        **numbers,
-        "U": np.uint64,
-        "empty": np.empty,
-        "zeros": np.zeros,
-        "sqrt": np.sqrt,
-        "total": functions.total,
-        "add_finite": functions.add_finite,
-    }
+def _loaded(compiled: bytes) -> Run:
+    engine, address = machine.load_object(compiled, objects.ENTRY)
+    return images.function_at(address, engine)
 
 
 @functools.cache
-def _version() -> bytes:
+def _deciding() -> bytes:
     """Return what decides, besides a source, what code it becomes."""
-    numba = _numba()
-    functions = Path(__file__).with_name("functions.py").read_bytes()
-    return b"\0".join([numba.__version__.encode(), np.__version__.encode(), sys.version.encode(), functions])
+    layout = f"{images.FIRST_ITEM} {images.FIRST_FIELD}"
+    names = [version("numba"), version("llvmlite"), np.__version__, sys.version, layout, processor()]
+    return b"\0".join([*map(str.encode, names), *[Path(__file__).with_name(name).read_bytes() for name in _DECIDING]])
 
 
 def _digest(source: str, signature: str) -> str:
-    return hashlib.sha256(b"\0".join([_version(), signature.encode(), source.encode()])).hexdigest()
+    return hashlib.sha256(b"\0".join([_deciding(), signature.encode(), source.encode()])).hexdigest()
 
 
 def main(argv: Sequence[str]) -> int:
     """Compile sources of a folder; return the exit code."""
     os.nice(10)
     for path in argv:
-        load(Path(path))
+        build(Path(path))
     return 0
 
 

@@ -276,6 +276,13 @@ def total(values: Any, count: Any) -> Any:
 
 
 @_inlined
+def clear(values: Any) -> None:
+    """Make the numbers of an array zero."""
+    for place in range(len(values)):
+        values[place] = 0.0
+
+
+@_inlined
 def add_finite(values: Any, others: Any) -> None:
     """Add what is finite of an array to another: what rounding took from sums, and nothing to those that are not finite."""
     for place in range(len(values)):

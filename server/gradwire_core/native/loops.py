@@ -15,6 +15,7 @@ import numpy as np
 
 from gradwire_core.native import compiler
 from gradwire_core.native.nest import Layouts, Nest, Node, NotWrittenError, Region, Store, merged
+from gradwire_core.native.signatures import BEHAVED, NUMBERS, READ, RESULTS, SCRATCH, Run, scratch_starts
 from gradwire_core.program import Literal, Operand, Program, Var
 from gradwire_core.types import Array, Dtype, Shape
 
@@ -51,20 +52,33 @@ class _Source:
         is_single = len(self._regions) == 1
         self._parts = [_Part(region, is_single=is_single) for region in self._regions]
         self.compensated = sorted({store.output for part in self._parts for store in part.compensated})
+        self._inner = sorted({store.output for part in self._parts for store in part.inner})
 
     def text(self) -> str:
         """Return the text."""
         nest = self._nest
         names = [f"n{place}" for place in range(len(nest.numbers))] + [f"a{place}" for place in range(len(nest.arrays))]
         names += [f"o{place}" for place in range(len(nest.cluster.outputs))]
+        names += [f"c{place}" for place in self.compensated] + [f"t{place}" for place in self._inner]
         lines = [f"def run({', '.join(names)}):", "    bad = False"]
-        lines += [f"    c{place} = zeros(o{place}.size)" for place in self.compensated]
-        inner = sorted({store.output for part in self._parts for store in part.inner})
-        lines += [f"    t{place} = empty({BLOCK})" for place in inner]
+        lines += [f"    clear(c{place})" for place in self.compensated]
         for part in self._parts:
             lines += part.lines()
         lines += [f"    add_finite(o{place}, c{place})" for place in self.compensated]
         return "\n".join([*lines, "    return bad", ""])
+
+    def signature(self) -> str:
+        """Return the types of the operands."""
+        nest = self._nest
+        operands = [NUMBERS[operand.type.dtype] for operand in nest.numbers]
+        operands += [f"{READ[operand.type.dtype]}{operand.type.size}" for operand in nest.arrays]
+        operands += [f"{RESULTS[output.type.dtype]}{output.type.size}" for output in nest.cluster.outputs]
+        return " ".join([*operands, *[f"{SCRATCH}{size}" for size in self.scratch_sizes()]])
+
+    def scratch_sizes(self) -> list[int]:
+        """Return how many numbers each array holds that is written and read again within a call."""
+        outputs = self._nest.cluster.outputs
+        return [outputs[place].type.size for place in self.compensated] + [BLOCK] * len(self._inner)
 
 
 class _Part:
@@ -181,11 +195,6 @@ def _place(item: Node | Store) -> str:
 
 # -- compiled ------------------------------------------------------------------------------------------------------------------
 
-NUMBERS = {Dtype.FLOAT64: "d", Dtype.BOOL: "b"}
-READ = {Dtype.FLOAT64: "D", Dtype.BOOL: "B"}
-RESULTS = {Dtype.FLOAT64: "F", Dtype.BOOL: "C"}
-"""How a signature writes an operand, one letter each: numbers, then arrays that are read, then arrays that are written."""
-
 
 class Loops:
     """A cluster as loops, and what calls them; threads may share it, and it does not hold the interpreter's lock while it runs.
@@ -203,9 +212,9 @@ class Loops:
         NotWrittenError: `shape_of` gives none.
     """
 
-    def __init__(self, cluster: Program, compile: Callable[[str, str], Callable[..., int]], layouts: Layouts = ()) -> None:
+    def __init__(self, cluster: Program, compile: Callable[[str, str], Run], layouts: Layouts = ()) -> None:
         self.source, self.signature = write(cluster, layouts)
-        self._call = _calling(Nest(cluster, layouts), compile(self.source, self.signature))
+        self._call = _calling(Nest(cluster, layouts), compile(self.source, self.signature), scratch_starts(self.signature)[1])
 
     def __call__(self, *inputs: Array, out: Sequence[Array | None] | None = None) -> tuple[Array, ...] | None:
         """Return the outputs for the inputs; None where these are left to others.
@@ -225,13 +234,11 @@ def scratch_bytes(nest: Nest) -> int:
 
 def write(cluster: Program, layouts: Layouts = ()) -> tuple[str, str]:
     """Return the source of a cluster, and the types of its operands."""
-    nest = Nest(cluster, layouts)
-    signature = "".join([NUMBERS[operand.type.dtype] for operand in nest.numbers])
-    signature += "".join([READ[operand.type.dtype] for operand in nest.arrays])
-    return _Source(nest).text(), signature + "".join([RESULTS[output.type.dtype] for output in cluster.outputs])
+    source = _Source(Nest(cluster, layouts))
+    return source.text(), source.signature()
 
 
-def _calling(nest: Nest, run: Callable[..., int]) -> Callable[..., tuple[Array, ...] | None]:
+def _calling(nest: Nest, run: Run, scratch: int) -> Callable[..., tuple[Array, ...] | None]:
     """Return what calls loops: one function of templates and numbers, since a call is most of the time of short ones."""
     bound: dict[str, Any] = {"run": run, "row_major": _row_major, "empty": np.empty, "zeros": np.zeros, "bool_": np.bool_}
     names: dict[Operand, str] = {var: f"x{place}" for place, var in enumerate(nest.cluster.inputs)}
@@ -245,13 +252,11 @@ def _calling(nest: Nest, run: Callable[..., int]) -> Callable[..., tuple[Array, 
         if layout and layout != tuple(range(len(layout))):
             lines.append(f"{name} = {name}.transpose({layout})")
         if isinstance(operand, Var):
-            lines.append(f"if {name}.flags.num & {_BEHAVED} != {_BEHAVED}:")
+            lines.append(f"if {name}.flags.num & {BEHAVED} != {BEHAVED}:")
             lines += [f"    {name} = row_major({name})", f"    if {name} is None: return None"]
-    given = [f"{names[operand]}.item()" for operand in nest.numbers]
-    given += [
-        names[operand] + ("" if operand.type.ndim == 1 or isinstance(operand, Literal) else ".reshape(-1)")
-        for operand in nest.arrays
-    ]
+    numbers = [(f"{names[operand]}.item()", operand.type.dtype) for operand in nest.numbers]
+    given = [f"float({item})" if dtype is Dtype.BOOL else item for item, dtype in numbers]
+    given += [names[operand] for operand in nest.arrays]
     results = []
     for place, output in enumerate(nest.cluster.outputs):
         layout = nest.layout_of(output)
@@ -263,15 +268,13 @@ def _calling(nest: Nest, run: Callable[..., int]) -> Callable[..., tuple[Array, 
         lines.append(f"if y{place} is None: y{place} = {kind}({shape}{', bool_' if output.type.dtype is Dtype.BOOL else ''})")
         if kind == "zeros" and is_row_major:
             lines.append(f"else: y{place}.fill(0.0)")
-        given.append(f"y{place}" + ("" if len(shape) == 1 else ".reshape(-1)"))
+        given.append(f"y{place}")
         results.append(f"y{place}" + ("" if is_row_major else f".transpose({axes})"))
-    lines += [f"if run({', '.join(given)}): return None", f"return ({', '.join(results)},)"]
+    given += [f"empty({scratch})"] if scratch else []
+    lines += [f"if run(({', '.join(given)},)): return None", f"return ({', '.join(results)},)"]
     arguments = ", ".join([*[names[var] for var in nest.cluster.inputs], "out=None"])
     call: Callable[..., tuple[Array, ...] | None] = compiler.make_call("\n    ".join([f"def call({arguments}):", *lines]), bound)
     return call
-
-
-_BEHAVED = 0x101  # NumPy's flags of what is row-major and aligned
 
 
 def _row_major(array: Array) -> Array | None:

@@ -38,13 +38,18 @@ class Code:
     """
 
     def __init__(self, compiled: bytes) -> None:
-        llvm = _llvm()
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(compiled))
-        self._engine.finalize_object()
-        address = self._engine.get_function_address(ENTRY)
+        self._engine, address = load_object(compiled, ENTRY)
         self.run: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
         self.run_briefly: Callable[[int], None] = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+def load_object(compiled: bytes, entry: str) -> tuple[Any, int]:
+    """Return what holds the code of an object file in memory, and the address of its function."""
+    llvm = _llvm()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(compiled))
+    engine.finalize_object()
+    return engine, engine.get_function_address(entry)
 
 
 def compile_here(text: str) -> Code:
@@ -61,10 +66,10 @@ def compile_in(folder: Path) -> Callable[[str], Code]:
     def compile_or_find(text: str) -> Code:
         path = folder / f"{FILES}{_digest(text)}.o"
         note_use(path)
-        compiled = _read(path)
+        compiled = read_code(path)
         if compiled is None:
             _build(path, text)
-            compiled = _read(path)
+            compiled = read_code(path)
         if compiled is None:
             raise RuntimeError(f"{path}: needed what was written just now, got something else")
         return Code(compiled)
@@ -94,13 +99,14 @@ def _build(path: Path, text: str) -> None:
         source.unlink(missing_ok=True)
 
 
-def _write(path: Path, compiled: bytes) -> None:
+def write_code(path: Path, compiled: bytes) -> None:
+    """Write code into a file, all of it at once."""
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_bytes(hashlib.sha256(compiled).digest() + compiled)
     draft.replace(path)
 
 
-def _read(path: Path) -> bytes | None:
+def read_code(path: Path) -> bytes | None:
     """Return the code in a file; None where there is none, or not all of it."""
     try:
         found = path.read_bytes()
@@ -143,7 +149,7 @@ def main(argv: Sequence[str]) -> int:
     source, path = map(Path, argv)
     text = source.read_text(encoding="ascii")
     source.unlink()  # here, as who asked for the code may end before it is there
-    _write(path, compile_text(text))
+    write_code(path, compile_text(text))
     return 0
 
 
