@@ -240,7 +240,7 @@ class RayHandle:
         """Return why it did not answer; it has ended, or will at once."""
         self._kill()
         is_by_itself = isinstance(error, (ValueError, struct.error, ray.exceptions.RayTaskError))
-        if isinstance(error, ray.exceptions.ActorDiedError) and not self.was_stopped:
+        if isinstance(error, ray.exceptions.RayActorError) and not self.was_stopped:  # died, or is said to be unavailable meanwhile
             is_by_itself = await self._source.call(_is_alive, self._node)
         self.was_ended_from_outside = not is_by_itself
         return WorkerDiedError(is_by_itself=is_by_itself)
