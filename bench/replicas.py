@@ -2,11 +2,12 @@
 
 Replicas are containers of the image `gradwire` on the first core, which the engine lets have half of it each; the generator runs
 on the others. Both go before whatever else the machine does, as far as this process may say so. Requests are values and gradients
-of option prices in a closed loop, which reach both replicas in turn. One replica, the other, and both are measured by turns, since
-machines are not equally fast all the time.
+in a closed loop, which reach both replicas in turn. One replica, the other, and both are measured by turns, since machines are not
+equally fast all the time.
 
 A replica that has used its half of a tenth of a second stands still for the rest of it, while requests go to it in turn as before.
-So many are under way that the other does not run out of work meanwhile; each is so large that the generator's core is half idle.
+So many are under way that the other does not run out of work meanwhile. Each is much work for little data: what the kernel does to
+carry it is on no replica's account, and two replicas that use a whole core leave it no time there, where one leaves it half.
 
     make image && .venv/bin/python bench/replicas.py
     .ci/engine sh -c 'deploy/build && .venv/bin/python bench/replicas.py'     where no engine answers
@@ -43,8 +44,8 @@ arrivals = { kind = "closed", in_flight = 16 }
 
 [[mix]]
 name = "gradient"
-program = "black_scholes"
-sizes = { quotes = 2000 }
+program = "potential"
+sizes = { n = 500 }
 want = ["value", "grad"]
 """
 ADDRESS = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
