@@ -37,7 +37,7 @@ from _engine_workloads import GROUPS, Workload, chain, kepler
 import gradwire as gw
 from gradwire._embedded import EMBEDDED
 from gradwire_core.engine import Output, compile
-from gradwire_core.kernels.floats import COMPILING_CALLS
+from gradwire_core.kernels.chunks import COMPILING_CALLS
 from gradwire_core.plans import Plans
 from gradwire_core.transforms import Transform
 

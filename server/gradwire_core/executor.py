@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -23,9 +22,10 @@ from gradwire_core.errors import ArgumentError
 from gradwire_core.kernels.batches import BATCH, bind_batch
 from gradwire_core.kernels.blocks import Blocks
 from gradwire_core.kernels.choice import Chooser
+from gradwire_core.kernels.chunks import Chunk, Chunks
 from gradwire_core.kernels.cluster import CLUSTER, plan_clustered
 from gradwire_core.kernels.contest import Contest, Make, Settle
-from gradwire_core.kernels.floats import COMPILING_CALLS, Floats
+from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.fusion import is_promising
 from gradwire_core.kernels.numbers import MACHINE, Numbers
 from gradwire_core.kernels.rooms import NO_ROOM, Places, Room, find_rooms
@@ -376,7 +376,7 @@ def _compile_straight(plan: Plan, kernels: _Kernels, room: Room | None) -> Calla
 # -- long plans ----------------------------------------------------------------------------------------------------------------
 
 
-class _Chunks:
+class _Chunks(Chunks[Step]):
     """A long plan, over a list that holds inputs, other slots and literals."""
 
     def __init__(self, plan: Plan, kernels: _Kernels) -> None:
@@ -387,53 +387,34 @@ class _Chunks:
         self._spare = [None] * (plan.slot_count - len(plan.program.inputs))
         self._finishes = [(self._place(slot), FINISHES[finish]) for slot, finish in _finishes(plan)]
         steps = plan.steps
-        tapes = [steps[start : start + CHUNK] for start in range(0, len(steps), CHUNK)]
-        self._chunks: list[Callable[[list[Any]], Any]] = [functools.partial(_play, self._tape(tape)) for tape in tapes]
-        self._waiting = tapes
-        self._calls = 0
-        self._share = math.ceil(len(self._chunks) / COMPILING_CALLS)
+        super().__init__([steps[start : start + CHUNK] for start in range(0, len(steps), CHUNK)])
 
     def run(self, *arrays: Array) -> tuple[Array, ...]:
         """Return the outputs for the inputs."""
         slots: list[Any] = [*arrays, *self._spare, *self._literals]
         for place in self._numbers:
             slots[place] = slots[place][()]
-        for chunk in self._chunks:
-            chunk(slots)
-        if (self._calls - 1) * self._share < len(self._chunks):
-            self._compile_next()
+        self._run_all(slots)
         return tuple([finish(slots[place]) for place, finish in self._finishes])
-
-    def _compile_next(self) -> None:
-        """Compile some chunks more, from the second call on; two threads may compile the same ones, with the same result."""
-        first = (self._calls - 1) * self._share
-        self._calls += 1
-        if first >= 0:
-            for number in range(first, min(first + self._share, len(self._chunks))):
-                self._compile_one(number)
-
-    def _compile_one(self, number: int) -> None:
-        steps = self._waiting[number]
-        if not steps:  # another thread was faster
-            return
-        bound = {f"k{index}": kernel for index, kernel in enumerate(self._kernels.bound)}
-        lines = _lines(steps, lambda slot: f"s[{self._place(slot)}]", self._kernels)
-        self._chunks[number] = make_function("s", lines, bound)
-        self._waiting[number] = ()
 
     def _place(self, slot: int) -> int:
         return slot if slot >= 0 else self._slot_count + ~slot
 
-    def _tape(self, steps: Sequence[Step]) -> list[_Row]:
+    def _interpret(self, part: Sequence[Step]) -> Chunk:
         bound, number, place = self._kernels.bound, self._kernels.number, self._place
-        rows = []
-        for step in steps:
+        rows: list[_Row] = []
+        for step in part:
             index = number(step)
             operands = [place(slot) for slot in step.operands]
             if step.target >= 0:
                 operands.append(operands[step.target])
             rows.append((bound[index], operands, step.results, step.frees))
-        return rows
+        return functools.partial(_play, rows)
+
+    def _write(self, part: Sequence[Step]) -> Chunk:
+        bound = {f"k{index}": kernel for index, kernel in enumerate(self._kernels.bound)}
+        lines = _lines(part, lambda slot: f"s[{self._place(slot)}]", self._kernels)
+        return make_function("s", lines, bound)
 
 
 _Row = tuple[Kernel, list[int], tuple[int, ...], tuple[int, ...]]

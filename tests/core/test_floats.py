@@ -14,7 +14,7 @@ from gradwire_core.builder import Builder, Value
 from gradwire_core.engine import Output, compile
 from gradwire_core.executor import Executor
 from gradwire_core.interpreter import interpret
-from gradwire_core.kernels import floats, operations
+from gradwire_core.kernels import chunks, floats, operations
 from gradwire_core.kernels.floats import Floats
 from gradwire_core.kernels.operations import OPERATIONS
 from gradwire_core.kernels.tape import MOST_ELEMENTS, Costs, Tape, expand
@@ -256,7 +256,7 @@ def test_the_gradient_of_an_unrolled_loop_is_floats() -> None:
 def test_a_share_of_the_chunks_is_compiled_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floats, "STRAIGHT", 0)
     monkeypatch.setattr(floats, "CHUNK", 4)
-    monkeypatch.setattr(floats, "COMPILING_CALLS", 3)
+    monkeypatch.setattr(chunks, "COMPILING_CALLS", 3)
     written = []
     make = floats.make_function
     monkeypatch.setattr(floats, "make_function", lambda *given: written.append(given) or make(*given))
@@ -283,11 +283,11 @@ def test_chunks_that_threads_compile_at_once_stay_what_they_are(monkeypatch: pyt
     monkeypatch.setattr(floats, "CHUNK", 4)
     tape = expand(trace(lambda x: np.sin(np.sin(np.sin(np.sin(x) * 0.5) * 0.5)), of_shape()))
     assert tape is not None
-    chunks = floats._Chunks(tape)
-    expected = chunks.run(np.asarray(0.7))
+    found = floats._Chunks(tape)
+    expected = found.run(np.asarray(0.7))
     for number in (0, 0, 1, 1):
-        chunks._compile_one(number)
-    assert same_bits(chunks.run(np.asarray(0.7))[0], expected[0])
+        found._compile_one(number)
+    assert same_bits(found.run(np.asarray(0.7))[0], expected[0])
 
 
 def test_the_registers_of_a_long_tape_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ own templates and integer names alone. What raises (`operations` says when) is c
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
 
+from gradwire_core.kernels.chunks import Chunk, Chunks
 from gradwire_core.kernels.operations import OPERATIONS, function_of
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Row, Tape
@@ -24,8 +24,6 @@ Runner = Callable[..., tuple[Array, ...]]
 # Up to this many operations a tape is compiled to one function at once; a longer one is cut into chunks.
 STRAIGHT = 400
 CHUNK = 500
-# So many calls at most compile chunks, each an equal share of them.
-COMPILING_CALLS = 100
 # Expressions are nested up to this depth; the parser has a limit of its own.
 MOST_NESTED = 10
 # So many more calls may end at NaN or inf than not, before floats are no longer tried.
@@ -137,7 +135,7 @@ def _compile_straight(tape: Tape) -> Runner:
 _Played = tuple[Callable[..., Any], int, int, int, int]
 
 
-class _Chunks:
+class _Chunks(Chunks[Row]):
     """A long tape, over a list in which registers share places once they are dead."""
 
     def __init__(self, tape: Tape) -> None:
@@ -147,11 +145,9 @@ class _Chunks:
         self._places = self._share_places(tape)
         self._constants = [*tape.constants.values()]
         self._spare = [None] * (max(self._places.values(), default=0) + 1 - self._input_count - len(self._constants))
-        self._waiting = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-        self._kept = self._find_kept()
-        self._chunks: list[Callable[[list[Any]], Any]] = [functools.partial(_play, self._played(chunk)) for chunk in self._waiting]
-        self._calls = 0
-        self._share = math.ceil(len(self._chunks) / COMPILING_CALLS)
+        parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+        self._kept = self._find_kept(parts)
+        super().__init__(parts)
 
     def _share_places(self, tape: Tape) -> dict[int, int]:
         """Return where each register stands: inputs, then constants, then what is computed."""
@@ -174,11 +170,11 @@ class _Chunks:
                 count += 1
         return places
 
-    def _find_kept(self) -> set[int]:
+    def _find_kept(self, parts: Sequence[Sequence[Row]]) -> set[int]:
         """Return the registers that another chunk takes than the one that computes them, or the outputs."""
         kept = {register for registers in self._outputs for register in registers}
         made: dict[int, int] = {}
-        for number, chunk in enumerate(self._waiting):
+        for number, chunk in enumerate(parts):
             for register, _, operands in chunk:
                 made[register] = number
                 kept.update([operand for operand in operands if made.get(operand, number) != number])
@@ -189,39 +185,25 @@ class _Chunks:
         memory: list[Any] = [number for array in arrays for number in array.ravel().tolist()]
         memory += self._constants
         memory += self._spare
-        for chunk in self._chunks:
-            chunk(memory)
-        if (self._calls - 1) * self._share < len(self._chunks):
-            self._compile_next()
+        self._run_all(memory)
         places = self._places
         found = [np.array([memory[places[register]] for register in registers]) for registers in self._outputs]
         return tuple([array.reshape(shape) for array, shape in zip(found, self._shapes, strict=True)])
 
-    def _compile_next(self) -> None:
-        """Compile some chunks more, from the second call on; two threads may compile the same ones, with the same result."""
-        first = (self._calls - 1) * self._share
-        self._calls += 1
-        if first >= 0:
-            for number in range(first, min(first + self._share, len(self._chunks))):
-                self._compile_one(number)
-
-    def _compile_one(self, number: int) -> None:
-        rows, places = self._waiting[number], self._places
-        if not rows:  # another thread was faster
-            return
-        own = {register for register, _, _ in rows}
-        taken = [operand for operand in _count_uses(rows) if operand not in own]
-        lines = [f"v{operand} = s[{places[operand]}]" for operand in taken]
-        lines += _statements(rows, self._kept, lambda register: f"s[{places[register]}] = ")
-        self._chunks[number] = make_function("s", lines, _functions(rows))
-        self._waiting[number] = ()
-
-    def _played(self, rows: Sequence[Row]) -> list[_Played]:
-        places, functions = self._places, _functions(rows)
-        return [
+    def _interpret(self, part: Sequence[Row]) -> Chunk:
+        places, functions = self._places, _functions(part)
+        played: list[_Played] = [
             (functions[name], places[register], *[places[operand] for operand in operands], *_PADDING[len(operands)])
-            for register, name, operands in rows
+            for register, name, operands in part
         ]
+        return functools.partial(_play, played)
+
+    def _write(self, part: Sequence[Row]) -> Chunk:
+        places, own = self._places, {register for register, _, _ in part}
+        taken = [operand for operand in _count_uses(part) if operand not in own]
+        lines = [f"v{operand} = s[{places[operand]}]" for operand in taken]
+        lines += _statements(part, self._kept, lambda register: f"s[{places[register]}] = ")
+        return make_function("s", lines, _functions(part))
 
 
 _PADDING = {1: (-1, -1), 2: (-1,), 3: ()}
