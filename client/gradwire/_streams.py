@@ -27,6 +27,7 @@ from gradwire_proto import joined
 from gradwire_proto.tensor import check_shape, decode_dtype, encode_dtype
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import tensor_pb2
+from gradwire_proto.varints import encode_varint
 
 CHUNK_BYTES = 2**20
 """The bytes of a chunk; a tensor that would make the message of its request longer than this travels in such."""
@@ -253,16 +254,6 @@ class Stream:
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------------
-
-
-def encode_varint(number: int) -> bytes:
-    """Return a number that is not negative as protobuf writes it."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 @functools.lru_cache(maxsize=4096)

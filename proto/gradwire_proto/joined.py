@@ -10,6 +10,7 @@ from typing import Any
 
 from gradwire_core.errors import ArgumentError, LimitError
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
+from gradwire_proto.varints import encode_varint
 
 KEY = "gradwire-joined-count"
 """The metadata in which each side says how many messages it takes in one."""
@@ -44,7 +45,7 @@ def join(field: int, messages: Sequence[bytes]) -> bytes:
     if len(messages) == 1:
         return messages[0]
     tag = bytes((field << 3 | _LENGTH,))
-    return b"".join([part for message in messages for part in (tag, _encode_varint(len(message)), message)])
+    return b"".join([part for message in messages for part in (tag, encode_varint(len(message)), message)])
 
 
 def split(field: int, message: bytes, max_count: int) -> list[tuple[int, int]] | None:
@@ -90,15 +91,6 @@ def split(field: int, message: bytes, max_count: int) -> list[tuple[int, int]] |
 
 _LONGEST = 10  # digits of a number that is told
 _LAST_SHIFT = 63
-
-
-def _encode_varint(value: int) -> bytes:
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
 
 
 def _malformed(size: int) -> ArgumentError:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from gradwire_core.errors import ArgumentError
 from gradwire_proto.joined import REQUESTS
+from gradwire_proto.varints import encode_varint
 from gradwire_server.calls import Call, is_request_id
-from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, encode_varint, fields, read_varint
+from gradwire_server.wire import FIXED64, LENGTH, VARINT, WireError, fields, read_varint
 
 EVALUATE, CHUNK, CANCEL = 2, 3, 4
 """What a message of the caller does, by the number of the field that says so."""

@@ -72,15 +72,3 @@ def read_varint(message: bytes, place: int, end: int) -> tuple[int, int]:
             return value & 0xFFFF_FFFF_FFFF_FFFF, place
         shift += 7
     raise WireError
-
-
-def encode_varint(value: int) -> bytes:
-    """Return a number of 0 or more as a varint."""
-    if value < 0x80:
-        return bytes((value,))
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
