@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from gradwire_core.builder import VIEWS
 from gradwire_core.einsum import lower
-from gradwire_core.kernels.tape import MOVING
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.ops.small import FEWEST_MATRICES
 from gradwire_core.program import Equation, Operand
+from gradwire_core.structure.cost import MOVING
 from gradwire_core.types import Dtype, Shape, TensorType
 
 # Of a batch: of a call, of an operation on a block, of a number that is loaded or stored.

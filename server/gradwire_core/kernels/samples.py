@@ -9,9 +9,10 @@ from typing import Any
 from gradwire_core.kernels.joining import Joined
 from gradwire_core.kernels.lanes import MOST_ELEMENTS, OfSample, Places, apply_rule, find_places, is_shared, without
 from gradwire_core.kernels.matrices import OF_SAMPLES
-from gradwire_core.kernels.tape import MOVING, count_operations
+from gradwire_core.kernels.tape import count_operations
 from gradwire_core.ops import PRIMITIVES
 from gradwire_core.program import Equation, Literal, Operand, Program, Var
+from gradwire_core.structure.cost import MOVING
 from gradwire_core.types import Shape
 
 FEWEST_EQUATIONS = 2

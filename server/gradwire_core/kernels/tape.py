@@ -16,6 +16,7 @@ import numpy as np
 
 from gradwire_core.kernels.operations import OPERATIONS, function_of
 from gradwire_core.program import Equation, Literal, Operand, Program
+from gradwire_core.structure.cost import CREATING, MOVING
 from gradwire_core.types import Array, Dtype, TensorType
 
 Number: TypeAlias = float | bool
@@ -27,9 +28,6 @@ MOST_ELEMENTS = 64
 CALL_SECONDS = 7e-7
 SCALAR_SECONDS = 7e-8
 
-# Equations that move elements: their kernels are run on registers.
-MOVING = frozenset({"broadcast_to", "concatenate", "diagonal", "embed", "flip", "pad", "reshape", "slice", "transpose"})
-CREATING = frozenset({"eye"})
 OPERATORS = frozenset({"add", "divide", "greater", "less", "multiply", "negative", "subtract"})
 ZERO = 0
 """The register of 0.0, which is what moving elements fills in."""

@@ -22,9 +22,10 @@ LARGE_BYTES = 2**20
 MOST_OF_FLOATS = 64
 FLOAT_SECONDS = 3.5e-8
 """Programs of arrays no larger are computed in Python's floats, an operation on numbers in so many seconds."""
-TAKEN_APART = frozenset({
-    "broadcast_to", "concatenate", "diagonal", "einsum", "embed", "eye", "flip", "pad", "reshape", "slice", "sum", "transpose",
-})  # fmt: skip
+MOVING = frozenset({"broadcast_to", "concatenate", "diagonal", "embed", "flip", "pad", "reshape", "slice", "transpose"})
+"""The primitives that only move numbers, which costs nothing there."""
+CREATING = frozenset({"eye"})
+TAKEN_APART = MOVING | CREATING | {"einsum", "sum"}
 """The primitives that are, beside elementwise ones."""
 
 
