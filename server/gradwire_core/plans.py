@@ -89,7 +89,7 @@ class Plans:
         try:
             draft.write_bytes(b"".join([MAGIC, hashlib.sha256(content).digest(), content]))
             draft.replace(path)
-            make_room([self._folder], self._most_bytes)
+            make_room(self._folder, self._most_bytes)
         except OSError as error:
             draft.unlink(missing_ok=True)
             if not self._is_told:

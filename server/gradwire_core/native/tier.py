@@ -133,7 +133,7 @@ class Tier:
         give_back_code()
         if self._path is not None:
             try:
-                make_room([self._path, self._path / "__pycache__"], self._most_bytes, PREFIXES)
+                make_room(self._path, self._most_bytes, PREFIXES)
             except OSError as error:
                 _LOGGER.warning("compiled code is not bounded: %s", error)
 
