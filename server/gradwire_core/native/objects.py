@@ -22,17 +22,13 @@ from gradwire_core.types import Dtype
 
 ENTRY = "gradwire_loops"
 _TRUTHS = (READ[Dtype.BOOL], RESULTS[Dtype.BOOL])
-_LIBRARY = """
-define void @NRT_MemInfo_call_dtor(ptr %unused) {
-  ret void
-}
-
-define ptr @memset(ptr %to, i32 %value, i64 %count) #0 {
-  %byte = trunc i32 %value to i8
+_BY_BYTES = """
+define ptr @{name}(ptr noalias %to, {operand}, i64 %count) #0 {{
   %is_none = icmp eq i64 %count, 0
   br i1 %is_none, label %exit, label %body
 body:
   %i = phi i64 [ 0, %0 ], [ %next, %body ]
+{value}
   %at = getelementptr inbounds i8, ptr %to, i64 %i
   store i8 %byte, ptr %at
   %next = add nuw i64 %i, 1
@@ -40,26 +36,18 @@ body:
   br i1 %is_last, label %exit, label %body
 exit:
   ret ptr %to
-}
-
-define ptr @memcpy(ptr noalias %to, ptr noalias %from, i64 %count) #0 {
-  %is_none = icmp eq i64 %count, 0
-  br i1 %is_none, label %exit, label %body
-body:
-  %i = phi i64 [ 0, %0 ], [ %next, %body ]
-  %source = getelementptr inbounds i8, ptr %from, i64 %i
-  %byte = load i8, ptr %source
-  %at = getelementptr inbounds i8, ptr %to, i64 %i
-  store i8 %byte, ptr %at
-  %next = add nuw i64 %i, 1
-  %is_last = icmp eq i64 %next, %count
-  br i1 %is_last, label %exit, label %body
-exit:
-  ret ptr %to
-}
-
-attributes #0 = { nounwind "no-builtins" }
+}}
 """
+_SET = "  %byte = trunc i32 %value to i8"
+_COPY = "  %source = getelementptr inbounds i8, ptr %from, i64 %i\n  %byte = load i8, ptr %source"
+_LIBRARY = "".join(
+    [
+        "define void @NRT_MemInfo_call_dtor(ptr %unused) { ret void }",
+        _BY_BYTES.format(name="memset", operand="i32 %value", value=_SET),
+        _BY_BYTES.format(name="memcpy", operand="ptr noalias %from", value=_COPY),
+        'attributes #0 = { nounwind "no-builtins" }',
+    ]
+)
 """What LLVM may call by name; memory is the caller's, so none is counted."""
 _KEPT = (ENTRY, "memset", "memcpy")
 

@@ -26,15 +26,6 @@ def fold_constants(program: Program) -> Program:
     return _Folding().run(program)
 
 
-def is_constant(equation: Equation, constants: Container[Operand]) -> bool:
-    """Whether an equation is computed once, where some values are; what has no elements needs no computing."""
-    return all(result.type.size == 0 for result in equation.results) or (
-        all(isinstance(operand, Literal) or operand in constants for operand in equation.operands)
-        and all(result.type.size <= FOLD_ELEMENTS for result in equation.results)
-        and not any(isinstance(value, Program) for value in equation.params.values())
-    )
-
-
 @dataclass(slots=True)
 class _Folding:
     """The state of the pass.
@@ -55,7 +46,7 @@ class _Folding:
         """Return the program with its constants as literals."""
         equations = []
         for equation in program.equations:
-            if is_constant(equation, self.arrays) and self._compute(equation):
+            if _is_constant(equation, self.arrays) and self._compute(equation):
                 if equation.primitive.name != "broadcast_to":
                     continue
                 self.broadcasts.update(equation.results)
@@ -96,3 +87,12 @@ class _Folding:
         if found is None:
             found = self.literals[operand] = Literal(self.arrays[operand])
         return found
+
+
+def _is_constant(equation: Equation, constants: Container[Operand]) -> bool:
+    """Whether an equation is computed once, where some values are; what has no elements needs no computing."""
+    return all(result.type.size == 0 for result in equation.results) or (
+        all(isinstance(operand, Literal) or operand in constants for operand in equation.operands)
+        and all(result.type.size <= FOLD_ELEMENTS for result in equation.results)
+        and not any(isinstance(value, Program) for value in equation.params.values())
+    )
