@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -113,8 +114,9 @@ async def test_a_worker_that_is_killed_while_it_writes_to_memory_that_was_used_b
         for moment in range(8):
             running = asyncio.create_task(pool.run(again, PATIENCE_S))
             await asyncio.sleep(0.001 * moment)
-            if pool.pids:
-                os.kill(pool.pids[moment % len(pool.pids)], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the last one to be killed may not be missed yet
+                if pool.pids:
+                    os.kill(pool.pids[moment % len(pool.pids)], signal.SIGKILL)
             answer = await running
             assert {segment.mark for segment in answer.segments} == {one.mark, other.mark}
             assert_is_right(answer)
