@@ -111,7 +111,13 @@ def running(command: Sequence[str], *, show_errors: bool = False, **environ: str
     """Run a server that prints where it listens, for the length of a block; what it complains of is shown where that fails."""
     with tempfile.TemporaryFile("w+") as complaints:
         popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment() | environ, start_new_session=True
+            # Not in a session of its own: Linux schedules sessions as groups, and that of a generator may wait long for its turn.
+            command,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            env=environment() | environ,
+            process_group=0,
         )
         try:
             yield Running(popen, _address(popen))

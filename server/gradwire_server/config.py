@@ -85,7 +85,7 @@ class ServerConfig:
     max_queue_s: float = setting(
         0.5,
         "predicted seconds of work that may wait for each worker, beside one request; more is refused as OVERLOADED; under a "
-        "flood, of at least twice what is done, a request may wait only half as long as it takes",
+        "flood, of at least twice what is done, a request may wait only a quarter as long as it takes",
     )
     max_pool_bytes: int = setting(
         0, "predicted bytes of all evaluations that wait and run; more is refused as OVERLOADED; 0: workers times max_peak_bytes"

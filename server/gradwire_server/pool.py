@@ -249,14 +249,14 @@ class WorkerPool:
         """Check the predicted seconds of work that waits before a task, and the number of tasks that wait.
 
         No more may wait than leaves it time to be done: what would come too late is told so while its caller can ask elsewhere.
-        One for each worker may wait in any case: predictions are too rough to refuse what is next.
+        One for each worker may wait in any case, one for all in a flood: predictions are too rough to refuse what is next.
         """
         count, now_s, task_s = len(self._waiting), item.arrived_s, item.expected.seconds
         if count >= self._config.queue_count:
             self._note_refusal(task_s, now_s)
             text = f"queue: needed a free place, got {count} tasks waiting; retry after a moment"
             raise OverloadedError(text, waiting=count, **self._advice(0.0, now_s))
-        if count < self._config.workers:
+        if count < self._pressure.spared_count(now_s):
             return
         queued_s = self._waiting.seconds_before(item.due_s) / self._config.workers
         allowed_s = self._pressure.allowed_s(task_s, now_s)

@@ -1,9 +1,9 @@
 """How much may wait before what comes is refused: much, as long as that is the end of it, and little in a flood.
 
 Callers who wait for answers before they ask again make queues that end by themselves, however long. A flood does not end: all that
-is admitted would wait as long as may be. So once as much work was refused within a second as is done in one, a task may wait half
-as long as it takes, or a moment, until none had to be refused for a while. Those who are refused are told to come again when there
-is room for as many as they are.
+is admitted would wait as long as may be. So once as much work was refused within a second as is done in one, a task may wait a
+quarter as long as it takes, or a moment, until none had to be refused for a while. So few are enough, for the next comes before a
+worker has long been idle. Those who are refused are told to come again when there is room for as many as they are.
 No I/O. Nothing else may live here.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 
-_WAIT_SHARE = 0.5
+_WAIT_SHARE = 0.25
 _LEAST_WAIT_S = 0.005
 _CALM_S = 1.0
 _MEMORY_S = 1.0  # of what was refused
@@ -42,6 +42,10 @@ class Pressure:
         """Tell whether far more comes than is done."""
         return self._is_flood and now_s - self._last_s < _CALM_S
 
+    def spared_count(self, now_s: float) -> int:
+        """Return how many may wait whatever they are predicted to take: one for each worker, and one for all in a flood."""
+        return 1 if self.is_high(now_s) else self._worker_count
+
     def allowed_s(self, task_s: float, now_s: float) -> float:
         """Return the seconds of work that may wait for each worker before a task that takes so long."""
         if not self.is_high(now_s):
@@ -51,7 +55,7 @@ class Pressure:
     def refuse(self, task_s: float, now_s: float) -> bool:
         """Take note that a task is refused; tell whether from now on little may wait where much might."""
         was_high = self.is_high(now_s)
-        self._refused_s = self._refused_s * math.exp((self._last_s - now_s) / _MEMORY_S) + task_s
+        self._refused_s = self._refused_s * math.exp((self._last_s - now_s) / _MEMORY_S) + min(task_s, _MEMORY_S)
         self._last_s = now_s
         self._is_flood = was_high or self._refused_s >= _FLOOD_SHARE * _MEMORY_S * self._worker_count
         return self._is_flood and not was_high

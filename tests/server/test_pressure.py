@@ -12,8 +12,10 @@ def flooded(max_wait_s: float = 0.5, now_s: float = 10.0) -> Pressure:
 def test_much_may_wait_until_much_is_refused_and_little_from_then_on():
     assert Pressure(0.5, worker_count=2).allowed_s(0.02, 10.0) == 0.5
     pressure = flooded()
-    assert pressure.allowed_s(0.02, 10.1) == 0.01
+    assert pressure.allowed_s(0.1, 10.1) == 0.025
+    assert pressure.allowed_s(0.02, 10.1) == 0.005
     assert pressure.allowed_s(10.0, 10.1) == 0.5  # never more than before
+    assert pressure.spared_count(10.1) == 1
     assert pressure.allowed_s(0.0, 10.1) == 0.005
     assert not pressure.refuse(0.02, 10.9)
     assert pressure.is_high(11.8)
@@ -23,8 +25,15 @@ def test_much_may_wait_again_once_nothing_was_refused_for_a_while():
     pressure = flooded()
     assert not pressure.is_high(11.0)
     assert pressure.allowed_s(0.02, 11.0) == 0.5
+    assert pressure.spared_count(11.0) == 2
     assert not pressure.refuse(0.02, 20.0)
     assert not pressure.is_high(20.0)
+
+
+def test_one_long_task_is_no_flood():
+    pressure = Pressure(0.5, worker_count=2)
+    assert not pressure.refuse(10.0, 10.0)
+    assert pressure.refuse(10.0, 10.0)
 
 
 def test_callers_who_come_again_when_told_so_are_no_flood():
