@@ -50,3 +50,11 @@ def keep_freed_memory(*, in_few_arenas: bool = False) -> bool:
     settings = [(_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES), (_TOP_PAD, TOP_PAD_BYTES)]
     settings += [(_ARENA_MAX, MOST_ARENAS)] if in_few_arenas else []
     return all(mallopt(parameter, value) for parameter, value in settings)
+
+
+def give_freed_memory_back() -> bool:
+    """Have the C library give the freed memory of all its heaps back, whatever is in use behind it; tell whether it did."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError):  # another C library than glibc
+        return False

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
+from gradwire_server.lean import staying_lean
 from gradwire_server.logs import configure_logging
 from gradwire_server.loops import loop_factory
 from gradwire_server.memory import allow_descriptors
@@ -68,7 +69,7 @@ async def serve(config: ServerConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     _LOGGER.info("starting %s", config)
     allow_descriptors()
-    async with _make_server(config) as server:
+    async with _make_server(config) as server, staying_lean():
         _announce(server.address)
         await stopping.wait()
         _LOGGER.info("stopping grace_s=%s", config.grace_s)

@@ -23,6 +23,7 @@ from gradwire_server.admission import draining
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers
 from gradwire_server.exposition import encode_samples, make_metrics
 from gradwire_server.frames import Frame, Kind, Prediction
+from gradwire_server.lean import staying_lean
 from gradwire_server.link import Answerer, Link, Verb
 from gradwire_server.logs import configure_logging
 from gradwire_server.loops import loop_factory
@@ -95,7 +96,8 @@ class FrontProcess:
         self._link = Link(descriptors, answerers)
         await self._link.open(stream)
         telling = asyncio.create_task(self._tell_uses())
-        await self._link.ended.wait()
+        async with staying_lean():
+            await self._link.ended.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
         gc.collect()  # what is left of gRPC ends with the event loop, not after it

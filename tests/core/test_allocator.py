@@ -53,6 +53,22 @@ library.fflush(stream)
 """
 
 
+FREED = """
+import ctypes
+from gradwire_core.allocator import give_freed_memory_back
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+held = [ctypes.create_string_buffer(50_000) for _ in range(2000)]
+[ctypes.memset(item, 1, 50_000) for item in held]
+last = held.pop()
+held.clear()
+before = resident()
+print(int(give_freed_memory_back()), before - resident())
+"""
+
+
 def run_text(program, *arguments, **variables):
     command, environ = [sys.executable, "-c", program, *arguments], os.environ | variables
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environ)
@@ -77,3 +93,10 @@ def test_threads_share_few_arenas_where_that_is_asked_for():
     counts = [run_text(ARENAS, *arguments, MALLOC_ARENA_MAX="8").count("<heap nr=") for arguments in ((), ("few",))]
     assert counts[0] > counts[1] == MOST_ARENAS
     assert run_text(ARENAS, **VARIABLES).count("<heap nr=") == MOST_ARENAS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other C libraries")
+def test_freed_memory_is_given_back_though_some_is_in_use_behind_it():
+    is_given, count = map(int, run_text(FREED, **VARIABLES).split())
+    assert is_given
+    assert count > 80_000_000
