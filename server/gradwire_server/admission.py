@@ -20,6 +20,7 @@ from gradwire_server.quotas import Quotas
 from gradwire_server.refusals import Refusal, Refusals
 from gradwire_server.skeletons import Message
 from gradwire_server.tracing import Tracer
+from gradwire_server.turn import Turn
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -128,12 +129,17 @@ class Admission:
         metrics: told of every finished request.
         tracer: makes a span of every request; None for no traces.
         refusals: what was refused a moment ago.
+
+    Attributes:
+        gate: as given.
+        turn: of the event loop, which what is answered at once spends.
     """
 
     def __init__(
         self, gate: Gate, quotas: Quotas, metrics: Metrics, tracer: Tracer | None = None, refusals: Refusals | None = None
     ) -> None:
         self.gate = gate
+        self.turn = Turn()
         self._quotas = quotas
         self._metrics = metrics
         self._tracer = tracer
@@ -175,7 +181,7 @@ class Admission:
         identity: str,
         parent: Context | None = None,
     ) -> R:
-        """Return what a handler answers to a request that waits for nothing.
+        """Return what a handler answers to a request that waits for nothing; that is spent of the turn of the event loop.
 
         Raises:
             GradwireError: the request is refused or fails.
@@ -192,7 +198,9 @@ class Admission:
             code, reason = failure.code, failure.reason
             raise failure from None
         finally:
-            self._count(rpc, code, request_id, identity, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.turn.spend(seconds)
+            self._count(rpc, code, request_id, identity, seconds)
             if span is not None:
                 span.end(code, reason)
 

@@ -58,6 +58,9 @@ class Stream(Protocol):
 Handler: TypeAlias = Callable[[bytes, Call], Awaitable[bytes]]
 """Answers a serialized request by a serialized response, or raises a GradwireError."""
 
+FindQuick: TypeAlias = Callable[[bytes, str], Callable[[bytes | memoryview], bytes] | None]
+"""Returns what answers a serialized request of an identity at once; None where that takes longer, and a Handler must."""
+
 Read: TypeAlias = Callable[[], Awaitable[bytes | None]]
 """Returns the next message of a stream; None when the caller has ended its side."""
 

@@ -110,7 +110,9 @@ class FrontEnd:
             }
         )
         tensors = TensorService(self._config, self._stores.tensors)
-        methods = {rpc: interceptor.wrap(rpc, handler) for rpc, handler in (service.handlers() | tensors.handlers()).items()}
+        quick = service.quick_handlers()
+        plain = service.handlers() | tensors.handlers()
+        methods = {rpc: interceptor.wrap(rpc, handler, quick.get(rpc)) for rpc, handler in plain.items()}
         methods |= {rpc: interceptor.wrap_upload(rpc, handler) for rpc, handler in tensors.upload_handlers().items()}
         methods |= {rpc: interceptor.wrap_stream(rpc, handler) for rpc, handler in service.stream_handlers().items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))

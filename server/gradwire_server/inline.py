@@ -7,7 +7,7 @@ answered if its bytes are the known ones, with elements in between that are read
 
 To carry large arrays to a worker and back takes time in proportion to their bytes, which is added to the budget: what adds two
 arrays of a MiB is done sooner than it is carried. The event loop is kept from others meanwhile, so a turn of it has a budget too
-(`Turn`): past that, whoever comes next waits until all others had their turn.
+(`turn.py`): past that, whoever comes next waits until all others had their turn.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ CARRIED_S = 4e-10
 _SMALL_BYTES = 64 * 1024  # what is smaller costs the same for any size
 _MOST_S = 1.5e-3
 _MOST_PEAK_BYTES = 2**24
-_TURN_S = 2e-3
 _WRITTEN_BYTES = 4096  # smaller results are copied once more, which is quicker than to look at them
 
 _HOT_COUNT = 4
@@ -72,7 +71,7 @@ class Tiny:
         self._pieces = list(response.pieces)
         self._run = executable.run
         types = [*executable.input_types, *(type for seeds in executable.seed_types for type in seeds)]
-        parts = [(type.shape, type.dtype.numpy, *span) for type, span in zip(types, request.spans, strict=True)]
+        parts = [(type.shape, type.dtype.numpy, start) for type, (start, _) in zip(types, request.spans, strict=True)]
         count = len(executable.input_types)
         self._inputs, seeds = parts[:count], iter(parts[count:])
         self._seeds = [[next(seeds) for _ in found] for found in executable.seed_types]
@@ -86,13 +85,13 @@ class Tiny:
         return b"".join(self.pieces(message))
 
     def pieces(self, message: Message) -> list[bytes | memoryview]:
-        """Return the serialized answer in pieces, in memory of their own; a message that is a view is read where it is.
+        """Return the serialized answer in pieces, in memory of their own; the message is read where it is.
 
         Raises:
             GradwireError: as the executable.
         """
-        inputs = [np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in self._inputs]
-        seeds = [[np.ndarray(shape, dtype, message[start:end]) for shape, dtype, start, end in found] for found in self._seeds]
+        inputs = [np.ndarray(shape, dtype, message, start) for shape, dtype, start in self._inputs]
+        seeds = [[np.ndarray(shape, dtype, message, start) for shape, dtype, start in found] for found in self._seeds]
         found: list[bytes | memoryview] = []
         pieces = iter(self._pieces)
         for results in self._run(inputs, seeds):
@@ -102,32 +101,6 @@ class Tiny:
                 found += next(pieces), (result.tobytes() if small else result.reshape(-1).view(np.uint8).data)
         found.append(next(pieces))
         return found
-
-
-class Turn:
-    """How long requests that are evaluated here have kept the event loop in its present turn."""
-
-    def __init__(self) -> None:
-        self._spent_s = 0.0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether others are to have their turn first."""
-        return self._spent_s > _TURN_S
-
-    async def come(self) -> None:
-        """Return when it is not over any more."""
-        while self.is_over:  # noqa: ASYNC110  # an event would have all come back at once
-            await asyncio.sleep(0)
-
-    def spend(self, seconds: float) -> None:
-        """Take note of some seconds."""
-        if not self._spent_s:
-            asyncio.get_running_loop().call_soon(self._begin)
-        self._spent_s += seconds
-
-    def _begin(self) -> None:
-        self._spent_s = 0.0
 
 
 @dataclass(slots=True)
@@ -145,13 +118,9 @@ class Inline:
 
     Args:
         config: the budget; 0 seconds for none.
-
-    Attributes:
-        turn: of the event loop, which those who answer here spend.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.turn = Turn()
         self._budget_s = config.inline_budget_s
         self._known: Skeletons[_Entry] = Skeletons(_KNOWN_COUNT)
         self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -17,8 +17,11 @@ from gradwire_core.errors import GradwireError
 from gradwire_proto.joined import KEY, told_count
 from gradwire_proto.status import cut_message, encode_status
 from gradwire_server.admission import PUSHBACK_S, Admission, StreamHandler
-from gradwire_server.calls import Call, Handler, UploadHandler, is_request_id, make_request_id
+from gradwire_server.calls import Call, FindQuick, Handler, UploadHandler, is_request_id, make_request_id
 from gradwire_server.tracing import Tracer
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context as TraceContext
 
 REQUEST_ID = "x-request-id"
 """The metadata that names a call: taken from the caller, or made here; always among the trailers."""
@@ -56,18 +59,36 @@ class CallInterceptor:
         self._default_timeout_s = default_timeout_s
         self._joined_count = joined_count
 
-    def wrap(self, rpc: str, handler: Handler) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """Return the gRPC handler of an rpc: bytes in, bytes out."""
+    def wrap(self, rpc: str, handler: Handler, find_quick: FindQuick | None = None) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Return the gRPC handler of an rpc: bytes in, bytes out.
+
+        Args:
+            rpc: its name.
+            handler: answers requests.
+            find_quick: finds what answers some requests at once, which is all that is done for them.
+        """
+        admission = self._admission
 
         async def answer(message: bytes, context: Context) -> bytes:
-            call = await self._open(rpc, context)
-            refusal = self._admission.refuse_again(rpc, message, call.request_id, call.identity)
-            if refusal is not None:
-                await _send_status(context, refusal.error, refusal.status(call.request_id), call.request_id)
+            request_id = self._greet(context)
             try:
-                return await self._admission.answer(rpc, handler, message, call)
+                identity = self._identify(context)
             except GradwireError as error:
-                await _abort(context, error, call.request_id)
+                await self._refuse(rpc, context, error, request_id)
+            self._hold(context)
+            try:
+                if find_quick is not None:
+                    if admission.turn.is_over:
+                        await admission.turn.come()
+                    quick = find_quick(message, identity)
+                    if quick is not None:
+                        return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent(context))
+                refusal = admission.refuse_again(rpc, message, request_id, identity)
+                if refusal is not None:
+                    await _send_status(context, refusal.error, refusal.status(request_id), request_id)
+                return await admission.answer(rpc, handler, message, self._call(context, request_id, identity))
+            except GradwireError as error:
+                await _abort(context, error, request_id)
                 raise
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
@@ -116,21 +137,38 @@ class CallInterceptor:
 
     async def _open(self, rpc: str, context: Context) -> Call:
         """Return what is known of a call besides its messages; end it where it is not known who calls."""
-        request_id = _find_request_id(context)
-        context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        left_s: float | None = context.time_remaining()
+        request_id = self._greet(context)
         try:
             identity = self._identify(context)
         except GradwireError as error:
             await self._refuse(rpc, context, error, request_id)
-            raise
-        gate = self._admission.gate
-        if gate.hold():
-            context.add_done_callback(lambda _: gate.let_go())  # type: ignore[arg-type]  # it is given the context alone
-        parent = None if self._tracer is None else self._tracer.find_parent(context.invocation_metadata() or ())
-        return Call(request_id, self._default_timeout_s if left_s is None else left_s, identity, parent=parent)
+        self._hold(context)
+        return self._call(context, request_id, identity)
 
-    async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> None:
+    def _greet(self, context: Context) -> str:
+        """Return the name of a call, which is among the trailers however it ends."""
+        request_id = _find_request_id(context)
+        context.set_trailing_metadata(((REQUEST_ID, request_id),))
+        return request_id
+
+    def _hold(self, context: Context) -> None:
+        """Have a server that drains wait for a call until all of its answer is sent."""
+        if self._admission.gate.hold():
+            context.add_done_callback(self._let_go)  # type: ignore[arg-type]  # it is given the context alone
+
+    def _let_go(self, _context: object) -> None:
+        self._admission.gate.let_go()
+
+    def _call(self, context: Context, request_id: str, identity: str) -> Call:
+        left_s: float | None = context.time_remaining()
+        timeout_s = self._default_timeout_s if left_s is None else left_s
+        return Call(request_id, timeout_s, identity, parent=self._find_parent(context))
+
+    def _find_parent(self, context: Context) -> TraceContext | None:
+        """Return where the spans of a call belong; None where no traces are made."""
+        return None if self._tracer is None else self._tracer.find_parent(context.invocation_metadata() or ())
+
+    async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> NoReturn:
         self._admission.refuse(rpc, error, request_id, context.peer())
         await _abort(context, error, request_id)
 

@@ -5,6 +5,8 @@ Without an address for metrics nothing is counted, and prometheus-client is not 
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -116,9 +118,8 @@ class PrometheusMetrics:
         import prometheus_client as client
 
         self.registry = registry = client.CollectorRegistry()
-        self._seconds = client.Histogram(
-            "gradwire_call_seconds", "Seconds from the arrival of a call to its answer.", ["rpc", "code"], registry=registry
-        )
+        self._calls = _Calls()
+        registry.register(self._calls)
         self._queue = client.Gauge("gradwire_queue_length", "Tasks that wait for a worker.", registry=registry)
         self._starts = client.Counter("gradwire_worker_starts", "Worker processes started.", registry=registry)
         self._retries = client.Counter("gradwire_task_retries", "Tasks run again because a worker died.", registry=registry)
@@ -146,7 +147,6 @@ class PrometheusMetrics:
             "gradwire_executables", "Executables that were asked for, and had to be compiled or not.", ["cache"], registry=registry
         )
         self._executables = {True: executables.labels("hit"), False: executables.labels("miss")}
-        self._children: dict[tuple[str, str], Any] = {}
         self._identities = client.Counter(
             "gradwire_identity_calls", "Calls finished, of each identity.", ["identity", "code"], registry=registry
         )
@@ -154,10 +154,7 @@ class PrometheusMetrics:
 
     def observe_call(self, rpc: str, code: str, seconds: float) -> None:
         """Count a finished call."""
-        child = self._children.get((rpc, code))
-        if child is None:
-            child = self._children[rpc, code] = self._seconds.labels(rpc, code)
-        child.observe(seconds)
+        self._calls.observe((rpc, code), seconds)
 
     def count_identity_call(self, identity: str, code: str) -> None:
         """Count a finished call of an identity."""
@@ -212,6 +209,34 @@ class PrometheusMetrics:
     def watch(self, counts: Mapping[str, Callable[[], int]]) -> None:
         """Have counts that others keep be read whenever metrics are."""
         self.registry.register(_Watch(counts))
+
+
+class _Calls:
+    """How long calls took, by rpc and code. To count in prometheus-client's own histograms takes three times as long."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], list[int]] = {}
+        self._sums: dict[tuple[str, str], float] = {}
+
+    def observe(self, labels: tuple[str, str], seconds: float) -> None:
+        """Count a call."""
+        counts = self._counts.get(labels)
+        if counts is None:
+            self._sums[labels] = 0.0
+            counts = self._counts[labels] = [0] * (len(_WAITS_S) + 1)
+        counts[bisect_left(_WAITS_S, seconds)] += 1
+        self._sums[labels] += seconds
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the family of them."""
+        from prometheus_client.core import HistogramMetricFamily
+
+        name, documentation = "gradwire_call_seconds", "Seconds from the arrival of a call to its answer."
+        family = HistogramMetricFamily(name, documentation, labels=["rpc", "code"])
+        bounds = [*map(str, _WAITS_S), "+Inf"]
+        for labels, counts in list(self._counts.items()):
+            family.add_metric(labels, list(zip(bounds, itertools.accumulate(counts), strict=True)), self._sums[labels])
+        yield family
 
 
 class _Watch:

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -29,7 +29,7 @@ from gradwire_proto.known import check_known
 from gradwire_proto.status import decode_status
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_server.admission import Admission, StreamHandler
-from gradwire_server.calls import Call, Handler, Stream
+from gradwire_server.calls import Call, FindQuick, Handler, Stream
 from gradwire_server.chunks import Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Part
@@ -91,7 +91,6 @@ class DifferentiationService:
 
     Attributes:
         inline_count: how many evaluations no worker was asked for.
-        turn: what those spend of the event loop.
         idle: memory of tensors in chunks, between its uses.
     """
 
@@ -99,7 +98,6 @@ class DifferentiationService:
         self._config = config
         self._limits = Limits.from_config(config)
         self._inline = Inline(config)
-        self.turn = self._inline.turn
         self.inline_count = 0
         self.idle = Idle()
         self._result_sizes: Skeletons[tuple[int, ...]] = Skeletons(_PLAIN_COUNT)
@@ -125,6 +123,10 @@ class DifferentiationService:
             "GetCapabilities": self.get_capabilities,
         }
 
+    def quick_handlers(self) -> dict[str, FindQuick]:
+        """Return what finds the answers to some requests at once, by the name of the rpc; its handler answers the others."""
+        return {"Evaluate": self.find_quick}
+
     def stream_handlers(self) -> dict[str, StreamHandler]:
         """Return the handler of each rpc that streams, by its name."""
         return {RPC: self.evaluate_stream}
@@ -135,9 +137,6 @@ class DifferentiationService:
 
     async def evaluate(self, message: bytes, call: Call) -> bytes:
         """Evaluate outputs of a program."""
-        tiny = self.find_tiny(message, call.identity)
-        if tiny is not None:
-            return await self._evaluate_inline(tiny, message, call)
         self._limits.check_request(len(message))
         known = self._plain.find(message)
         if known is not None:
@@ -151,14 +150,10 @@ class DifferentiationService:
             self._note(message, is_undivided=False)
         return answer.response
 
-    async def _evaluate_inline(self, tiny: Tiny, message: bytes, call: Call) -> bytes:
-        if self.turn.is_over:
-            await self.turn.come()
-        began_s, view = time.perf_counter(), memoryview(message)
-        try:
-            return tiny.answer(view) if call.span is None else call.span.run_inline(tiny.answer, view)
-        finally:
-            self.turn.spend(time.perf_counter() - began_s)
+    def find_quick(self, message: bytes, identity: str) -> Callable[[bytes | memoryview], bytes] | None:
+        """Return what answers a serialized EvaluateRequest of an identity at once; None where a worker must."""
+        tiny = self.find_tiny(message, identity)
+        return None if tiny is None else tiny.answer
 
     def find_tiny(self, message: bytes | memoryview, identity: str) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest of an identity at once; None where a worker must."""

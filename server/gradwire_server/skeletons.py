@@ -115,16 +115,19 @@ class Skeletons(Generic[T]):
     def __init__(self, max_count: int) -> None:
         self._max_count = max_count
         self._known: OrderedDict[tuple[int, bytes], list[tuple[Skeleton, T]]] = OrderedDict()
+        self._last: tuple[Skeleton, T] | None = None
 
     def find(self, message: Message) -> T | None:
         """Return what is known of requests like a serialized one."""
-        key = (len(message), bytes(message[:_PREFIX_BYTES]))
-        found = self._known.get(key)
-        if found is not None:
-            for skeleton, value in found:
-                if skeleton.fits(message):
-                    self._known.move_to_end(key)
-                    return value
+        size, last = len(message), self._last
+        if last is not None and last[0].size == size and last[0].fits(message):
+            return last[1]  # it is the most recently used
+        key = (size, bytes(message[:_PREFIX_BYTES]))
+        for item in self._known.get(key, ()):
+            if item[0].fits(message):
+                self._known.move_to_end(key)
+                self._last = item
+                return item[1]
         return None
 
     def put(self, skeleton: Skeleton, value: T) -> None:
@@ -133,5 +136,6 @@ class Skeletons(Generic[T]):
         found = [item for item in self._known.get(key, ()) if item[0] != skeleton]
         self._known[key] = [*found[-_ALIKE_COUNT + 1 :], (skeleton, value)]
         self._known.move_to_end(key)
+        self._last = None
         if len(self._known) > self._max_count:
             self._known.popitem(last=False)

@@ -27,7 +27,7 @@ from gradwire_server.calls import Call, Stream, make_request_id
 from gradwire_server.chunks import Arriving, Held, cut
 from gradwire_server.config import ServerConfig
 from gradwire_server.idle import Idle
-from gradwire_server.inline import Tiny, Turn
+from gradwire_server.inline import Tiny
 from gradwire_server.parts import ANSWER, CHUNK, ERROR, EVALUATE, Part, check_part, encode_part, encode_pieces, parse
 from gradwire_server.requests import Apart
 from gradwire_server.segments import Segment
@@ -67,10 +67,6 @@ Arrived: TypeAlias = Callable[[], Awaitable[Sequence[Segment]]]
 
 class Evaluator(Protocol):
     """What answers the requests of sessions."""
-
-    @property
-    def turn(self) -> Turn:
-        """What is spent by answering at once."""
 
     def find_tiny(self, message: Message, identity: str) -> Tiny | None:
         """Return what answers a serialized EvaluateRequest of an identity at once; None where that takes longer."""
@@ -222,8 +218,8 @@ class Session:
     async def _hear(self, part: Part) -> None:
         """Do what a message says. The message that answers it at once, if one does, is to be written by `_write_made`."""
         if part.kind == EVALUATE:
-            if self._evaluator.turn.is_over:
-                await self._evaluator.turn.come()
+            if self._admission.turn.is_over:
+                await self._admission.turn.come()
             answer = self._answer_at_once(part) if part.is_plain and part.id not in self._running else None
             if answer is None:
                 await self._begin(part, bytes(part.content))
@@ -282,15 +278,13 @@ class Session:
         tiny = self._evaluator.find_tiny(part.content, self._call.identity)
         if tiny is None:
             return self._refuse_at_once(part)
-        request_id, began_s = make_request_id(), time.perf_counter()
+        request_id = make_request_id()
         try:
             pieces = self._admission.answer_at_once(
                 RPC, tiny.pieces, part.content, request_id, self._call.identity, self._call.parent
             )
         except GradwireError as error:
             return encode_part(part.id, ERROR, encode_status(error, request_id).SerializeToString())
-        finally:
-            self._evaluator.turn.spend(time.perf_counter() - began_s)
         return encode_pieces(part.id, ANSWER, pieces, tiny.response_bytes)
 
     def _refuse_at_once(self, part: Part) -> bytes | None:

@@ -21,8 +21,9 @@ from gradwire_proto.v1 import differentiation_service_pb2 as pb
 from gradwire_proto.v1 import transform_pb2
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind, Prediction
-from gradwire_server.inline import Inline, Turn
+from gradwire_server.inline import Inline
 from gradwire_server.service import SERVICE
+from gradwire_server.turn import Turn
 from gradwire_server.worker import Worker
 from tests.server.processes import serving
 from tests.server.requests import X, equation, evaluation, product, until

@@ -60,6 +60,21 @@ def test_counts_that_others_keep_are_read_when_metrics_are():
         counts["gradwire_sessions"], counts["gradwire_inline_evaluations"] = 4, 6
 
 
+def test_calls_are_counted_up_to_the_bound_of_each_bucket():
+    made = make_metrics("127.0.0.1:0")
+    for seconds in (0.0, 0.0005, 0.0006, 3.0, 99.0):
+        made.observe_call("Evaluate", "OK", seconds)
+    made.observe_call("Evaluate", "INTERNAL", 1.0)
+    labels = {"rpc": "Evaluate", "code": "OK"}
+
+    def count(bound: str) -> float | None:
+        return made.registry.get_sample_value("gradwire_call_seconds_bucket", labels | {"le": bound})
+
+    assert [count(bound) for bound in ("0.0005", "0.001", "2.5", "5.0", "10.0", "+Inf")] == [2, 3, 3, 4, 4, 5]
+    assert made.registry.get_sample_value("gradwire_call_seconds_count", labels) == 5
+    assert made.registry.get_sample_value("gradwire_call_seconds_sum", labels) == pytest.approx(102.0011)
+
+
 def test_samples_of_several_processes_add_up_and_counts_of_those_that_ended_stay():
     parts = []
     for number in (1, 2):

@@ -33,7 +33,7 @@ from gradwire_server.chunks import CHUNK_BYTES, Arriving, Held
 from gradwire_server.config import ServerConfig
 from gradwire_server.frames import Frame, Kind
 from gradwire_server.idle import Idle, let_go
-from gradwire_server.inline import Tiny, Turn
+from gradwire_server.inline import Tiny
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.parts import encode_part, parse
 from gradwire_server.quotas import Quotas
@@ -111,7 +111,6 @@ class Desk:
         self.quick_count = 0
         self.fails = False
         self.cancelled: list[str] = []
-        self.turn = Turn()
 
     def find_tiny(self, message: bytes, identity: str) -> Tiny | None:
         assert identity == ANONYMOUS
@@ -575,9 +574,8 @@ def test_more_joined_messages_than_are_taken_are_refused_before_any_is_looked_at
 
 def test_a_long_message_of_what_is_answered_at_once_lets_others_have_their_turn(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(
-        "gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: next(clock), perf_counter=lambda: 0.0)
-    )
+    monkeypatch.setattr("gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("gradwire_server.admission.time", types.SimpleNamespace(perf_counter=lambda: 0.0))
 
     async def scenario(pipe, _desk, _gate, _running):
         pipe.join(*(asks(id, "quick") for id in range(1, 6)))
@@ -588,9 +586,7 @@ def test_a_long_message_of_what_is_answered_at_once_lets_others_have_their_turn(
 
 def test_a_used_up_turn_is_left_to_others_between_requests_of_one_message(monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(
-        "gradwire_server.streams.time", types.SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: next(clock))
-    )
+    monkeypatch.setattr("gradwire_server.admission.time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
 
     async def scenario(pipe, desk, _gate, _running):
         turns: list[int] = []
