@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 import numba
 
 import gradwire as gw
-from gradwire_core.native import compiler, functions, images, objects
+from gradwire_core.native import codes, compiler, functions, images, objects
 from gradwire_core.native.images import ImageError, Mapped, link
 from gradwire_core.native.loops import BLOCK, Loops, write
 from gradwire_core.native.signatures import scratch_starts
@@ -55,7 +55,7 @@ def by_dispatcher(source, signature):
 
 def object_of(text, entry="entry"):
     """Return the object file of a text of LLVM's language, and its function's name."""
-    machine = objects._target()
+    machine = codes.target(3)
     return machine.emit_object(llvm.parse_assembly(text)), entry
 
 
@@ -187,7 +187,7 @@ define i64 @gradwire_loops(ptr %operands) {
 }
 """
     module = llvm.parse_assembly(objects._LIBRARY)
-    machine = objects._target()
+    machine = codes.target(3)
     objects._optimize(module, machine)
     module.link_in(llvm.parse_assembly(text))
     mapped = Mapped(link(machine.emit_object(module), objects.ENTRY))

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("numba", reason='the native tier needs Numba: pip install "gradwire[jit]"')
 
 import gradwire as gw
-from gradwire_core.native import compiler, images, pages
+from gradwire_core.native import compiler, images, machine, pages
 from tests.server.processes import serving
 
 PATIENCE_S = 120.0
@@ -21,24 +21,33 @@ def wave(x):
     return (x * x + 3.0 * x) / (2.0 + x * x)
 
 
+def orbit(x):
+    for _ in range(400):
+        x = x + 0.01 * np.sin(x)
+    return x
+
+
 def mapped(server):
     """Return the files that workers of a server map, as text."""
     return "".join([Path(f"/proc/{pid}/maps").read_text() for pid in server.worker_pids])
 
 
-@pytest.mark.parametrize("is_native", [True, False])
-def test_workers_keep_compiled_code_in_a_folder_and_map_it_alone(tmp_path, is_native):
+@pytest.mark.parametrize(
+    ("function", "count", "files", "is_native"),
+    [(wave, 2**19, compiler.FILES, True), (wave, 2**19, compiler.FILES, False), (orbit, 3, machine.FILES, True)],
+)
+def test_workers_keep_compiled_code_in_a_folder_and_map_it_alone(tmp_path, function, count, files, is_native):
     folder = tmp_path / "code"
     options = ("--workers", "1", "--spare-workers", "0", "--cache-folder", str(folder), "--native" if is_native else "--no-native")
-    x = np.linspace(-1.0, 1.0, 2**19)
-    needed = gw.evaluate(wave)(x)
+    x = np.linspace(-1.0, 1.0, count)
+    needed = gw.evaluate(function)(x)
     with serving(*options) as server, gw.connect(server.address) as client:
-        is_run = lambda: compiler.FILES in mapped(server) if images.CAN_MAP else bool(list(folder.rglob("*.o")))
+        is_run = lambda: files in mapped(server) if images.CAN_MAP else bool(list(folder.rglob("*.o")))
         deadline = time.monotonic() + (PATIENCE_S if is_native else 2.0)
         while time.monotonic() < deadline and not is_run():
-            np.testing.assert_allclose(client.evaluate(wave)(x), needed, rtol=1e-13, atol=1e-13)
+            np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
         assert is_run() == is_native
         for _ in range(5):
-            np.testing.assert_allclose(client.evaluate(wave)(x), needed, rtol=1e-13, atol=1e-13)
+            np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
         if images.CAN_MAP:
             assert pages.LIBRARY not in mapped(server), "the compiler is in a worker"

@@ -12,8 +12,8 @@ import numpy as np
 from gradwire_core.kernels.operations import function_of
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Costs, Tape
-from gradwire_core.native.assembly import Listing, assemble
-from gradwire_core.native.instructions import TEMPLATES, called
+from gradwire_core.native.assembly import Assembly, Listing, assemble
+from gradwire_core.native.instructions import TEMPLATES, addresses, called
 from gradwire_core.native.machine import Code
 from gradwire_core.types import Array, Dtype
 
@@ -42,7 +42,7 @@ class Numbers:
     Args:
         tape: what is computed.
         listing: the same, over places.
-        size: how many numbers are in memory: inputs, constants, others, and outputs.
+        assembly: the same, as a module, which says what is in memory.
         code: computes it.
 
     Attributes:
@@ -52,10 +52,11 @@ class Numbers:
 
     kernels = ("machine code of all operations",)
 
-    def __init__(self, tape: Tape, listing: Listing, size: int, code: Code) -> None:
+    def __init__(self, tape: Tape, listing: Listing, assembly: Assembly, code: Code) -> None:
         self._code = code  # is freed with it
         self._listing = listing
-        self._size = size
+        self._size = assembly.size
+        self._functions = addresses(assembly.functions)
         self._inputs = [registers.shape for registers in tape.inputs]
         self._outputs = [registers.shape for registers in tape.outputs]
         self._spare: list[tuple[Any, ...]] = []
@@ -70,7 +71,7 @@ class Numbers:
             return None
         listing = list_tape(tape)
         found = assemble(listing)
-        return None if found is None else cls(tape, listing, found.size, compile(found.text))
+        return None if found is None else cls(tape, listing, found, compile(found.text))
 
     def _make_run(self, call: Callable[[int], None], dtypes: Sequence[Dtype]) -> Runner:
         """Return the function of the inputs; while it runs, nothing else has the memory it takes."""
@@ -95,7 +96,8 @@ class Numbers:
     def _allocate(self) -> tuple[Any, ...]:
         """Return memory: its address, a view of each input and of each output, and the whole."""
         listing = self._listing
-        memory = np.zeros(self._size)
+        memory = np.zeros(self._size + len(self._functions))
+        memory[self._size :].view(np.uint64)[:] = self._functions
         begin = len(listing.inputs)
         memory[begin : begin + len(listing.constants)] = listing.constants
         inputs = _views(memory, 0, self._inputs)

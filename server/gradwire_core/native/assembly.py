@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradwire_core.native.instructions import COPY, TEMPLATES, TRUTHS, Number, declarations, literal
+from gradwire_core.native.instructions import COPY, DECLARATIONS, TEMPLATES, TRUTHS, Number, literal
 from gradwire_core.native.parts import Loop, Places, Straight
 from gradwire_core.native.repeats import find_repeats
 from gradwire_core.types import Array
@@ -57,12 +57,14 @@ class Assembly(NamedTuple):
 
     Attributes:
         text: of the module. Its function `ENTRY` takes the address of memory: inputs, constants, what it keeps, and the outputs,
-            each as a float64; truth values are 0.0 and 1.0.
+            each as a float64; truth values are 0.0 and 1.0; then the addresses of functions.
         size: how many numbers memory holds.
+        functions: whose addresses these are, by the names of operations.
     """
 
     text: str
     size: int
+    functions: tuple[str, ...]
 
 
 def assemble(listing: Listing) -> Assembly | None:
@@ -77,7 +79,7 @@ def assemble(listing: Listing) -> Assembly | None:
     functions = [f"define internal void @part{number}(ptr %m) {{\n{part.text()}\n}}\n" for number, part in enumerate(parts)]
     calls = "".join([f"  call void @part{number}(ptr %m)\n" for number in range(len(parts))])
     entry = f"define void @{ENTRY}(ptr %m) {{\n{calls}  ret void\n}}\n"
-    return Assembly("\n".join([*declarations(listing.operations), *places.tables, *functions, entry]), size)
+    return Assembly("\n".join([*DECLARATIONS, *places.tables, *functions, entry]), size, tuple(places.functions))
 
 
 def _places(listing: Listing) -> Places:

@@ -24,25 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from gradwire_core.folders import note_use
-from gradwire_core.native import images, machine, objects
+from gradwire_core.native import codes, images, objects
 from gradwire_core.native.signatures import Run
 from gradwire_core.processor import processor
 
 FILES = "loops_"
-_IMAGE, _OBJECT = ".image", ".o"
 _LAST_BUILD_S = 300.0
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_DECIDING = ("compiler.py", "functions.py", "images.py", "objects.py")
+_DECIDING = ("compiler.py", "codes.py", "functions.py", "images.py", "objects.py")
 
 
 def compile_source(source: str, signature: str) -> Run:
     """Return the function of a source, compiled here and now; takes a second or more."""
-    compiled = objects.compile_object(source, signature)
-    if not images.CAN_MAP:
-        return _loaded(compiled)
-    mapped = images.Mapped(images.link(compiled, objects.ENTRY))
-    return images.function_at(mapped.address, mapped)
+    return images.function_at(*codes.load(objects.compile_object(source, signature), objects.ENTRY))
 
 
 def make_call(source: str, bound: Mapping[str, Any]) -> Callable[..., Any]:
@@ -88,7 +82,7 @@ class Folder:
             self._build(missing)
 
     def _code_of(self, source: str, signature: str) -> Path:
-        return self._path / f"{FILES}{_digest(source, signature)}{_IMAGE if images.CAN_MAP else _OBJECT}"
+        return self._path / f"{FILES}{_digest(source, signature)}{codes.suffix()}"
 
     def _build(self, sources: Sequence[tuple[str, str]]) -> bool:
         """Have a process of its own compile sources; tell whether it could."""
@@ -116,31 +110,13 @@ def build(path: Path) -> None:
     signature, _, source = path.read_text(encoding="ascii").partition("\n")
     stem = path.name.partition(".")[0]
     path.unlink()  # here, as who asked for the code may end before it is there
-    compiled = objects.compile_object(source, signature)
-    if not images.CAN_MAP:
-        machine.write_code(path.with_name(stem + _OBJECT), compiled)
-        return
-    draft = path.with_name(f"{stem}.{os.getpid()}")
-    draft.write_bytes(images.link(compiled, objects.ENTRY))
-    draft.replace(path.with_name(stem + _IMAGE))
+    codes.keep(path.with_name(stem + codes.suffix()), objects.compile_object(source, signature), objects.ENTRY)
 
 
 def load(path: Path) -> Run | None:
     """Return the function of code in a folder, which counts as used now; None where there is none, or not all of it."""
-    note_use(path)
-    if not images.CAN_MAP:
-        compiled = machine.read_code(path)
-        return None if compiled is None else _loaded(compiled)
-    try:
-        mapped = images.Mapped(path)
-    except (FileNotFoundError, images.ImageError):
-        return None
-    return images.function_at(mapped.address, mapped)
-
-
-def _loaded(compiled: bytes) -> Run:
-    engine, address = machine.load_object(compiled, objects.ENTRY)
-    return images.function_at(address, engine)
+    found = codes.find(path, objects.ENTRY)
+    return None if found is None else images.function_at(*found)
 
 
 @functools.cache

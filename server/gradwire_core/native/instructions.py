@@ -5,13 +5,16 @@ Every operation is rounded by itself: nothing is contracted or approximated. Fun
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import importlib
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 Number: TypeAlias = float | bool
 
-# In libm, which NumPy calls as well. Each of them is declared by the name of the operation.
+# In libm, which NumPy calls as well.
 LIBM: Mapping[str, str] = {
     "arccos": "acos",
     "arccosh": "acosh",
@@ -36,8 +39,8 @@ LIBM: Mapping[str, str] = {
     "tan": "tan",
     "tanh": "tanh",
 }
-PREFIX = "gradwire_"
-"""Before the name of a function that is called: LLVM knows nothing of it, so that it computes nothing by itself."""
+_PREFIX = "%f_"  # before the name of what holds the address of a function: LLVM knows nothing of it, so it computes nothing itself
+_PURE = " nounwind willreturn memory(none)"
 
 _BINARY = frozenset({"arctan2", "hypot", "power"})
 _INF, _ONE, _TWO = "0x7FF0000000000000", "0x3FF0000000000000", "0x4000000000000000"
@@ -45,7 +48,7 @@ _INF, _ONE, _TWO = "0x7FF0000000000000", "0x3FF0000000000000", "0x40000000000000
 
 def _call(name: str) -> tuple[str, ...]:
     operands = "double {0}, double {1}" if name in _BINARY else "double {0}"
-    return (f"{{r}} = call double @{PREFIX}{name}({operands})",)
+    return (f"{{r}} = call double {_PREFIX}{name}({operands}){_PURE}",)
 
 
 # {r} is the result, {r}a and so on what is computed on the way to it, {0} and so on the operands.
@@ -95,7 +98,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "logistic": (
         "{r}a = call double @llvm.fabs.f64(double {0})",
         "{r}b = fneg double {r}a",
-        f"{{r}}c = call double @{PREFIX}exp(double {{r}}b)",
+        f"{{r}}c = call double {_PREFIX}exp(double {{r}}b){_PURE}",
         "{r}d = fcmp oge double {0}, 0.0",
         f"{{r}}e = select i1 {{r}}d, double {_ONE}, double {{r}}c",
         f"{{r}}f = fadd double {_ONE}, {{r}}c",
@@ -105,7 +108,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
         "{r}a = call double @llvm.fabs.f64(double {0})",
         "{r}b = fneg double {r}a",
         f"{{r}}c = fmul double {_TWO}, {{r}}b",
-        f"{{r}}d = call double @{PREFIX}exp(double {{r}}c)",
+        f"{{r}}d = call double {_PREFIX}exp(double {{r}}c){_PURE}",
         f"{{r}}e = fadd double {_ONE}, {{r}}d",
         "{r}f = fmul double {r}e, {r}e",
         "{r}g = fmul double 4.0, {r}d",
@@ -125,13 +128,19 @@ def called(operations: Iterable[str]) -> set[str]:
     return {*(names & LIBM.keys()), *({"exp"} if names & {"logistic", "sech_squared"} else ())}
 
 
-def declarations(operations: Iterable[str]) -> list[str]:
-    """Return the declarations of all functions that operations call."""
-    lines = ["declare double @llvm.fabs.f64(double)", "declare double @llvm.sqrt.f64(double)"]
-    for name in sorted(called(operations)):
-        operands = "double, double" if name in _BINARY else "double"
-        lines.append(f"declare double @{PREFIX}{name}({operands}) nounwind willreturn memory(none)")
-    return lines
+DECLARATIONS = ("declare double @llvm.fabs.f64(double)", "declare double @llvm.sqrt.f64(double)")
+"""What a module declares. Code refers to nothing outside: the addresses of functions are in memory."""
+
+
+def addresses(names: Sequence[str]) -> list[int]:
+    """Return the addresses of functions of libm, by the names of operations, in the library that NumPy is linked to."""
+    library = _library()
+    return [ctypes.cast(library[LIBM[name]], ctypes.c_void_p).value or 0 for name in names]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    return ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
 
 
 def literal(number: Number) -> str:
@@ -174,6 +183,11 @@ class Statements:
     def _address(self, place: int | str) -> str:
         return self.new(f"getelementptr inbounds double, ptr %m, i64 {place}")
 
+    def find(self, functions: Mapping[str, int], operations: Iterable[str]) -> None:
+        """Read the addresses of the functions that operations call, which are at places."""
+        for name in sorted(called(operations)):
+            self.lines.append(f"  {_PREFIX}{name} = load ptr, ptr {self._address(functions[name])}")
+
     def run(self, operation: str, result: str, operands: Sequence[str]) -> None:
-        """Add an operation."""
+        """Add an operation, whose functions were found."""
         self.lines += [f"  {line.format(*operands, r=result)}" for line in TEMPLATES[operation]]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire_core.native import codes
 from gradwire_core.native.images import FIRST_FIELD, FIRST_ITEM
 from gradwire_core.native.pages import give_back_code
 from gradwire_core.native.signatures import NUMBERS, READ, RESULTS, scratch_starts
@@ -21,6 +22,7 @@ from gradwire_core.native.templates import FUNCTIONS
 from gradwire_core.types import Dtype
 
 ENTRY = "gradwire_loops"
+_LEVEL = 3
 _TRUTHS = (READ[Dtype.BOOL], RESULTS[Dtype.BOOL])
 _BY_BYTES = """
 define ptr @{name}(ptr noalias %to, {operand}, i64 %count) #0 {{
@@ -57,7 +59,7 @@ def compile_object(source: str, signature: str) -> bytes:
     import llvmlite.binding as llvm
 
     name, text = _compiled(source, signature)
-    machine = _target()
+    machine = codes.target(_LEVEL)
     module = llvm.parse_assembly(_LIBRARY)
     _optimize(module, machine)
     compiled = llvm.parse_assembly(text)
@@ -157,17 +159,6 @@ def _drop_unused(module: Any, machine: Any) -> None:
     passes = llvm.create_new_module_pass_manager()
     passes.add_global_dead_code_eliminate_pass()
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-
-
-def _target() -> Any:
-    """Return this processor, as Numba has it, but for code that runs wherever it lies."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features().flatten()
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3, reloc="pic", codemodel="small")
 
 
 @functools.cache

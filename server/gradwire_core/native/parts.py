@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradwire_core.native.instructions import COPY, Statements
+from gradwire_core.native.instructions import COPY, Statements, called
 from gradwire_core.native.repeats import Repeat
 from gradwire_core.types import Array
 
@@ -27,6 +27,7 @@ class Places:
         is_truth: whether a place holds a truth value.
         is_kept: whether a place is read from memory, or always there.
         addresses: where a place that is kept stands in memory.
+        functions: where the addresses of functions stand in memory.
         tables: definitions of tables of addresses.
     """
 
@@ -37,6 +38,7 @@ class Places:
     is_truth: Sequence[bool]
     is_kept: Array
     addresses: Array
+    functions: dict[str, int] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
 
     def table(self, addresses: Array) -> str:
@@ -47,7 +49,7 @@ class Places:
         return name
 
     def arrange(self, loops: Iterable[Loop]) -> int:
-        """Give an address to each place that is kept; return how many there are.
+        """Give an address to each place that is kept; return how many there are. Behind them are those of functions.
 
         Alike blocks keep the same, and stand in memory one after the other; what the last one alone keeps stands behind them.
         """
@@ -61,6 +63,7 @@ class Places:
         kept = np.flatnonzero(self.is_kept)
         self.addresses = np.full(len(self.is_kept), -1)
         self.addresses[kept[np.argsort(order[kept], kind="stable")]] = np.arange(len(kept))
+        self.functions = {name: address for address, name in enumerate(sorted(called(self.operations)), len(kept))}
         return len(kept)
 
 
@@ -80,6 +83,7 @@ class Straight:
     def text(self) -> str:
         """Return the body of the function."""
         places, statements = self._places, Statements()
+        statements.find(places.functions, places.operations[self.start : self.stop])
         names = dict(places.literals)
         for number, row in enumerate(places.operands[self.start : self.stop].tolist(), self.start):
             operation, place = places.operations[number], places.base + number
@@ -133,6 +137,7 @@ class Loop:
     def text(self) -> str:
         """Return the body of the function."""
         before, body = Statements("b"), Statements()
+        before.find(self._places.functions, self._places.operations[self.start : self.start + self.repeat.period])
         read = _Reader(self._places, body, self._carry(before, body), self._fix(before))
         last = self._add_block(body, read)
         return "\n".join([
