@@ -1,5 +1,5 @@
 # One verb a line. Each makes the environment it needs, once; `make PYTHON=/path/to/python3` chooses another Python.
-.PHONY: help demo test check format proto bench docs image containers lock clean
+.PHONY: help demo test fuzz check format proto bench docs image containers lock clean
 .DEFAULT_GOAL := help
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHON
@@ -11,6 +11,8 @@ demo: .venv/.server ## start a server and tour its derivatives, each beside its 
 	@$(bin)/python -m gradwire.demo
 test: .venv/.server,test ## run the tests, two files at a time; ARGS="-k chain" narrows them, ARGS="-n 0" runs one at a time
 	@$(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+fuzz: .venv/.server ## send a server mutated requests for five minutes; ARGS="--count 200000" sends so many instead
+	@$(bin)/python bench/fuzz.py $(or $(ARGS),--seconds 300)
 check: .venv/.server,check ## lint, format, types, import contracts, protos: changes nothing
 	@$(bin)/ruff check && $(bin)/ruff format --check && $(bin)/mypy && $(bin)/lint-imports
 	@$(bin)/buf lint proto && $(bin)/buf format proto --diff --exit-code
