@@ -22,7 +22,7 @@ from gradwire_server.admission import Admission, Gate
 from gradwire_server.capabilities import describe_capabilities
 from gradwire_server.config import ConfigError, ServerConfig, split_address
 from gradwire_server.guard import Guard, certificate_identity, no_identity, token_identity
-from gradwire_server.interceptors import CallInterceptor, Context
+from gradwire_server.interceptors import CallInterceptor, Context, Methods
 from gradwire_server.metrics import Metrics
 from gradwire_server.quotas import Quotas
 from gradwire_server.service import SERVICE, DifferentiationService
@@ -115,7 +115,7 @@ class FrontEnd:
         methods = {rpc: interceptor.wrap(rpc, handler, quick.get(rpc)) for rpc, handler in plain.items()}
         methods |= {rpc: interceptor.wrap_upload(rpc, handler) for rpc, handler in tensors.upload_handlers().items()}
         methods |= {rpc: interceptor.wrap_stream(rpc, handler) for rpc, handler in service.stream_handlers().items()}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        server.add_generic_rpc_handlers((Methods(SERVICE, methods),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         if self._config.reflection:

@@ -1,14 +1,16 @@
 """Where gRPC ends: what a call brings besides its messages is found here, and errors become statuses.
 
 A handler knows no gRPC. Each GradwireError that a call ends with becomes a google.rpc.Status in the trailer
-`grpc-status-details-bin`.
+`grpc-status-details-bin`. What metadata a call brings is kept from when its handler is found (`Methods`): gRPC makes them anew
+each time that it is asked.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import grpc
@@ -32,6 +34,26 @@ _REFUSED = "refused"
 """What metrics call the rpc of a call that was not let in: its name is whatever a stranger wrote."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Metadata: TypeAlias = Sequence[tuple[str, Any]]
+
+_METADATA: ContextVar[Metadata] = ContextVar("metadata", default=())
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Finds the handlers of calls, and keeps what metadata each brings.
+
+    Args:
+        service: whose they are.
+        handlers: of its rpcs, by their names.
+    """
+
+    def __init__(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._handlers = {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
+
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler of a call, which runs in the task that asks for it; None where there is none."""
+        _METADATA.set(handler_call_details.invocation_metadata or ())
+        return self._handlers.get(handler_call_details.method)
 
 
 class CallInterceptor:
@@ -82,7 +104,7 @@ class CallInterceptor:
                         await admission.turn.come()
                     quick = find_quick(message, identity)
                     if quick is not None:
-                        return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent(context))
+                        return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent())
                 refusal = admission.refuse_again(rpc, message, request_id, identity)
                 if refusal is not None:
                     await _send_status(context, refusal.error, refusal.status(request_id), request_id)
@@ -113,7 +135,7 @@ class CallInterceptor:
         """Return the gRPC handler of an rpc whose messages are a stream in at least one direction."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            count = told_count(context.invocation_metadata())
+            count = told_count(_METADATA.get())
             call = dataclasses.replace(await self._open(rpc, context), peer=context.peer(), joined_count=count)
             if count > 1:
                 await context.send_initial_metadata(((KEY, str(self._joined_count)),))
@@ -130,7 +152,7 @@ class CallInterceptor:
         """Return the handler of a call, of any kind, that ends it with an error and reads nothing of it."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            await self._refuse(_REFUSED, context, error, _find_request_id(context))
+            await self._refuse(_REFUSED, context, error, _find_request_id(context.invocation_metadata()))
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
@@ -147,7 +169,7 @@ class CallInterceptor:
 
     def _greet(self, context: Context) -> str:
         """Return the name of a call, which is among the trailers however it ends."""
-        request_id = _find_request_id(context)
+        request_id = _find_request_id(_METADATA.get())
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
         return request_id
 
@@ -162,11 +184,11 @@ class CallInterceptor:
     def _call(self, context: Context, request_id: str, identity: str) -> Call:
         left_s: float | None = context.time_remaining()
         timeout_s = self._default_timeout_s if left_s is None else left_s
-        return Call(request_id, timeout_s, identity, parent=self._find_parent(context))
+        return Call(request_id, timeout_s, identity, parent=self._find_parent())
 
-    def _find_parent(self, context: Context) -> TraceContext | None:
+    def _find_parent(self) -> TraceContext | None:
         """Return where the spans of a call belong; None where no traces are made."""
-        return None if self._tracer is None else self._tracer.find_parent(context.invocation_metadata() or ())
+        return None if self._tracer is None else self._tracer.find_parent(_METADATA.get())
 
     async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> NoReturn:
         self._admission.refuse(rpc, error, request_id, context.peer())
@@ -186,8 +208,8 @@ class _Stream:
         return None if message is grpc.aio.EOF else message
 
 
-def _find_request_id(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _find_request_id(metadata: Iterable[Any] | None) -> str:
+    for key, value in metadata or ():
         if key == REQUEST_ID and is_request_id(str(value)):
             return str(value)
     return make_request_id()
