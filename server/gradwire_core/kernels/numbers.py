@@ -12,6 +12,7 @@ import numpy as np
 from gradwire_core.kernels.operations import function_of
 from gradwire_core.kernels.source import make_function
 from gradwire_core.kernels.tape import Costs, Tape
+from gradwire_core.kernels.unrolling import WITH_LOOPS
 from gradwire_core.native.assembly import Assembly, Listing, assemble
 from gradwire_core.native.instructions import TEMPLATES, addresses, called
 from gradwire_core.native.machine import Code
@@ -22,7 +23,7 @@ Runner = Callable[..., tuple[Array, ...]]
 FEWEST_OPERATIONS = 8
 """A call of machine code takes as long as so many operations on floats."""
 
-MACHINE = Costs(operation=1.5e-9, edge=1e-8, call=6e-7, most=500_000)
+MACHINE = Costs(operation=1.5e-9, edge=1e-8, call=6e-7, most=500_000, others=WITH_LOOPS)
 # Predicted seconds of a function of libm, and of a call for which other threads need not wait.
 FUNCTION_SECONDS = 8e-9
 LONG_SECONDS = 2e-5

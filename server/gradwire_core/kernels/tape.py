@@ -41,12 +41,14 @@ class Costs(NamedTuple):
         edge: seconds of a number that enters or leaves.
         call: seconds of a call.
         most: more operations are not run that way.
+        others: how equations are taken apart that are neither moves nor elementwise; None: as `OTHERS` says.
     """
 
     operation: float
     edge: float
     call: float = 0.0
     most: float = math.inf
+    others: Mapping[str, Other] | None = None
 
 
 FLOATS = Costs(operation=3.5e-8, edge=4e-8)
@@ -82,7 +84,7 @@ def expand(program: Program, costs: Costs = FLOATS) -> Tape | None:
     if not is_worthwhile(program, costs):
         return None
     try:
-        return _Expansion().run(program)
+        return _Expansion(costs.others).run(program)
     except IndexError:  # of a constant index, which is refused when it runs
         return None
 
@@ -108,14 +110,23 @@ def is_worthwhile(program: Program, costs: Costs) -> bool:
         operands, primitive = equation.operands, equation.primitive
         key = (primitive, id(operands[0].type), id(operands[-1].type)) if primitive.is_elementwise else equation
         if key not in known:  # asked once for a primitive and the types of its operands
-            known[key] = count_operations(equation)
+            known[key] = count_operations(equation, costs.others)
         count = known[key]
         if count is None:
             return False
         total += count
-        is_operator = primitive.name in OPERATORS and not equation.results[0].type.shape
-        theirs += SCALAR_SECONDS if is_operator else CALL_SECONDS
+        theirs += _predict_calls(equation)
     return total <= costs.most and costs.call + edges * costs.edge + total * costs.operation < theirs
+
+
+def _predict_calls(equation: Equation) -> float:
+    """Return the predicted seconds of NumPy's calls; those of a loop are made for each step."""
+    name, body = equation.primitive.name, equation.params.get("body")
+    if isinstance(body, Program):
+        length = equation.params["length"]
+        assert isinstance(length, int)
+        return length * sum(map(_predict_calls, body.equations))
+    return SCALAR_SECONDS if name in OPERATORS and not equation.results[0].type.shape else CALL_SECONDS
 
 
 def _is_small(type: TensorType, most_elements: int | None = None) -> bool:
@@ -136,6 +147,9 @@ def count_operations(equation: Equation, others: Mapping[str, Other] | None = No
         most_elements: of each of its values; by default `MOST_ELEMENTS`.
     """
     name, result = equation.primitive.name, equation.results[0].type
+    other = (OTHERS if others is None else others).get(name)
+    if other is not None and other.is_loop:
+        return other.predict(equation)
     if not _is_small(result, most_elements):
         return None
     found = OPERATIONS.get(name)
@@ -146,7 +160,6 @@ def count_operations(equation: Equation, others: Mapping[str, Other] | None = No
         return None
     if name in MOVING or name in CREATING:
         return 0
-    other = (OTHERS if others is None else others).get(name)
     return None if other is None else other.predict(equation)
 
 
@@ -164,6 +177,9 @@ class Emitter(Protocol):
 
     def total(self, registers: Sequence[int]) -> int:
         """Return the register of a sum."""
+
+    def call(self, program: Program, inputs: Sequence[Array]) -> list[Array]:
+        """Return the registers of the outputs of a program."""
 
 
 class _Expansion:
@@ -188,15 +204,24 @@ class _Expansion:
             self._count += var.type.size
             inputs.append(registers)
             known[var] = registers if var.type.shape else int(registers)
-        for equation in program.equations:
-            found = self._take_apart(equation)
-            if len(equation.results) == 1:
-                known[equation.results[0]] = found
-            else:  # stacked
-                known.update(zip(equation.results, map(_plain, np.asarray(found)), strict=True))
+        self._add(program)
         outputs = tuple([np.asarray(self.read(output)) for output in program.outputs])
         dtypes = [tuple([operand.type.dtype for operand in given]) for given in (program.inputs, program.outputs)]
         return Tape(tuple(inputs), self.constants, tuple(self.rows), outputs, *dtypes)
+
+    def call(self, program: Program, inputs: Sequence[Array]) -> list[Array]:
+        """Return the registers of the outputs of a program."""
+        self._known.update(zip(program.inputs, map(_plain, inputs), strict=True))
+        self._add(program)
+        return [np.asarray(self.read(output)) for output in program.outputs]
+
+    def _add(self, program: Program) -> None:
+        for equation in program.equations:
+            found = self._take_apart(equation)
+            if isinstance(found, list):
+                self._known.update(zip(equation.results, map(_plain, found), strict=True))
+            else:
+                self._known[equation.results[0]] = found
 
     def read(self, operand: Operand) -> Registers:
         """Return the registers of a value or a constant."""
@@ -264,7 +289,8 @@ class _Expansion:
             except (ArithmeticError, ValueError):  # NaN or inf, which are left to NumPy
                 return None
 
-    def _take_apart(self, equation: Equation) -> Registers:
+    def _take_apart(self, equation: Equation) -> Registers | list[Array]:
+        """Return the registers of its result, or of each of several."""
         name = equation.primitive.name
         operands = [self.read(operand) for operand in equation.operands]
         if name in OPERATIONS:
@@ -275,7 +301,8 @@ class _Expansion:
             return _plain(equation.primitive.kernel(*map(np.asarray, operands), **equation.params))
         if name in CREATING:
             return self.store(equation.primitive.kernel(**equation.params))
-        return _plain(self._others[name].expand(self, equation, [np.asarray(operand) for operand in operands]))
+        found = self._others[name].expand(self, equation, [np.asarray(operand) for operand in operands])
+        return [*found] if isinstance(found, list) or len(equation.results) > 1 else _plain(found)
 
     def _each(self, operation: str, operands: Sequence[Registers]) -> Array:
         """Return the registers of an operation element by element."""
@@ -305,10 +332,17 @@ def _plain(registers: Array) -> Registers:
 
 
 class Other(NamedTuple):
-    """An equation that becomes several operations: how many, and which; the registers of several results are stacked."""
+    """An equation that becomes several operations.
+
+    Attributes:
+        predict: returns how many; None where it cannot be taken apart.
+        expand: adds them, and returns the registers of its result; those of several are stacked, or in a list.
+        is_loop: whether its operands and results may be large, as only their parts become operations.
+    """
 
     predict: Callable[[Equation], int | None]
-    expand: Callable[[Emitter, Equation, Sequence[Array]], Array]
+    expand: Callable[[Emitter, Equation, Sequence[Array]], Array | list[Array]]
+    is_loop: bool = False
 
 
 def _count_sum(equation: Equation) -> int | None:
