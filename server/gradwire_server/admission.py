@@ -204,6 +204,15 @@ class Admission:
             if span is not None:
                 span.end(code, reason)
 
+    async def answer_in_turn(self, handler: Callable[[Message], R], message: Message, call: Call) -> R:
+        """Return what a handler answers to a request that waits for nothing, once the turn of the event loop is not over."""
+        await self.turn.come()
+        started = time.perf_counter()
+        try:
+            return handler(message) if call.span is None else call.span.run_inline(handler, message)
+        finally:
+            self.turn.spend(time.perf_counter() - started)
+
     def refuse_again(self, rpc: str, message: Message, request_id: str, identity: str) -> Refusal | None:
         """Return the answer to a serialized EvaluateRequest whose like was refused a moment ago, and account for it; else None."""
         if self.gate.is_closed or self._tracer is not None or self._quotas.is_limited:

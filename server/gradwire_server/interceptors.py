@@ -8,6 +8,7 @@ each time that it is asked.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -99,16 +100,14 @@ class CallInterceptor:
                 await self._refuse(rpc, context, error, request_id)
             self._hold(context)
             try:
-                if find_quick is not None:
-                    if admission.turn.is_over:
-                        await admission.turn.come()
-                    quick = find_quick(message, identity)
-                    if quick is not None:
-                        return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent())
+                quick = None if find_quick is None else find_quick(message, identity)
+                if quick is not None and not admission.turn.is_over:
+                    return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent())
                 refusal = admission.refuse_again(rpc, message, request_id, identity)
                 if refusal is not None:
                     await _send_status(context, refusal.error, refusal.status(request_id), request_id)
-                return await admission.answer(rpc, handler, message, self._call(context, request_id, identity))
+                work = handler if quick is None else functools.partial(admission.answer_in_turn, quick)
+                return await admission.answer(rpc, work, message, self._call(context, request_id, identity))
             except GradwireError as error:
                 await _abort(context, error, request_id)
                 raise

@@ -227,12 +227,16 @@ class _Calls:
         counts[bisect_left(_WAITS_S, seconds)] += 1
         self._sums[labels] += seconds
 
-    def collect(self) -> Iterator[Any]:
-        """Yield the family of them."""
+    def describe(self) -> Iterator[Any]:
+        """Yield the family of them, without samples."""
         from prometheus_client.core import HistogramMetricFamily
 
         name, documentation = "gradwire_call_seconds", "Seconds from the arrival of a call to its answer."
-        family = HistogramMetricFamily(name, documentation, labels=["rpc", "code"])
+        yield HistogramMetricFamily(name, documentation, labels=["rpc", "code"])
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the family of them."""
+        (family,) = self.describe()
         bounds = [*map(str, _WAITS_S), "+Inf"]
         for labels, counts in list(self._counts.items()):
             family.add_metric(labels, list(zip(bounds, itertools.accumulate(counts), strict=True)), self._sums[labels])

@@ -271,7 +271,9 @@ class WorkerPool:
         if not self._pressure.refuse(task_s, now_s):
             return
         workers = self._config.workers
-        surplus = self._waiting.beyond(workers, lambda item: workers * self._pressure.allowed_s(item.expected.seconds, now_s))
+        surplus = self._waiting.beyond(
+            self._pressure.spared_count(now_s), lambda item: workers * self._pressure.allowed_s(item.expected.seconds, now_s)
+        )
         for item in surplus:
             self._waiting.discard(item)
             allowed_s = self._pressure.allowed_s(item.expected.seconds, now_s)

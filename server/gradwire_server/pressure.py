@@ -17,6 +17,7 @@ _LEAST_WAIT_S = 0.005
 _CALM_S = 1.0
 _MEMORY_S = 1.0  # of what was refused
 _FLOOD_SHARE = 1.0  # of what is done in that time
+_MOST_OF_ONE = 0.5
 _LEAST_RETRY_S = 0.02
 _LAST_RETRY_S = 2.0
 
@@ -35,6 +36,7 @@ class Pressure:
         self._max_wait_s = max_wait_s
         self._worker_count = worker_count
         self._refused_s = 0.0  # of work, a moment ago more than long ago
+        self._flood_s = 0.0  # the same, but of each task no more than half of what is done meanwhile: one makes no flood
         self._last_s = -math.inf
         self._is_flood = False
 
@@ -55,9 +57,11 @@ class Pressure:
     def refuse(self, task_s: float, now_s: float) -> bool:
         """Take note that a task is refused; tell whether from now on little may wait where much might."""
         was_high = self.is_high(now_s)
-        self._refused_s = self._refused_s * math.exp((self._last_s - now_s) / _MEMORY_S) + min(task_s, _MEMORY_S)
+        left = math.exp((self._last_s - now_s) / _MEMORY_S)
+        self._refused_s = self._refused_s * left + task_s
+        self._flood_s = self._flood_s * left + min(task_s, _MOST_OF_ONE * _MEMORY_S)
         self._last_s = now_s
-        self._is_flood = was_high or self._refused_s >= _FLOOD_SHARE * _MEMORY_S * self._worker_count
+        self._is_flood = was_high or self._flood_s >= _FLOOD_SHARE * _MEMORY_S * self._worker_count
         return self._is_flood and not was_high
 
     def retry_s(self, soonest_s: float) -> float:

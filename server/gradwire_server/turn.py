@@ -8,7 +8,7 @@ _MOST_S = 2e-3
 
 
 class Turn:
-    """How long answers that were computed here have kept the event loop since others last had their turn."""
+    """How long answers that were computed here have kept the event loop since that last was too long."""
 
     def __init__(self) -> None:
         self._spent_s = 0.0

@@ -20,10 +20,10 @@ from gradwire_core.kernels import numbers
 from gradwire_core.kernels.numbers import Numbers, list_tape
 from gradwire_core.kernels.operations import OPERATIONS, function_of
 from gradwire_core.kernels.tape import MOST_ELEMENTS, Tape
-from gradwire_core.native import assembly
+from gradwire_core.native import assembly, codes, images, machine
 from gradwire_core.native.assembly import assemble
 from gradwire_core.native.instructions import LIBM, TEMPLATES, called
-from gradwire_core.native.machine import compile_here
+from gradwire_core.native.machine import compile_here, compile_in
 from gradwire_core.passes import prune
 from gradwire_core.program import Program
 from gradwire_core.transforms import Transform
@@ -246,3 +246,17 @@ def test_machine_code_is_freed() -> None:
     del found
     gc.collect()
     assert code() is None
+
+
+@pytest.mark.parametrize("can_map", [True, False])
+def test_code_that_calls_functions_runs_from_a_folder_as_an_image_or_loaded_by_llvm(can_map, tmp_path, monkeypatch) -> None:
+    if can_map and not images.CAN_MAP:
+        pytest.skip("this system runs no images")
+    monkeypatch.setattr(images, "CAN_MAP", can_map)
+    monkeypatch.setattr(machine, "_build", lambda path, text: codes.keep(path, machine.compile_text(text), assembly.ENTRY))
+    program = trace(lambda x: np.sin(x) * np.arctan2(x, 2.0) + np.tanh(x) / (1.0 + np.exp(-x)), of_shape(3))
+    for compile_one in (compile_here, compile_in(tmp_path), compile_in(tmp_path)):
+        run = (Numbers.of(taken_apart(program), compile_one) or pytest.fail("needed machine code")).run
+        x = np.array([0.5, -1.5, 20.0])
+        np.testing.assert_allclose(run(x)[0], interpret(program, [x])[0], rtol=1e-14)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".image" if can_map else ".o"]

@@ -1,9 +1,15 @@
 import asyncio
+import contextlib
 
+import grpc
 import pytest
 
 from gradwire_core.errors import DrainingError
-from gradwire_server.admission import Gate
+from gradwire_server.admission import Admission, Gate
+from gradwire_server.config import ServerConfig
+from gradwire_server.interceptors import REQUEST_ID, CallInterceptor
+from gradwire_server.metrics import NoMetrics
+from gradwire_server.quotas import Quotas
 
 
 def test_a_gate_without_calls_drains_at_once_and_refuses_from_then_on():
@@ -56,3 +62,97 @@ def test_a_gate_drains_when_all_of_the_last_call_is_sent():
         assert await draining
 
     asyncio.run(scenario())
+
+
+class Context:
+    """What a handler asks of gRPC."""
+
+    def __init__(self) -> None:
+        self.callbacks = []
+        self.trailers = ()
+        self.aborted = None
+
+    def set_trailing_metadata(self, trailers) -> None:
+        self.trailers = trailers
+
+    def time_remaining(self) -> None:
+        return None
+
+    def add_done_callback(self, callback) -> None:
+        self.callbacks.append(callback)
+
+    async def abort(self, code, message, trailers) -> None:
+        self.aborted = code
+        raise AbortedError
+
+
+class AbortedError(Exception):
+    """What gRPC raises to end a call."""
+
+
+def unary(scenario, **settings) -> None:
+    """Run a scenario with what answers `quick` at once and all else later, and with its admission."""
+
+    async def run() -> None:
+        admission = Admission(Gate(), Quotas(ServerConfig(**settings)), NoMetrics())
+
+        async def later(message, call):
+            return b"later " + message
+
+        interceptor = CallInterceptor(admission, 10.0, lambda context: "anonymous", 1)
+        find = lambda message, identity: (lambda message: b"at once " + message) if message == b"quick" else None
+        await scenario(interceptor.wrap("Evaluate", later, find).unary_unary, admission)
+
+    asyncio.run(run())
+
+
+def test_what_can_be_is_answered_at_once_and_all_is_held_until_it_is_sent():
+    async def scenario(answer, admission) -> None:
+        contexts = [Context(), Context()]
+        assert [await answer(message, context) for message, context in zip((b"quick", b"other"), contexts, strict=True)] == [
+            b"at once quick",
+            b"later other",
+        ]
+        assert all(context.trailers[0][0] == REQUEST_ID for context in contexts)
+        admission.gate.close()
+        assert not await admission.gate.drain(0.0)
+        for context in contexts:
+            (callback,) = context.callbacks
+            callback(context)
+        assert await admission.gate.drain(0.0)
+
+    unary(scenario)
+
+
+def test_what_is_answered_at_once_waits_for_a_turn_that_is_over_and_what_is_not_does_not():
+    async def scenario(answer, admission) -> None:
+        order = []
+
+        async def ask(message) -> None:
+            if not order:
+                admission.turn.spend(1.0)
+            order.append(await answer(message, Context()))
+
+        await asyncio.gather(ask(b"quick"), ask(b"other"))
+        assert order == [b"later other", b"at once quick"]
+        assert not admission.turn.is_over
+
+    unary(scenario)
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_gate_that_is_closed_and_quotas_are_for_what_is_answered_at_once_too(is_over):
+    async def scenario(answer, admission) -> None:
+        codes = []
+        for number in range(3):
+            if is_over:
+                admission.turn.spend(1.0)
+            if number == 2:
+                admission.gate.close()
+            context = Context()
+            with contextlib.suppress(AbortedError):
+                await answer(b"quick", context)
+            codes.append(context.aborted)
+        assert codes == [None, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE]
+
+    unary(scenario, max_identity_calls_per_s=1)

@@ -325,6 +325,23 @@ async def test_once_far_more_comes_than_is_done_what_waits_too_long_for_that_is_
     await assert_works(pool)
 
 
+@with_pool(workers=2, max_queue_s=0.2)
+async def test_in_a_flood_one_task_for_all_workers_may_wait(pool):
+    cost = Prediction(0.09, 1)
+    running = [asyncio.create_task(pool.run(SHORT, PATIENCE_S, cost=cost)) for _ in range(2)]
+    await until(lambda: len(busy(pool)) == 2)
+    waiting = [asyncio.create_task(pool.run(QUICK, PATIENCE_S, cost=cost)) for _ in range(5)]
+    await until(lambda: pool.queue_length == 5)
+    while pool.queue_length == 5:
+        with pytest.raises(OverloadedError):
+            await pool.run(QUICK, PATIENCE_S, cost=cost)
+    assert pool.queue_length == 1
+    with pytest.raises(OverloadedError, match=r"needed at most 0\.0225 s of work waiting for each worker, got 0\.045 s"):
+        await pool.run(QUICK, PATIENCE_S, cost=cost)
+    found = await asyncio.gather(*running, *waiting, return_exceptions=True)
+    assert [isinstance(item, OverloadedError) for item in found] == [False] * 3 + [True] * 4
+
+
 @with_pool(workers=2, max_queue_s=0.0)
 async def test_one_task_for_each_worker_may_wait_in_any_case(pool):
     costs = [Prediction(0.05, 1)] * 4

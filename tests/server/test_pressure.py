@@ -30,10 +30,12 @@ def test_much_may_wait_again_once_nothing_was_refused_for_a_while():
     assert not pressure.is_high(20.0)
 
 
-def test_one_long_task_is_no_flood():
-    pressure = Pressure(0.5, worker_count=2)
-    assert not pressure.refuse(10.0, 10.0)
-    assert pressure.refuse(10.0, 10.0)
+@pytest.mark.parametrize("worker_count", [1, 2])
+def test_one_long_task_is_no_flood(worker_count):
+    pressure = Pressure(0.5, worker_count)
+    found = [pressure.refuse(10.0, 10.0) for _ in range(2 * worker_count)]
+    assert found == [*[False] * (2 * worker_count - 1), True]
+    assert pressure.retry_s(0.0) >= 1.0  # as all of them would take
 
 
 def test_callers_who_come_again_when_told_so_are_no_flood():
