@@ -74,6 +74,7 @@ ALLOWED = {
     ("gradwire_core/native/images.py", "ctypes"): "calls the machine code of such loops",
     ("gradwire_core/native/objects.py", "exec"): "loops, whose text is checked below",
     ("gradwire_core/native/objects.py", "compile"): "the same",
+    ("gradwire_core/native/instructions.py", "ctypes"): "finds the addresses of functions of libm, by a table of names",
     ("gradwire_core/native/machine.py", "ctypes"): "calls the machine code of texts that are checked below",
     ("gradwire_core/native/pages.py", "ctypes"): "gives the pages of LLVM's code back",
     ("gradwire_core/native/machine.py", "subprocess"): "compiles such texts beside: this Python, and files named by a digest",

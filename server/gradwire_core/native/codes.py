@@ -1,6 +1,6 @@
 """The machine code of a function, in memory and in a folder: an image, or where the system runs none an object file.
 
-    an object file of a compiler --`load`--> an address, and what holds the code there
+    an object file of a compiler --`place`--> an address, and what holds the code there
                      |                ^
                      +--`keep`--> a file --`find`
 
@@ -29,7 +29,7 @@ def suffix() -> str:
     return ".image" if images.CAN_MAP else ".o"
 
 
-def load(compiled: bytes, entry: str) -> Loaded:
+def place(compiled: bytes, entry: str) -> Loaded:
     """Return the function of an object file.
 
     Args:

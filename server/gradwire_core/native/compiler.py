@@ -36,7 +36,7 @@ _DECIDING = ("compiler.py", "codes.py", "functions.py", "images.py", "objects.py
 
 def compile_source(source: str, signature: str) -> Run:
     """Return the function of a source, compiled here and now; takes a second or more."""
-    return images.function_at(*codes.load(objects.compile_object(source, signature), objects.ENTRY))
+    return images.function_at(*codes.place(objects.compile_object(source, signature), objects.ENTRY))
 
 
 def make_call(source: str, bound: Mapping[str, Any]) -> Callable[..., Any]:

@@ -45,7 +45,7 @@ class Code:
 
 def compile_here(text: str) -> Code:
     """Return a text compiled by this process."""
-    return Code(codes.load(compile_text(text), ENTRY))
+    return Code(codes.place(compile_text(text), ENTRY))
 
 
 def compile_in(folder: Path) -> Callable[[str], Code]:
