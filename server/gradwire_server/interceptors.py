@@ -95,11 +95,7 @@ class CallInterceptor:
         async def answer(message: bytes, context: Context) -> bytes:
             request_id = self._greet(context)
             try:
-                identity = self._identify(context)
-            except GradwireError as error:
-                await self._refuse(rpc, context, error, request_id)
-            self._hold(context)
-            try:
+                identity = self._let_in(rpc, context, request_id)
                 quick = None if find_quick is None else find_quick(message, identity)
                 if quick is not None and not admission.turn.is_over:
                     return admission.answer_at_once(rpc, quick, message, request_id, identity, self._find_parent())
@@ -151,7 +147,9 @@ class CallInterceptor:
         """Return the handler of a call, of any kind, that ends it with an error and reads nothing of it."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            await self._refuse(_REFUSED, context, error, _find_request_id(context.invocation_metadata()))
+            request_id = _find_request_id(context.invocation_metadata())
+            self._admission.refuse(_REFUSED, error, request_id, context.peer())
+            await _abort(context, error, request_id)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
@@ -160,10 +158,9 @@ class CallInterceptor:
         """Return what is known of a call besides its messages; end it where it is not known who calls."""
         request_id = self._greet(context)
         try:
-            identity = self._identify(context)
+            identity = self._let_in(rpc, context, request_id)
         except GradwireError as error:
-            await self._refuse(rpc, context, error, request_id)
-        self._hold(context)
+            await _abort(context, error, request_id)
         return self._call(context, request_id, identity)
 
     def _greet(self, context: Context) -> str:
@@ -172,10 +169,20 @@ class CallInterceptor:
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
         return request_id
 
-    def _hold(self, context: Context) -> None:
-        """Have a server that drains wait for a call until all of its answer is sent."""
+    def _let_in(self, rpc: str, context: Context, request_id: str) -> str:
+        """Return who calls; a server that drains waits for the call until all of its answer is sent.
+
+        Raises:
+            GradwireError: that is not known; the refusal is accounted for.
+        """
+        try:
+            identity = self._identify(context)
+        except GradwireError as error:
+            self._admission.refuse(rpc, error, request_id, context.peer())
+            raise
         if self._admission.gate.hold():
             context.add_done_callback(self._let_go)  # type: ignore[arg-type]  # it is given the context alone
+        return identity
 
     def _let_go(self, _context: object) -> None:
         self._admission.gate.let_go()
@@ -188,10 +195,6 @@ class CallInterceptor:
     def _find_parent(self) -> TraceContext | None:
         """Return where the spans of a call belong; None where no traces are made."""
         return None if self._tracer is None else self._tracer.find_parent(_METADATA.get())
-
-    async def _refuse(self, rpc: str, context: Context, error: GradwireError, request_id: str) -> NoReturn:
-        self._admission.refuse(rpc, error, request_id, context.peer())
-        await _abort(context, error, request_id)
 
 
 class _Stream:

@@ -8,12 +8,15 @@ _MOST_S = 2e-3
 
 
 class Turn:
-    """How long answers that were computed here have kept the event loop since that last was too long."""
+    """How long answers that were computed here have kept the event loop since that last was too long.
+
+    Attributes:
+        is_over: whether others are to have their turn first.
+    """
 
     def __init__(self) -> None:
         self._spent_s = 0.0
         self.is_over = False
-        """Whether others are to have their turn first."""
 
     async def come(self) -> None:
         """Return when it is not over any more."""

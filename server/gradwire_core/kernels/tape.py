@@ -101,7 +101,7 @@ def is_worthwhile(program: Program, costs: Costs) -> bool:
     """Whether all equations can be taken apart, in fewer predicted seconds than NumPy's calls take."""
     edges = 0
     for operand in (*program.inputs, *program.outputs):
-        if not _is_small(operand.type):
+        if not is_small(operand.type):
             return False
         edges += operand.type.size
     total, theirs = 0, 0.0
@@ -121,15 +121,23 @@ def is_worthwhile(program: Program, costs: Costs) -> bool:
 
 def _predict_calls(equation: Equation) -> float:
     """Return the predicted seconds of NumPy's calls; those of a loop are made for each step."""
-    name, body = equation.primitive.name, equation.params.get("body")
-    if isinstance(body, Program):
-        length = equation.params["length"]
-        assert isinstance(length, int)
+    name = equation.primitive.name
+    if name == "scan":
+        body, length = loop_of(equation)
         return length * sum(map(_predict_calls, body.equations))
     return SCALAR_SECONDS if name in OPERATORS and not equation.results[0].type.shape else CALL_SECONDS
 
 
-def _is_small(type: TensorType, most_elements: int | None = None) -> bool:
+def loop_of(equation: Equation) -> tuple[Program, int]:
+    """Return the steps of a loop: the program of one, and how many there are."""
+    body, length = equation.params["body"], equation.params["length"]
+    assert isinstance(body, Program)
+    assert isinstance(length, int)
+    return body, length
+
+
+def is_small(type: TensorType, most_elements: int | None = None) -> bool:
+    """Whether values of a type can be taken apart, and have few elements; by default `MOST_ELEMENTS`."""
     most = MOST_ELEMENTS if most_elements is None else most_elements
     return type.dtype in (Dtype.FLOAT64, Dtype.BOOL) and 0 < type.size <= most
 
@@ -150,13 +158,13 @@ def count_operations(equation: Equation, others: Mapping[str, Other] | None = No
     other = (OTHERS if others is None else others).get(name)
     if other is not None and other.is_loop:
         return other.predict(equation)
-    if not _is_small(result, most_elements):
+    if not is_small(result, most_elements):
         return None
     found = OPERATIONS.get(name)
     if found is not None:
         is_known = all(operand.type.dtype is dtype for operand, dtype in zip(equation.operands, found.dtypes, strict=True))
         return result.size if is_known else None
-    if not all(_is_small(operand.type, most_elements) or _is_index(operand) for operand in equation.operands):
+    if not all(is_small(operand.type, most_elements) or _is_index(operand) for operand in equation.operands):
         return None
     if name in MOVING or name in CREATING:
         return 0

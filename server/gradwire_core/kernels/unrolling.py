@@ -10,19 +10,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradwire_core.kernels.tape import MOST_ELEMENTS, OTHERS, Emitter, Other, count_operations
-from gradwire_core.program import Equation, Program
-from gradwire_core.types import Array, Dtype, TensorType
+from gradwire_core.kernels.tape import OTHERS, Emitter, Other, count_operations, is_small, loop_of
+from gradwire_core.program import Equation
+from gradwire_core.types import Array
 
 MOST_HELD = 2**18
 """So many numbers stand at the ends of a loop at most: each becomes a register."""
 
 
 def _count(equation: Equation) -> int | None:
-    body, length = _body(equation)
+    body, length = loop_of(equation)
     types = [*body.input_types, *body.output_types]
     held = sum(operand.type.size for operand in (*equation.operands, *equation.results))
-    if not length or held > MOST_HELD or not all(map(_is_small, types)):
+    if not length or held > MOST_HELD or not all(map(is_small, types)):
         return None
     total = 0
     for inner in body.equations:
@@ -33,12 +33,8 @@ def _count(equation: Equation) -> int | None:
     return length * total
 
 
-def _is_small(type: TensorType) -> bool:
-    return type.dtype in (Dtype.FLOAT64, Dtype.BOOL) and 0 < type.size <= MOST_ELEMENTS
-
-
 def _expand(emitter: Emitter, equation: Equation, operands: Sequence[Array]) -> list[Array]:
-    body, length = _body(equation)
+    body, length = loop_of(equation)
     const_count, carry_count = equation.params["const_count"], equation.params["carry_count"]
     assert isinstance(const_count, int)
     assert isinstance(carry_count, int)
@@ -51,13 +47,6 @@ def _expand(emitter: Emitter, equation: Equation, operands: Sequence[Array]) -> 
         for y, part in zip(ys, found[carry_count:], strict=True):
             y[step] = part
     return [*carry, *ys]
-
-
-def _body(equation: Equation) -> tuple[Program, int]:
-    body, length = equation.params["body"], equation.params["length"]
-    assert isinstance(body, Program)
-    assert isinstance(length, int)
-    return body, length
 
 
 WITH_LOOPS = {**OTHERS, "scan": Other(_count, _expand, is_loop=True)}
