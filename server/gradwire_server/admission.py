@@ -229,6 +229,12 @@ class Admission:
         if self._tracer is not None and parent is not None:
             self._tracer.begin(rpc, parent, request_id).end(error.code, error.reason)
 
+    def fail(self, rpc: str, error: Exception, request_id: str, caller: str) -> GradwireError:
+        """Account for a call that a defect ends before a request of it is let in, and return what its caller is told."""
+        failure = _as_gradwire_error(error, rpc, request_id, caller)
+        self._metrics.observe_call(rpc, failure.code, 0.0)
+        return failure
+
     def _count(self, rpc: str, code: str, request_id: str, identity: str, seconds: float) -> None:
         self._metrics.observe_call(rpc, code, seconds)
         if identity != ANONYMOUS:

@@ -106,7 +106,8 @@ class CallInterceptor:
                 return await admission.answer(rpc, work, message, self._call(context, request_id, identity))
             except GradwireError as error:
                 await _abort(context, error, request_id)
-                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
+                await self._fail(rpc, context, error, request_id)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
         return made
@@ -139,6 +140,8 @@ class CallInterceptor:
             except GradwireError as error:
                 self._admission.refuse(rpc, error, call.request_id, call.identity, call.parent)
                 await _abort(context, error, call.request_id)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
+                await self._fail(rpc, context, error, call.request_id)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
@@ -153,6 +156,13 @@ class CallInterceptor:
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
+
+    async def _fail(self, rpc: str, context: Context, error: Exception, request_id: str) -> NoReturn:
+        """End a call with what a defect is to its caller, unless it has ended: then gRPC raised this."""
+        if context.done():
+            raise error
+        failure = self._admission.fail(rpc, error, request_id, context.peer())
+        await _abort(context, failure, request_id)
 
     async def _open(self, rpc: str, context: Context) -> Call:
         """Return what is known of a call besides its messages; end it where it is not known who calls."""

@@ -81,6 +81,12 @@ class Context:
     def add_done_callback(self, callback) -> None:
         self.callbacks.append(callback)
 
+    def done(self) -> bool:
+        return self.aborted is not None
+
+    def peer(self) -> str:
+        return "a peer"
+
     async def abort(self, code, message, trailers) -> None:
         self.aborted = code
         raise AbortedError
@@ -100,7 +106,12 @@ def unary(scenario, **settings) -> None:
             return b"later " + message
 
         interceptor = CallInterceptor(admission, 10.0, lambda context: "anonymous", 1)
-        find = lambda message, identity: (lambda message: b"at once " + message) if message == b"quick" else None
+
+        def find(message, identity):
+            if message == b"defect":
+                raise ZeroDivisionError
+            return (lambda message: b"at once " + message) if message == b"quick" else None
+
         await scenario(interceptor.wrap("Evaluate", later, find).unary_unary, admission)
 
     asyncio.run(run())
@@ -120,6 +131,21 @@ def test_what_can_be_is_answered_at_once_and_all_is_held_until_it_is_sent():
             (callback,) = context.callbacks
             callback(context)
         assert await admission.gate.drain(0.0)
+
+    unary(scenario)
+
+
+def test_what_ended_a_call_ends_it_once():
+    async def scenario(answer, _admission) -> None:
+        context = Context()
+        with pytest.raises(AbortedError):
+            await answer(b"defect", context)
+        assert context.aborted is grpc.StatusCode.INTERNAL
+        context = Context()
+        context.aborted = "before"
+        with pytest.raises(ZeroDivisionError):
+            await answer(b"defect", context)
+        assert context.aborted == "before"
 
     unary(scenario)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -322,31 +324,53 @@ INJECTED = """
 import os, sys
 if "gradwire_server" in " ".join(sys.orig_argv):
     import gradwire_core.engine as engine
+    import gradwire_server.inline as inline
     def fail(*args, **kwargs):
         secret = "topsecret"
         raise KIND("in " + __file__ + " at " + os.getcwd() + " with " + secret)
-    engine.ExecutableCache.find = fail
-    engine.derive = fail
+    PLACES
 """
+IN_A_WORKER = "engine.ExecutableCache.find = engine.derive = fail"
+BEFORE_A_REQUEST_IS_LET_IN = "inline.Inline.find = fail"
 
 
 @pytest.mark.parametrize("kind", ["RuntimeError", "OSError", "KeyError", "__import__('gradwire_core.errors').errors.TracingError"])
 def test_a_defect_leaks_no_path_no_trace_and_no_source(kind, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(INJECTED.replace("KIND", kind))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with failing(IN_A_WORKER, kind, tmp_path, monkeypatch) as server:
+        program = quick().program
+        for call in (
+            functools.partial(server.stub.Evaluate, quick()),
+            functools.partial(server.stub.Explain, pb.ExplainRequest(program=program)),
+            functools.partial(server.stub.Differentiate, pb.DifferentiateRequest(program=program, transforms=[{"jvp": {}}])),
+        ):
+            assert_internal(call, server, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "KeyError"])
+def test_a_defect_before_a_request_is_let_in_leaks_as_little_and_is_told_as_much(kind, tmp_path, monkeypatch):
+    with failing(BEFORE_A_REQUEST_IS_LET_IN, kind, tmp_path, monkeypatch) as server:
+        assert_internal(functools.partial(server.stub.Evaluate, quick()), server, tmp_path)
+        session = iter([pb.EvaluateStreamRequest(id=1, evaluate=quick())])
+        assert_internal(lambda **settings: list(server.stub.EvaluateStream(session, **settings)), server, tmp_path)
+
+
+@contextmanager
+def failing(places, kind, tmp_path, monkeypatch):
+    """Run a server that raises where a statement of this file puts it."""
+    (tmp_path / "sitecustomize.py").write_text(INJECTED.replace("KIND", kind).replace("PLACES", places))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
     with serving("--workers", "1") as server:
-        calls = {
-            server.stub.Evaluate: quick(),
-            server.stub.Explain: pb.ExplainRequest(program=quick().program),
-            server.stub.Differentiate: pb.DifferentiateRequest(program=quick().program, transforms=[{"jvp": {}}]),
-        }
-        for call, request in calls.items():
-            with pytest.raises(grpc.RpcError) as caught:
-                call(request, timeout=PATIENCE_S)
-            error = caught.value
-            assert error.code() is grpc.StatusCode.INTERNAL
-            sent = repr((error.details(), error.trailing_metadata(), error.initial_metadata(), error.debug_error_string()))
-            for leak in ("topsecret", "sitecustomize", str(tmp_path), "Traceback", "Error(", ".py", "gradwire_core"):
-                assert leak not in sent.replace("InternalError(", ""), leak
-            assert decode_status(rpc_status.from_call(error)).metadata["request_id"] in server.complaints.read_text()
+        yield server
         assert "topsecret" in server.complaints.read_text()  # where the operator looks for it
+
+
+def assert_internal(call, server, tmp_path):
+    """Assert that a call ends with INTERNAL, which says nothing of how the server is made, and that the log tells of its name."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call(timeout=PATIENCE_S)
+    error = caught.value
+    assert error.code() is grpc.StatusCode.INTERNAL
+    sent = repr((error.details(), error.trailing_metadata(), error.initial_metadata(), error.debug_error_string()))
+    for leak in ("topsecret", "sitecustomize", str(tmp_path), "Traceback", "Error(", ".py", "gradwire_core"):
+        assert leak not in sent.replace("InternalError(", ""), leak
+    assert decode_status(rpc_status.from_call(error)).metadata["request_id"] in server.complaints.read_text()
