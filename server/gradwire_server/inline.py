@@ -7,7 +7,8 @@ answered if its bytes are the known ones, with elements in between that are read
 
 To carry large arrays to a worker and back takes time in proportion to their bytes, which is added to the budget: what adds two
 arrays of a MiB is done sooner than it is carried. The event loop is kept from others meanwhile, so a turn of it has a budget too
-(`turn.py`): past that, whoever comes next waits until all others had their turn.
+(`turn.py`): past that, whoever comes next waits until all others had their turn. What runs for long becomes machine code here as it
+does in a worker, compiled by another process.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradwire_core import engine
+from gradwire_core.native.tier import open_tier
 from gradwire_core.structure.cost import predict
 from gradwire_core.types import Dtype, TensorType
 from gradwire_proto.evaluation import decode_output
@@ -123,7 +125,9 @@ class Inline:
     def __init__(self, config: ServerConfig) -> None:
         self._budget_s = config.inline_budget_s
         self._known: Skeletons[_Entry] = Skeletons(_KNOWN_COUNT)
-        self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes)
+        has_tier = config.native and config.inline_budget_s and config.cache_folder  # without a folder it would compile in here
+        tier = open_tier(config.cache_folder, config.code_folder_bytes) if has_tier else None
+        self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes, tier)
         self._thread = ThreadPoolExecutor(1, "inline")
         self._compiling: set[asyncio.Future[None]] = set()
 

@@ -27,9 +27,34 @@ def orbit(x):
     return x
 
 
+def short_orbit(x):
+    for _ in range(40):
+        x = x + 0.01 * np.sin(x)
+    return x
+
+
 def mapped(server):
     """Return the files that workers of a server map, as text."""
     return "".join([Path(f"/proc/{pid}/maps").read_text() for pid in server.worker_pids])
+
+
+@pytest.mark.parametrize(("function", "count", "files"), [(wave, 8000, compiler.FILES), (short_orbit, 3, machine.FILES)])
+def test_what_the_front_end_answers_itself_is_compiled_too_and_by_another_process(function, count, files):
+    x = np.linspace(-1.0, 1.0, count)
+    needed = gw.evaluate(function)(x)
+    with (
+        serving("--workers", "1", "--spare-workers", "0", "--inline-budget-s", "1") as server,
+        gw.connect(server.address) as client,
+    ):
+        found = lambda: Path(f"/proc/{server.popen.pid}/maps").read_text()
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and not (files in found() or not images.CAN_MAP):
+            np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
+        for _ in range(20):
+            np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
+        if images.CAN_MAP:
+            assert files in found()
+            assert pages.LIBRARY not in found(), "the compiler is in the front end"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import stat
 import subprocess
@@ -31,6 +32,7 @@ from gradwire_core.processor import processor
 FILES = "loops_"
 _LAST_BUILD_S = 300.0
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_LOGGER = logging.getLogger(__name__)
 _DECIDING = ("compiler.py", "codes.py", "functions.py", "images.py", "objects.py")
 
 
@@ -68,12 +70,18 @@ class Folder:
         self._path = path
 
     def __call__(self, source: str, signature: str) -> Run:
-        """Return the function of a source, compiled unless its code is found."""
+        """Return the function of a source, compiled unless its code is found.
+
+        Raises:
+            RuntimeError: that was not possible, for there is no memory or no room in the folder, say.
+        """
         path = self._code_of(source, signature)
         found = load(path)
         if found is None and self._build([(source, signature)]):
             found = load(path)
-        return compile_source(source, signature) if found is None else found
+        if found is None:
+            raise RuntimeError(f"{path}: needed code that was compiled just now, got none")
+        return found
 
     def prepare(self, sources: Sequence[tuple[str, str]]) -> None:
         """Compile sources with their signatures, all in one process, unless their code is found."""
@@ -102,6 +110,8 @@ def _build(paths: Sequence[Path]) -> bool:
     done = subprocess.run(  # noqa: S603  # this Python, on files named by digests
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LAST_BUILD_S, check=False
     )
+    if done.returncode:
+        _LOGGER.warning("not compiled, with exit code %s: %s", done.returncode, done.stderr.decode(errors="replace").strip())
     return not done.returncode
 
 
