@@ -17,7 +17,7 @@ from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.lean import staying_lean
 from gradwire_server.logs import configure_logging
-from gradwire_server.loops import loop_factory
+from gradwire_server.loops import make_runner
 from gradwire_server.memory import allow_descriptors
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return probe(address)
         configure_logging(config.log_level, config.log_format)
         keep_freed_memory(in_few_arenas=True)
-        with _cache_folder(config) as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with _cache_folder(config) as folder, make_runner() as runner:
             runner.run(serve(dataclasses.replace(config, cache_folder=folder)))
     except ConfigError as error:
         print(f"gradwire serve: {error}", file=sys.stderr)

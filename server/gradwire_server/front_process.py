@@ -26,7 +26,7 @@ from gradwire_server.frames import Frame, Kind, Prediction
 from gradwire_server.lean import staying_lean
 from gradwire_server.link import Answerer, Link, Verb
 from gradwire_server.logs import configure_logging
-from gradwire_server.loops import loop_factory
+from gradwire_server.loops import make_runner
 from gradwire_server.memory import end_with_parent
 from gradwire_server.metrics import PrometheusMetrics
 from gradwire_server.programs import StoredProgram
@@ -160,7 +160,7 @@ def main(argv: Sequence[str]) -> int:
     forbid_fork_handlers()
     np.seterr(all="ignore")  # NaN and inf are results
     stream, descriptors = (socket.socket(fileno=int(item)) for item in argv)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with make_runner() as runner:
         runner.run(FrontProcess().run(stream, descriptors))
     return 0
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -49,12 +49,38 @@ class Methods(grpc.GenericRpcHandler):
     """
 
     def __init__(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]) -> None:
+        self._service = service
         self._handlers = {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
+
+    def add_to(self, server: grpc.aio.Server, apart: Collection[str]) -> None:
+        """Have a server, not started yet, find the handlers here.
+
+        Args:
+            server: it.
+            apart: rpcs with one message each way whose calls wait for none of other rpcs to be taken: gRPC has a queue for each
+                rpc that it knows by name, and one for all others. Each takes a little time of every call.
+        """
+        server.add_generic_rpc_handlers((self,))
+        known = {rpc: self._handlers[f"/{self._service}/{rpc}"] for rpc in apart}
+        server.add_registered_method_handlers(self._service, {rpc: _keeping(handler) for rpc, handler in known.items()})
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a call, which runs in the task that asks for it; None where there is none."""
         _METADATA.set(handler_call_details.invocation_metadata or ())
         return self._handlers.get(handler_call_details.method)
+
+
+def _keeping(handler: grpc.RpcMethodHandler[bytes, bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """Return the handler of calls that `Methods` is not asked about, which keeps the metadata itself."""
+    found: Any = handler.unary_unary
+
+    async def answer(message: bytes, context: Context) -> bytes:
+        _METADATA.set(tuple(context.invocation_metadata() or ()))
+        response: bytes = await found(message, context)
+        return response
+
+    made: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answer)
+    return made
 
 
 class CallInterceptor:

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import heapq
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -126,6 +126,11 @@ class DifferentiationService:
     def quick_handlers(self) -> dict[str, FindQuick]:
         """Return what finds the answers to some requests at once, by the name of the rpc; its handler answers the others."""
         return {"Evaluate": self.find_quick}
+
+    @property
+    def apart(self) -> Collection[str]:
+        """The rpcs that are answered promptly however many evaluations come."""
+        return ("GetCapabilities",)
 
     def stream_handlers(self) -> dict[str, StreamHandler]:
         """Return the handler of each rpc that streams, by its name."""

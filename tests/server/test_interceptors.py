@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from gradwire_core.errors import DrainingError
 from gradwire_server.admission import Admission, Gate
 from gradwire_server.config import ServerConfig
-from gradwire_server.interceptors import REQUEST_ID, CallInterceptor
+from gradwire_server.interceptors import REQUEST_ID, CallInterceptor, Methods
 from gradwire_server.metrics import NoMetrics
 from gradwire_server.quotas import Quotas
 
@@ -131,6 +132,36 @@ def test_what_can_be_is_answered_at_once_and_all_is_held_until_it_is_sent():
             (callback,) = context.callbacks
             callback(context)
         assert await admission.gate.drain(0.0)
+
+    unary(scenario)
+
+
+class Server:
+    """What a server of gRPC is told of handlers."""
+
+    def __init__(self) -> None:
+        self.generic = self.registered = None
+
+    def add_generic_rpc_handlers(self, handlers) -> None:
+        (self.generic,) = handlers
+
+    def add_registered_method_handlers(self, service, handlers) -> None:
+        self.registered = {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
+
+
+def test_rpcs_apart_are_registered_by_name_and_keep_their_metadata_themselves():
+    async def scenario(answer, _admission) -> None:
+        handler = grpc.unary_unary_rpc_method_handler(answer)
+        server = Server()
+        Methods("a.Service", {"Evaluate": handler, "Ask": handler}).add_to(server, ["Ask"])
+        metadata = ((REQUEST_ID, "mine"),)
+        assert list(server.registered) == ["/a.Service/Ask"]
+        for rpc in ("Evaluate", "Ask"):
+            assert server.generic.service(SimpleNamespace(method=f"/a.Service/{rpc}", invocation_metadata=())) is handler
+        context = Context()
+        context.invocation_metadata = lambda: metadata
+        assert await server.registered["/a.Service/Ask"].unary_unary(b"quick", context) == b"at once quick"
+        assert context.trailers == metadata
 
     unary(scenario)
 
