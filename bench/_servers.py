@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -99,11 +100,12 @@ class Running:
         """Memory of all its processes: the sum of their resident set sizes."""
         return sum(resident_bytes(pid) for pid in self.pids)
 
-    def metric(self, name: str) -> float:
-        """Return a metric summed over its labels."""
+    def metric(self, name: str, label: str = "") -> float:
+        """Return a metric summed over its labels, or over those sets of them that have one, `name="value"`, among them."""
         with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=PATIENCE_S) as answer:  # our own
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+        found = [line for line in lines if line.partition("{")[0].partition(" ")[0] == name and label in line]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 @contextlib.contextmanager
@@ -147,10 +149,10 @@ def knows(flag: str) -> bool:
 
 
 @contextlib.contextmanager
-def stub(address: str) -> Iterator[pb_grpc.DifferentiationServiceStub]:
-    """Connect to a server; messages of any size pass."""
+def stub(address: str, kind: Callable[[grpc.Channel], Any] = pb_grpc.DifferentiationServiceStub) -> Iterator[Any]:
+    """Connect to a server, for the service of a kind of stub; messages of any size pass."""
     with grpc.insecure_channel(address, options=ANY_SIZE) as channel:
-        yield pb_grpc.DifferentiationServiceStub(channel)
+        yield kind(channel)
 
 
 def descendants(pid: int) -> list[int]:

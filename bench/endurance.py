@@ -2,7 +2,8 @@
 
     python bench/endurance.py overload --seconds 60     # ten times what the server can do
     python bench/endurance.py chaos --seconds 600       # mixed load while workers are killed
-    python bench/endurance.py soak --seconds 1800       # half of what the server can do; does memory grow?
+    python bench/endurance.py soak --seconds 1800       # half of what the server can do; does memory grow? 900 s more to get warm
+    python bench/endurance.py busy --seconds 60         # health, capabilities and metrics while everything else waits
 
 Without --seconds each takes a short time, enough to see that it works.
 """
@@ -27,15 +28,11 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+from _busy import busy, heavy_request
 from _generator import summary
 from _mixed import REFUSED, WAYS, Caller, questions
 from _servers import ANY_SIZE, SERVICE, Running, gradwire, stub
 from _verdicts import Progress, Report
-
-import gradwire as gw
-from gradwire_proto.program import encode_program
-from gradwire_proto.tensor import encode_tensor
-from gradwire_proto.v1 import differentiation_service_pb2 as pb
 
 EVALUATE = SERVICE + "Evaluate"
 DEADLINE_S = 60.0
@@ -55,13 +52,9 @@ def overload(server: Running, chosen: argparse.Namespace, report: Report) -> Non
 
 
 async def _overload(server: Running, chosen: argparse.Namespace, report: Report) -> None:
-    x = np.linspace(0.0, 1.0, 600)  # few bytes, and some tens of milliseconds of work: the generator keeps up
-    program = gw.trace(lambda x: np.sum(np.linalg.inv(np.exp(-50.0 * np.abs(x[:, None] - x[None, :])))), x)
-    inputs = [encode_tensor(x)]
-    message = pb.EvaluateRequest(program=encode_program(program), inputs=inputs, outputs=[pb.Output()])
+    request = await asyncio.to_thread(heavy_request, server.address)  # few bytes: the generator keeps up
     async with grpc.aio.insecure_channel(server.address, options=ANY_SIZE) as channel:
         call = channel.unary_unary(EVALUATE)
-        request = _named(await call(message.SerializeToString(), timeout=DEADLINE_S), message)
         capacity = await _capacity(call, request, chosen.workers)
         unloaded = await _offer(call, request, 0.3 * capacity, MEASURED_S)
         alone = summary("unloaded", unloaded.admitted, 0.0)
@@ -93,11 +86,6 @@ async def _overload(server: Running, chosen: argparse.Namespace, report: Report)
     report.at_least("rate of the admitted by the capacity", len(found.admitted) / chosen.seconds / capacity, 0.8)
     report.at_most("resident memory at the end by that after a quarter", last / first, 1.05)
     report.at_most("seconds until requests are as quick as before", recovered_s, RECOVERY_S, "s")
-
-
-def _named(answer: bytes, message: pb.EvaluateRequest) -> bytes:
-    name = pb.EvaluateResponse.FromString(answer).program_name
-    return pb.EvaluateRequest(program_name=name, inputs=message.inputs, outputs=message.outputs).SerializeToString()
 
 
 async def _capacity(call, request: bytes, workers: int) -> float:
@@ -238,12 +226,17 @@ def _disturb(server: Running, chosen: argparse.Namespace, callers: list[Caller])
 
 # -- soak --------------------------------------------------------------------------------------------------------------------
 
-WARM_UP_SHARE = 0.2
+WARM_UP_SHARE = 0.5
 BINS = 24
 
 
 def soak(server: Running, chosen: argparse.Namespace, report: Report) -> None:
-    """Ask at half of what the server can do, and fit a line to its memory, the beginning left out."""
+    """Ask at half of what the server can do, and fit a line to its memory once it is warm.
+
+    It asks for half as long before: the C library keeps freed pieces of the heap for each thread and size, from wherever they were,
+    and what lies between them is less and less used for what is larger. At half load that takes a quarter of an hour to be over.
+    """
+    warm_up_s = WARM_UP_SHARE * chosen.seconds
     stopping = threading.Event()
     interval_s = _pace(server)
     callers = [Caller(server.address, _paced(way, interval_s), stopping) for way in WAYS]
@@ -252,7 +245,7 @@ def soak(server: Running, chosen: argparse.Namespace, report: Report) -> None:
     progress, samples, pause = Progress(), [], threading.Event()
     began_s = time.monotonic()
     try:
-        while (now_s := time.monotonic() - began_s) < chosen.seconds:
+        while (now_s := time.monotonic() - began_s - warm_up_s) < chosen.seconds:
             samples.append((now_s, server.resident_bytes, server.proportional_bytes))
             progress.tell(f"{samples[-1][1] / 2**20:.1f} MiB resident, {sum(caller.outcomes['right'] for caller in callers)} right")
             pause.wait(min(1.0, chosen.seconds / 100))
@@ -262,10 +255,12 @@ def soak(server: Running, chosen: argparse.Namespace, report: Report) -> None:
             caller.join()
     outcomes = sum((caller.outcomes for caller in callers), Counter())
     times, resident, _ = np.array(samples).T
-    slope, error = trend(times, resident)
+    is_warm = times >= 0.0
+    slope, error = trend(times[is_warm], resident[is_warm])
     report.figures |= {"slope_bytes_per_s": slope, "standard_error": error, "samples": samples, "outcomes": dict(outcomes)}
     print(
-        f"resident memory: {resident[-1] / 2**20:.1f} MiB, slope {slope / 1024:+.2f} KiB/s, standard error {error / 1024:.2f} KiB/s"
+        f"resident memory after {warm_up_s:.0f} s: {resident[is_warm][0] / 2**20:.1f} MiB, {chosen.seconds:.0f} s later: "
+        f"{resident[-1] / 2**20:.1f} MiB; slope {slope / 1024:+.2f} KiB/s, standard error {error / 1024:.2f} KiB/s"
     )
     report.at_most("failed calls and wrong answers", outcomes.total() - outcomes["right"] - outcomes[REFUSED], 0)
     report.at_most("slope of resident memory, in standard errors", slope / error if error else 0.0, 2.0)
@@ -273,8 +268,7 @@ def soak(server: Running, chosen: argparse.Namespace, report: Report) -> None:
 
 def trend(times: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Return the slope of a line through values, and its standard error, from the means of bins, which are nearly independent."""
-    kept = times >= WARM_UP_SHARE * times[-1]
-    bins = [np.mean(part, axis=1) for part in np.array_split(np.stack([times[kept], values[kept]]), BINS, axis=1) if part.size]
+    bins = [np.mean(part, axis=1) for part in np.array_split(np.stack([times, values]), BINS, axis=1) if part.size]
     x, y = np.array(bins).T
     x = x - x.mean()
     slope = float(x @ y / (x @ x))
@@ -306,7 +300,7 @@ def _paced(way: Callable, interval_s: float) -> Callable:
     return ask
 
 
-PARTS = {"overload": overload, "chaos": chaos, "soak": soak}
+PARTS = {"overload": overload, "chaos": chaos, "soak": soak, "busy": busy}
 
 
 def main() -> int:

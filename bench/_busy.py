@@ -1,0 +1,129 @@
+"""What is no evaluation, while every worker is busy and the queue is full: how soon health, capabilities and metrics answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+from _generator import Target, h2load, summary
+from _mixed import REFUSED_PAUSE_S
+from _servers import ANY_SIZE, SERVICE, Running, stub
+from _serving_small import rosenbrock_request
+from _verdicts import Progress, Report
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import gradwire as gw
+from gradwire_proto.program import encode_program
+from gradwire_proto.tensor import encode_tensor
+from gradwire_proto.v1 import differentiation_service_pb2 as pb
+
+LATE_MS = 50.0
+PAUSE_S = 0.02
+LEAD_S = 2.0
+IN_FLIGHT = 64
+METHOD = (SERVICE + "Evaluate",)
+
+
+def busy(server: Running, chosen: argparse.Namespace, report: Report) -> None:
+    """Keep a server full, and ask it how it is; then also flood it with calls that it refuses or answers at once."""
+    heavy, seconds, progress = heavy_request(server.address), chosen.seconds / 2, Progress()
+    tiny = rosenbrock_request(server.address, 10)
+    flood = [Target("gradwire", "unary", server.address, METHOD, (request,)) for request in (heavy, tiny)]
+    loads = {
+        "all workers busy, the queue full": [(_press, server.address, heavy, seconds + LEAD_S)],
+        "a flood of calls": [(h2load, target, IN_FLIGHT, seconds + LEAD_S) for target in flood],
+    }
+    for name, load in loads.items():
+        with _loaded(load):
+            before = _refused(server)
+            found = _ask(server, seconds, lambda text, name=name: progress.tell(f"{name}: {text}"))
+            refused = _refused(server) - before
+        for what, latencies in found.items():
+            figure = summary(what, latencies, 0.0)
+            report.figures[f"{name}: {what}"] = latencies
+            print(
+                f"{name}: {what}: p50 {figure.p50_ms:.2f} ms, p99 {figure.p99_ms:.2f} ms, the latest {max(latencies):.2f} ms, "
+                f"of {len(latencies)}"
+            )
+            if load[0][0] is _press:
+                report.at_most(f"{name}: {what}, the latest answer", max(latencies), LATE_MS, "ms")
+            else:  # more processes want to run than there are processors
+                report.at_most(f"{name}: {what}, p99", figure.p99_ms, LATE_MS, "ms")
+        report.at_least(f"{name}: refused meanwhile", refused, 1)
+
+
+def heavy_request(address: str) -> bytes:
+    """Return a request of some tens of milliseconds, once it was answered."""
+    x = np.linspace(0.0, 1.0, 600)
+    program = gw.trace(lambda x: np.sum(np.linalg.inv(np.exp(-50.0 * np.abs(x[:, None] - x[None, :])))), x)
+    inputs, outputs = [encode_tensor(x)], [pb.Output()]
+    with stub(address) as found:
+        answer = found.Evaluate(pb.EvaluateRequest(program=encode_program(program), inputs=inputs, outputs=outputs))
+    return pb.EvaluateRequest(program_name=answer.program_name, inputs=inputs, outputs=outputs).SerializeToString()
+
+
+@contextmanager
+def _loaded(loads: Sequence[tuple[Callable[..., object], *tuple[object, ...]]]) -> Iterator[None]:
+    """Have functions run with arguments, in processes of their own, from a while before the block for as long as they take."""
+    with ProcessPoolExecutor(len(loads), multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(*load) for load in loads]
+        time.sleep(LEAD_S)
+        yield
+        for item in running:
+            item.result()
+
+
+def _press(address: str, request: bytes, seconds: float) -> None:
+    """Keep calls in flight for so long, each of which comes again after a pause where it is refused, as clients do."""
+    asyncio.run(_keep_pressing(address, request, seconds))
+
+
+async def _keep_pressing(address: str, request: bytes, seconds: float) -> None:
+    end_s = time.monotonic() + seconds
+
+    async def repeat() -> None:
+        while time.monotonic() < end_s:
+            try:
+                await call(request, timeout=60)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(REFUSED_PAUSE_S)
+
+    async with grpc.aio.insecure_channel(address, options=ANY_SIZE) as channel:
+        call = channel.unary_unary(METHOD[0])
+        await asyncio.gather(*[repeat() for _ in range(IN_FLIGHT)])
+
+
+def _refused(server: Running) -> float:
+    return server.metric("gradwire_call_seconds_count", 'code="UNAVAILABLE"')
+
+
+def _ask(server: Running, seconds: float, tell: Callable[[str], None]) -> dict[str, list[float]]:
+    """Ask in turns for so long, and return the latencies in milliseconds."""
+    found: dict[str, list[float]] = {"health": [], "capabilities": [], "metrics": []}
+    with stub(server.address) as service, stub(server.address, health_pb2_grpc.HealthStub) as health:
+        asked: dict[str, Callable[[], object]] = {
+            "health": lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=10),
+            "capabilities": lambda: service.GetCapabilities(pb.GetCapabilitiesRequest(), timeout=10),
+            "metrics": lambda: urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read(),
+        }
+        for ask in asked.values():
+            ask()
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            for name, ask in asked.items():
+                began_s = time.perf_counter()
+                ask()
+                found[name].append((time.perf_counter() - began_s) * 1e3)
+                time.sleep(PAUSE_S)
+            tell(f"{len(found['health'])} times asked")
+    return found
