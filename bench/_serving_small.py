@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ IN_FLIGHT = (1, 8, 32)
 MIXED = (*(10,) * 8, *(1000,) * 3, 100_000)
 SHARE = 0.8
 SLOWER = 2.0
+WARM_UP_S = 5.0
 SPARE = ("--workers", "2", "--queue-count", "1024")
 
 WEIGHTS = np.random.default_rng(0).normal(size=(100, 100)) / 10.0
@@ -91,6 +93,8 @@ def beside_bare(report: Report, generators: Generators, *, seconds: float, round
     for name, flags, front_ends in variants:
         with gradwire(*flags) as ours, bare(front_ends) as other:
             for kind, size, run, run_bare in _loads(name, ours.address, other, generators, seconds):
+                if kind == "unary":  # what a session asks is the same, and as warm
+                    _warm(run, run_bare, seconds)
                 for in_flight in IN_FLIGHT:
                     turns = [(run(in_flight), run_bare(in_flight)) for _ in range(rounds)]
                     mine, theirs = [median(column) for column in zip(*turns, strict=True)]
@@ -107,6 +111,13 @@ def beside_bare(report: Report, generators: Generators, *, seconds: float, round
                         where = f"{name}, {kind}, n = 10, {in_flight} in flight"
                         report.at_least(f"{where}: share of the bare service's rate", ratio, SHARE)
                         report.at_most(f"{where}: p99 by the bare service's", mine.p99_ms / theirs.p99_ms, SLOWER)
+
+
+def _warm(run: Run, run_bare: Run, seconds: float) -> None:
+    """Run a load for some seconds: a front end compiles what it answers itself once it has run for a tenth of a second."""
+    for _ in range(math.ceil(WARM_UP_S / seconds)):
+        run(8)
+        run_bare(8)
 
 
 def _loads(name: str, ours: str, other: str, generators: Generators, seconds: float) -> Iterator[tuple[str, int | str, Run, Run]]:
