@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
-from _generator import Target, h2load, summary
+from _generator import Target, h2load, has_h2load, summary
 from _mixed import REFUSED_PAUSE_S
 from _servers import ANY_SIZE, SERVICE, Running, stub
 from _serving_small import rosenbrock_request
@@ -30,34 +32,39 @@ PAUSE_S = 0.02
 LEAD_S = 2.0
 IN_FLIGHT = 64
 METHOD = (SERVICE + "Evaluate",)
+Load: TypeAlias = tuple[Any, ...]
+"""A function and its arguments."""
 
 
 def busy(server: Running, chosen: argparse.Namespace, report: Report) -> None:
     """Keep a server full, and ask it how it is; then also flood it with calls that it refuses or answers at once."""
-    heavy, seconds, progress = heavy_request(server.address), chosen.seconds / 2, Progress()
-    tiny = rosenbrock_request(server.address, 10)
-    flood = [Target("gradwire", "unary", server.address, METHOD, (request,)) for request in (heavy, tiny)]
-    loads = {
-        "all workers busy, the queue full": [(_press, server.address, heavy, seconds + LEAD_S)],
-        "a flood of calls": [(h2load, target, IN_FLIGHT, seconds + LEAD_S) for target in flood],
-    }
-    for name, load in loads.items():
-        with _loaded(load):
-            before = _refused(server)
-            found = _ask(server, seconds, lambda text, name=name: progress.tell(f"{name}: {text}"))
-            refused = _refused(server) - before
-        for what, latencies in found.items():
-            figure = summary(what, latencies, 0.0)
-            report.figures[f"{name}: {what}"] = latencies
-            print(
-                f"{name}: {what}: p50 {figure.p50_ms:.2f} ms, p99 {figure.p99_ms:.2f} ms, the latest {max(latencies):.2f} ms, "
-                f"of {len(latencies)}"
-            )
-            if load[0][0] is _press:
-                report.at_most(f"{name}: {what}, the latest answer", max(latencies), LATE_MS, "ms")
-            else:  # more processes want to run than there are processors
-                report.at_most(f"{name}: {what}, p99", figure.p99_ms, LATE_MS, "ms")
-        report.at_least(f"{name}: refused meanwhile", refused, 1)
+    heavy, tiny = heavy_request(server.address), rosenbrock_request(server.address, 10)
+    seconds = chosen.seconds / 2
+    _measure(server, report, "all workers busy, the queue full", [(_press, server.address, heavy)], seconds, is_flood=False)
+    if not has_h2load():
+        print("h2load is not installed (Debian: nghttp2-client): no flood of calls", file=sys.stderr)
+        return
+    flood = [(h2load, Target("gradwire", "unary", server.address, METHOD, (item,)), IN_FLIGHT) for item in (heavy, tiny)]
+    _measure(server, report, "a flood of calls", flood, seconds, is_flood=True)
+
+
+def _measure(server: Running, report: Report, name: str, loads: Sequence[Load], seconds: float, *, is_flood: bool) -> None:
+    """Ask while there is a load. In a flood more processes want to run than there are processors: the bar is for 99 of 100."""
+    progress = Progress()
+    with _loaded(server, [(*load, seconds + LEAD_S) for load in loads]):
+        before = _refused(server)
+        found = _ask(server, seconds, lambda text: progress.tell(f"{name}: {text}"))
+        refused = _refused(server) - before
+    for what, latencies in found.items():
+        figure = summary(what, latencies, 0.0)
+        report.figures[f"{name}: {what}"] = latencies
+        print(
+            f"{name}: {what}: p50 {figure.p50_ms:.2f} ms, p99 {figure.p99_ms:.2f} ms, the latest {max(latencies):.2f} ms, "
+            f"of {len(latencies)}"
+        )
+        latest_ms, which = (figure.p99_ms, "p99") if is_flood else (max(latencies), "the latest answer")
+        report.at_most(f"{name}: {what}, {which}", latest_ms, LATE_MS, "ms")
+    report.at_least(f"{name}: refused meanwhile", refused, 1)
 
 
 def heavy_request(address: str) -> bytes:
@@ -71,11 +78,12 @@ def heavy_request(address: str) -> bytes:
 
 
 @contextmanager
-def _loaded(loads: Sequence[tuple[Callable[..., object], *tuple[object, ...]]]) -> Iterator[None]:
-    """Have functions run with arguments, in processes of their own, from a while before the block for as long as they take."""
+def _loaded(server: Running, loads: Sequence[Load]) -> Iterator[None]:
+    """Have functions run with arguments, in processes of their own, from before the block, once calls are refused."""
     with ProcessPoolExecutor(len(loads), multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(*load) for load in loads]
-        time.sleep(LEAD_S)
+        before, running = _refused(server), [pool.submit(*load) for load in loads]
+        while _refused(server) == before and not any(item.done() for item in running):
+            time.sleep(PAUSE_S)
         yield
         for item in running:
             item.result()

@@ -226,17 +226,18 @@ def _disturb(server: Running, chosen: argparse.Namespace, callers: list[Caller])
 
 # -- soak --------------------------------------------------------------------------------------------------------------------
 
-WARM_UP_SHARE = 0.5
+WARM_UP_S = 900.0
 BINS = 24
 
 
 def soak(server: Running, chosen: argparse.Namespace, report: Report) -> None:
     """Ask at half of what the server can do, and fit a line to its memory once it is warm.
 
-    It asks for half as long before: the C library keeps freed pieces of the heap for each thread and size, from wherever they were,
-    and what lies between them is less and less used for what is larger. At half load that takes a quarter of an hour to be over.
+    It asks for a quarter of an hour before, or for half as long if that is less: the C library keeps freed pieces of the heap for
+    each thread and size, from wherever they were, and what lies between them is less and less used for what is larger. At half load
+    that takes a quarter of an hour to be over.
     """
-    warm_up_s = WARM_UP_SHARE * chosen.seconds
+    warm_up_s = min(WARM_UP_S, 0.5 * chosen.seconds)
     stopping = threading.Event()
     interval_s = _pace(server)
     callers = [Caller(server.address, _paced(way, interval_s), stopping) for way in WAYS]
@@ -306,7 +307,12 @@ PARTS = {"overload": overload, "chaos": chaos, "soak": soak, "busy": busy}
 def main() -> int:
     parser = argparse.ArgumentParser(description="too much load, workers that die, hours of work")
     parser.add_argument("part", nargs="?", choices=PARTS, help="what to run (default: all, one after the other)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="how long each lasts (default: 15)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=15.0,
+        help="how long each measures (default: 15); a soak gets warm before",
+    )
     parser.add_argument("--workers", type=int, default=2, help="worker processes of the server (default: 2)")
     parser.add_argument("--interval", type=float, default=2.0, help="chaos: seconds between two kills (default: 2)")
     parser.add_argument("--suspend-every", type=int, default=3, help="chaos: suspend instead of kill every so many times; 0: never")

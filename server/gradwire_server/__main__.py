@@ -17,7 +17,7 @@ from gradwire_core.allocator import keep_freed_memory
 from gradwire_server.config import ConfigError, ServerConfig, forbid_fork_handlers, parse_arguments
 from gradwire_server.lean import staying_lean
 from gradwire_server.logs import configure_logging
-from gradwire_server.loops import make_runner
+from gradwire_server.loops import leaving_alone, make_runner
 from gradwire_server.memory import allow_descriptors
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ async def serve(config: ServerConfig) -> None:
     _LOGGER.info("starting %s", config)
     allow_descriptors()
     async with _make_server(config) as server, staying_lean():
-        _announce(server.address)
-        await stopping.wait()
+        with leaving_alone():
+            _announce(server.address)
+            await stopping.wait()
         _LOGGER.info("stopping grace_s=%s", config.grace_s)
 
 

@@ -222,17 +222,15 @@ class Admission:
             self._count(rpc, found.error.code, request_id, identity, 0.0)
         return found
 
-    def refuse(self, rpc: str, error: GradwireError, request_id: str, caller: str, parent: Context | None = None) -> None:
-        """Account for a request that is refused unread; one of a caller who is not known, and has no parent, leaves no span."""
-        _log_refusal(error, rpc, request_id, caller)
-        self._metrics.observe_call(rpc, error.code, 0.0)
-        if self._tracer is not None and parent is not None:
-            self._tracer.begin(rpc, parent, request_id).end(error.code, error.reason)
+    def refuse(self, rpc: str, error: Exception, request_id: str, caller: str, parent: Context | None = None) -> GradwireError:
+        """Account for a request that ends unread, and return what its caller is told: the error, or INTERNAL for a defect.
 
-    def fail(self, rpc: str, error: Exception, request_id: str, caller: str) -> GradwireError:
-        """Account for a call that a defect ends before a request of it is let in, and return what its caller is told."""
+        One of a caller who is not known, and has no parent, leaves no span.
+        """
         failure = _as_gradwire_error(error, rpc, request_id, caller)
         self._metrics.observe_call(rpc, failure.code, 0.0)
+        if self._tracer is not None and parent is not None:
+            self._tracer.begin(rpc, parent, request_id).end(failure.code, failure.reason)
         return failure
 
     def _count(self, rpc: str, code: str, request_id: str, identity: str, seconds: float) -> None:

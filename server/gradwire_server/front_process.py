@@ -26,7 +26,7 @@ from gradwire_server.frames import Frame, Kind, Prediction
 from gradwire_server.lean import staying_lean
 from gradwire_server.link import Answerer, Link, Verb
 from gradwire_server.logs import configure_logging
-from gradwire_server.loops import make_runner
+from gradwire_server.loops import leaving_alone, make_runner
 from gradwire_server.memory import end_with_parent
 from gradwire_server.metrics import PrometheusMetrics
 from gradwire_server.programs import StoredProgram
@@ -132,6 +132,7 @@ class FrontProcess:
         try:
             front = FrontEnd(self._config, RemotePool(self._link), stores, self._metrics, shares_port=True)
             await self._stack.enter_async_context(front)
+            self._stack.enter_context(leaving_alone())
         except ConfigError as error:
             return Frame(Kind.ERROR, (str(error).encode(),))
         return DONE

@@ -40,7 +40,7 @@ class Guard(grpc.aio.ServerInterceptor):
         if not (self._is_health_open and details.method.startswith(_OPEN)):
             try:
                 _IDENTITY.set(self._tokens.identify(_find(details.invocation_metadata)))
-            except UnauthenticatedError as error:
+            except Exception as error:  # noqa: BLE001  # UnauthenticatedError, or a defect: whatever it is, nobody gets in
                 return self._calls.refuse(error)
         return await continuation(details)
 

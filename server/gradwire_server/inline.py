@@ -125,8 +125,8 @@ class Inline:
     def __init__(self, config: ServerConfig) -> None:
         self._budget_s = config.inline_budget_s
         self._known: Skeletons[_Entry] = Skeletons(_KNOWN_COUNT)
-        has_tier = config.native and config.inline_budget_s and config.cache_folder  # without a folder it would compile in here
-        tier = open_tier(config.cache_folder, config.code_folder_bytes) if has_tier else None
+        has_tier = config.native and config.inline_budget_s
+        tier = open_tier(config.cache_folder, config.code_folder_bytes, compiles_here=False) if has_tier else None
         self._executables = engine.ExecutableCache(_KNOWN_COUNT, config.inline_cache_bytes, tier)
         self._thread = ThreadPoolExecutor(1, "inline")
         self._compiling: set[asyncio.Future[None]] = set()

@@ -7,10 +7,11 @@ each time that it is asked.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -61,8 +62,8 @@ class Methods(grpc.GenericRpcHandler):
                 rpc that it knows by name, and one for all others. Each takes a little time of every call.
         """
         server.add_generic_rpc_handlers((self,))
-        known = {rpc: self._handlers[f"/{self._service}/{rpc}"] for rpc in apart}
-        server.add_registered_method_handlers(self._service, {rpc: _keeping(handler) for rpc, handler in known.items()})
+        known = {rpc: _keeping(self._handlers[f"/{self._service}/{rpc}"]) for rpc in apart}
+        server.add_registered_method_handlers(self._service, known)
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a call, which runs in the task that asks for it; None where there is none."""
@@ -73,6 +74,7 @@ class Methods(grpc.GenericRpcHandler):
 def _keeping(handler: grpc.RpcMethodHandler[bytes, bytes]) -> grpc.RpcMethodHandler[bytes, bytes]:
     """Return the handler of calls that `Methods` is not asked about, which keeps the metadata itself."""
     found: Any = handler.unary_unary
+    assert found is not None, "needed an rpc with one message each way"
 
     async def answer(message: bytes, context: Context) -> bytes:
         _METADATA.set(tuple(context.invocation_metadata() or ()))
@@ -142,12 +144,9 @@ class CallInterceptor:
         """Return the gRPC handler of an rpc whose request is a stream of messages."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            call, stream = await self._open(rpc, context), _Stream(context)
-            try:
+            async with self._ending(rpc, context) as request_id:
+                call, stream = self._open(rpc, context, request_id), _Stream(context)
                 response = await self._admission.answer(rpc, lambda _message, call: handler(stream.read, call), b"", call)
-            except GradwireError as error:
-                await _abort(context, error, call.request_id)
-            else:
                 await stream.write(response)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
@@ -157,47 +156,56 @@ class CallInterceptor:
         """Return the gRPC handler of an rpc whose messages are a stream in at least one direction."""
 
         async def answer(_requests: Any, context: Context) -> None:
-            count = told_count(_METADATA.get())
-            call = dataclasses.replace(await self._open(rpc, context), peer=context.peer(), joined_count=count)
-            if count > 1:
-                await context.send_initial_metadata(((KEY, str(self._joined_count)),))
-            try:
-                await handler(_Stream(context), call, self._admission)
-            except GradwireError as error:
-                self._admission.refuse(rpc, error, call.request_id, call.identity, call.parent)
-                await _abort(context, error, call.request_id)
-            except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
-                await self._fail(rpc, context, error, call.request_id)
+            async with self._ending(rpc, context) as request_id:
+                count = told_count(_METADATA.get())
+                call = dataclasses.replace(self._open(rpc, context, request_id), peer=context.peer(), joined_count=count)
+                if count > 1:
+                    await context.send_initial_metadata(((KEY, str(self._joined_count)),))
+                try:
+                    await handler(_Stream(context), call, self._admission)
+                except GradwireError as error:
+                    self._admission.refuse(rpc, error, request_id, call.identity, call.parent)
+                    raise
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
 
-    def refuse(self, error: GradwireError) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def refuse(self, error: Exception) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Return the handler of a call, of any kind, that ends it with an error and reads nothing of it."""
 
         async def answer(_requests: Any, context: Context) -> None:
             request_id = _find_request_id(context.invocation_metadata())
-            self._admission.refuse(_REFUSED, error, request_id, context.peer())
-            await _abort(context, error, request_id)
+            failure = self._admission.refuse(_REFUSED, error, request_id, context.peer())
+            await _abort(context, failure, request_id)
 
         made: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(answer)
         return made
 
-    async def _fail(self, rpc: str, context: Context, error: Exception, request_id: str) -> NoReturn:
-        """End a call with what a defect is to its caller, unless it has ended: then gRPC raised this."""
-        if context.done():
-            raise error
-        failure = self._admission.fail(rpc, error, request_id, context.peer())
-        await _abort(context, failure, request_id)
-
-    async def _open(self, rpc: str, context: Context) -> Call:
-        """Return what is known of a call besides its messages; end it where it is not known who calls."""
+    @contextlib.asynccontextmanager
+    async def _ending(self, rpc: str, context: Context) -> AsyncIterator[str]:
+        """Give a call its name for a block, and end it with what the block raises: a GradwireError is accounted for."""
         request_id = self._greet(context)
         try:
-            identity = self._let_in(rpc, context, request_id)
+            yield request_id
         except GradwireError as error:
             await _abort(context, error, request_id)
-        return self._call(context, request_id, identity)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the caller gets a status
+            await self._fail(rpc, context, error, request_id)
+
+    async def _fail(self, rpc: str, context: Context, error: Exception, request_id: str) -> NoReturn:
+        """End a call with what a defect is to its caller; an error of gRPC's own is that the call has ended, or nobody is there."""
+        if isinstance(error, grpc.aio.BaseError):
+            raise error
+        failure = self._admission.refuse(rpc, error, request_id, context.peer())
+        await _abort(context, failure, request_id)
+
+    def _open(self, rpc: str, context: Context, request_id: str) -> Call:
+        """Return what is known of a call besides its messages.
+
+        Raises:
+            GradwireError: it is not known who calls; the refusal is accounted for.
+        """
+        return self._call(context, request_id, self._let_in(rpc, context, request_id))
 
     def _greet(self, context: Context) -> str:
         """Return the name of a call, which is among the trailers however it ends."""

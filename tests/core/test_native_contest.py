@@ -274,7 +274,7 @@ def test_code_that_is_damaged_is_compiled_again(damage, tape, x, tmp_path):
 
 
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path):
-    with pytest.raises(machine.subprocess.CalledProcessError):
+    with pytest.raises(RuntimeError, match="exit code"):
         machine.compile_in(tmp_path)("this is no text of that language")
     assert not list(tmp_path.iterdir())
 

@@ -82,9 +82,6 @@ class Context:
     def add_done_callback(self, callback) -> None:
         self.callbacks.append(callback)
 
-    def done(self) -> bool:
-        return self.aborted is not None
-
     def peer(self) -> str:
         return "a peer"
 
@@ -166,19 +163,28 @@ def test_rpcs_apart_are_registered_by_name_and_keep_their_metadata_themselves():
     unary(scenario)
 
 
-def test_what_ended_a_call_ends_it_once():
+@pytest.mark.parametrize("error", [grpc.aio.AbortError("ended"), grpc.aio.UsageError("nobody is there")])
+def test_what_grpc_raises_is_no_defect(error):
     async def scenario(answer, _admission) -> None:
         context = Context()
         with pytest.raises(AbortedError):
             await answer(b"defect", context)
         assert context.aborted is grpc.StatusCode.INTERNAL
         context = Context()
-        context.aborted = "before"
-        with pytest.raises(ZeroDivisionError):
-            await answer(b"defect", context)
-        assert context.aborted == "before"
+        context.set_trailing_metadata = lambda trailers: None
+        context.add_done_callback = raising(error)
+        with pytest.raises(type(error)):
+            await answer(b"quick", context)
+        assert context.aborted is None
 
     unary(scenario)
+
+
+def raising(error):
+    def fail(*_arguments):
+        raise error
+
+    return fail
 
 
 def test_what_is_answered_at_once_waits_for_a_turn_that_is_over_and_what_is_not_does_not():

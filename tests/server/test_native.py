@@ -12,6 +12,8 @@ pytest.importorskip("numba", reason='the native tier needs Numba: pip install "g
 
 import gradwire as gw
 from gradwire_core.native import compiler, images, machine, pages
+from gradwire_server.config import ServerConfig
+from gradwire_server.inline import Inline
 from tests.server.processes import serving
 
 PATIENCE_S = 120.0
@@ -46,7 +48,7 @@ def test_what_the_front_end_answers_itself_is_compiled_too_and_by_another_proces
         serving("--workers", "1", "--spare-workers", "0", "--inline-budget-s", "1") as server,
         gw.connect(server.address) as client,
     ):
-        found = lambda: Path(f"/proc/{server.popen.pid}/maps").read_text()
+        found = lambda: "".join([Path(f"/proc/{pid}/maps").read_text() for pid in server.front_pids or {server.popen.pid}])
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not (files in found() or not images.CAN_MAP):
             np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
@@ -76,3 +78,11 @@ def test_workers_keep_compiled_code_in_a_folder_and_map_it_alone(tmp_path, funct
             np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
         if images.CAN_MAP:
             assert pages.LIBRARY not in mapped(server), "the compiler is in a worker"
+
+
+@pytest.mark.parametrize(("folder", "most_bytes"), [("code", 0), ("file", 2**20)])
+def test_a_front_end_that_cannot_keep_code_compiles_none(folder, most_bytes, tmp_path):
+    (tmp_path / "file").touch()
+    given = ServerConfig(cache_folder=str(tmp_path / folder), code_folder_bytes=most_bytes)
+    assert Inline(given)._executables._tier is None
+    assert Inline(ServerConfig(cache_folder=str(tmp_path / "other")))._executables._tier is not None

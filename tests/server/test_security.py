@@ -324,14 +324,19 @@ INJECTED = """
 import os, sys
 if "gradwire_server" in " ".join(sys.orig_argv):
     import gradwire_core.engine as engine
+    import gradwire_server.guard as guard
     import gradwire_server.inline as inline
+    import gradwire_server.tokens as tokens
     def fail(*args, **kwargs):
         secret = "topsecret"
         raise KIND("in " + __file__ + " at " + os.getcwd() + " with " + secret)
     PLACES
 """
 IN_A_WORKER = "engine.ExecutableCache.find = engine.derive = fail"
-BEFORE_A_REQUEST_IS_LET_IN = "inline.Inline.find = fail"
+BEFORE_A_REQUEST_IS_LET_IN = {
+    "inline.Inline.find = fail": ("Evaluate", "EvaluateStream"),
+    "guard.no_identity = fail": ("Evaluate", "EvaluateStream", "CreateTensor", "GetCapabilities"),
+}
 
 
 @pytest.mark.parametrize("kind", ["RuntimeError", "OSError", "KeyError", "__import__('gradwire_core.errors').errors.TracingError"])
@@ -346,20 +351,36 @@ def test_a_defect_leaks_no_path_no_trace_and_no_source(kind, tmp_path, monkeypat
             assert_internal(call, server, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["RuntimeError", "KeyError"])
-def test_a_defect_before_a_request_is_let_in_leaks_as_little_and_is_told_as_much(kind, tmp_path, monkeypatch):
-    with failing(BEFORE_A_REQUEST_IS_LET_IN, kind, tmp_path, monkeypatch) as server:
-        assert_internal(functools.partial(server.stub.Evaluate, quick()), server, tmp_path)
-        session = iter([pb.EvaluateStreamRequest(id=1, evaluate=quick())])
-        assert_internal(lambda **settings: list(server.stub.EvaluateStream(session, **settings)), server, tmp_path)
+@pytest.mark.parametrize("places", BEFORE_A_REQUEST_IS_LET_IN)
+def test_a_defect_before_a_request_is_let_in_leaks_as_little_and_is_told_as_much(places, tmp_path, monkeypatch):
+    with failing(places, "RuntimeError", tmp_path, monkeypatch) as server:
+        calls = {
+            "Evaluate": functools.partial(server.stub.Evaluate, quick()),
+            "EvaluateStream": lambda **settings: list(server.stub.EvaluateStream(iter([session_request()]), **settings)),
+            "CreateTensor": lambda **settings: server.stub.CreateTensor(iter([pb.CreateTensorRequest()]), **settings),
+            "GetCapabilities": functools.partial(server.stub.GetCapabilities, pb.GetCapabilitiesRequest()),
+        }
+        for rpc in BEFORE_A_REQUEST_IS_LET_IN[places]:
+            assert_internal(calls[rpc], server, tmp_path)
+
+
+def test_a_defect_where_tokens_are_checked_lets_nobody_in(token_file, tmp_path, monkeypatch):
+    flags = ("--token-file", str(token_file))
+    with failing("tokens.TokenFile.identify = fail", "RuntimeError", tmp_path, monkeypatch, *flags) as server:
+        settings = bearing(ALICE)
+        assert_internal(lambda **_settings: server.stub.Evaluate(quick(), **settings), server, tmp_path)
+
+
+def session_request():
+    return pb.EvaluateStreamRequest(id=1, evaluate=quick())
 
 
 @contextmanager
-def failing(places, kind, tmp_path, monkeypatch):
+def failing(places, kind, tmp_path, monkeypatch, *flags):
     """Run a server that raises where a statement of this file puts it."""
     (tmp_path / "sitecustomize.py").write_text(INJECTED.replace("KIND", kind).replace("PLACES", places))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep))
-    with serving("--workers", "1") as server:
+    with serving("--workers", "1", *flags) as server:
         yield server
         assert "topsecret" in server.complaints.read_text()  # where the operator looks for it
 

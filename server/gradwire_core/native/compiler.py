@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import os
 import stat
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -26,13 +24,12 @@ from typing import Any
 import numpy as np
 
 from gradwire_core.native import codes, images, objects
+from gradwire_core.native.apart import compile_apart
 from gradwire_core.native.signatures import Run
 from gradwire_core.processor import processor
 
 FILES = "loops_"
-_LAST_BUILD_S = 300.0
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_LOGGER = logging.getLogger(__name__)
 _DECIDING = ("compiler.py", "codes.py", "functions.py", "images.py", "objects.py")
 
 
@@ -73,18 +70,20 @@ class Folder:
         """Return the function of a source, compiled unless its code is found.
 
         Raises:
-            RuntimeError: that was not possible, for there is no memory or no room in the folder, say.
+            OSError: there is no room in the folder, say.
+            RuntimeError: it could not be compiled.
         """
         path = self._code_of(source, signature)
         found = load(path)
-        if found is None and self._build([(source, signature)]):
+        if found is None:
+            self._build([(source, signature)])
             found = load(path)
         if found is None:
-            raise RuntimeError(f"{path}: needed code that was compiled just now, got none")
+            raise RuntimeError(f"{path}: needed what was written just now, got something else")
         return found
 
     def prepare(self, sources: Sequence[tuple[str, str]]) -> None:
-        """Compile sources with their signatures, all in one process, unless their code is found."""
+        """Compile sources with their signatures, all in one process, unless their code is found; it raises as a call."""
         missing = [item for item in dict.fromkeys(sources) if not self._code_of(*item).exists()]
         if missing:
             self._build(missing)
@@ -92,27 +91,20 @@ class Folder:
     def _code_of(self, source: str, signature: str) -> Path:
         return self._path / f"{FILES}{_digest(source, signature)}{codes.suffix()}"
 
-    def _build(self, sources: Sequence[tuple[str, str]]) -> bool:
-        """Have a process of its own compile sources; tell whether it could."""
+    def _build(self, sources: Sequence[tuple[str, str]]) -> None:
+        """Have a process of its own compile sources."""
         paths = [self._code_of(*item).with_suffix(f".{os.getpid()}.py") for item in sources]
         try:
             for path, (source, signature) in zip(paths, sources, strict=True):
                 path.write_text(f"{signature}\n{source}", encoding="ascii")
-            return _build(paths)
+            _build(paths)
         finally:
             for path in paths:
                 path.unlink(missing_ok=True)
 
 
-def _build(paths: Sequence[Path]) -> bool:
-    """Have a process of its own compile sources; tell whether it could, for it may lack memory, say."""
-    command = [sys.executable, "-m", "gradwire_core.native.compiler", *map(str, paths)]
-    done = subprocess.run(  # noqa: S603  # this Python, on files named by digests
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LAST_BUILD_S, check=False
-    )
-    if done.returncode:
-        _LOGGER.warning("not compiled, with exit code %s: %s", done.returncode, done.stderr.decode(errors="replace").strip())
-    return not done.returncode
+def _build(paths: Sequence[Path]) -> None:
+    compile_apart("gradwire_core.native.compiler", *map(str, paths))
 
 
 def build(path: Path) -> None:

@@ -11,18 +11,17 @@ import ctypes
 import functools
 import hashlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from gradwire_core.native import codes
+from gradwire_core.native.apart import compile_apart
 from gradwire_core.native.assembly import ENTRY
 from gradwire_core.processor import processor
 
 FILES = "numbers_"
-LAST_BUILD_S = 120.0
 _LEVEL = 2
 
 
@@ -83,10 +82,7 @@ def _build(path: Path, text: str) -> None:
     source = path.with_suffix(f".{os.getpid()}.ll")
     source.write_text(text, encoding="ascii")
     try:
-        command = [sys.executable, "-m", "gradwire_core.native.machine", str(source), str(path)]
-        subprocess.run(  # noqa: S603  # this Python, on files named by a digest
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LAST_BUILD_S, check=True
-        )
+        compile_apart("gradwire_core.native.machine", str(source), str(path))
     finally:
         source.unlink(missing_ok=True)
 

@@ -40,12 +40,14 @@ _LOGGER = logging.getLogger(__name__)
 
 
 @functools.cache
-def open_tier(folder: str, most_bytes: int) -> Tier | None:
-    """Return the tier of this process that keeps machine code in a folder; None without Numba.
+def open_tier(folder: str, most_bytes: int, *, compiles_here: bool = True) -> Tier | None:
+    """Return the tier of this process, or None where there cannot be one.
 
-    It keeps it nowhere for an empty text, or no bytes.
-
-    A folder that cannot be used is told in the log, and does without.
+    Args:
+        folder: where it keeps machine code, which other processes compile; nowhere for an empty text. One that cannot be used is
+            told in the log, and does without.
+        most_bytes: how many bytes it may take there; for none it is kept nowhere.
+        compiles_here: whether this process compiles by itself where the code is kept nowhere; it stops for seconds then.
     """
     if importlib.util.find_spec("numba") is None:
         return None
@@ -54,7 +56,7 @@ def open_tier(folder: str, most_bytes: int) -> Tier | None:
             return Tier(Path(folder), most_bytes)
         except OSError as error:
             _LOGGER.warning("compiled code is not kept: %s", error)
-    return Tier(None)
+    return Tier(None) if compiles_here else None
 
 
 class Tier:
