@@ -122,7 +122,7 @@ class CallInterceptor:
 
         async def answer(message: bytes, context: Context) -> bytes:
             request_id = self._greet(context)
-            try:
+            try:  # as `_ending`, without what a context manager takes of a call that is answered in microseconds
                 identity = self._let_in(rpc, context, request_id)
                 quick = None if find_quick is None else find_quick(message, identity)
                 if quick is not None and not admission.turn.is_over:
