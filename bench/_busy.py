@@ -18,13 +18,10 @@ import numpy as np
 from _generator import Target, h2load, has_h2load, summary
 from _mixed import REFUSED_PAUSE_S
 from _servers import ANY_SIZE, SERVICE, Running, stub
-from _serving_small import rosenbrock_request
+from _serving_small import register, rosenbrock_request
 from _verdicts import Progress, Report
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import gradwire as gw
-from gradwire_proto.program import encode_program
-from gradwire_proto.tensor import encode_tensor
 from gradwire_proto.v1 import differentiation_service_pb2 as pb
 
 LATE_MS = 50.0
@@ -70,11 +67,8 @@ def _measure(server: Running, report: Report, name: str, loads: Sequence[Load], 
 def heavy_request(address: str) -> bytes:
     """Return a request of some tens of milliseconds, once it was answered."""
     x = np.linspace(0.0, 1.0, 600)
-    program = gw.trace(lambda x: np.sum(np.linalg.inv(np.exp(-50.0 * np.abs(x[:, None] - x[None, :])))), x)
-    inputs, outputs = [encode_tensor(x)], [pb.Output()]
-    with stub(address) as found:
-        answer = found.Evaluate(pb.EvaluateRequest(program=encode_program(program), inputs=inputs, outputs=outputs))
-    return pb.EvaluateRequest(program_name=answer.program_name, inputs=inputs, outputs=outputs).SerializeToString()
+    function = lambda x: np.sum(np.linalg.inv(np.exp(-50.0 * np.abs(x[:, None] - x[None, :]))))
+    return register(address, function, [x], [pb.Output()])[0]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def rosenbrock_request(address: str, size: int) -> bytes:
     """Register Rosenbrock's function, and return a request of value and gradient that names it, once its answer was found right."""
     x = point(size)
     outputs = [encode_output(Output(), []), encode_output(Output((Transform("grad"),)), [])]
-    request, results = _register(address, rosenbrock, [x], outputs)
+    request, results = register(address, rosenbrock, [x], outputs)
     np.testing.assert_allclose(np.concatenate([results[0].reshape(1), results[1]]), value_and_gradient(x), rtol=1e-9, atol=1e-9)
     return request
 
@@ -51,14 +51,15 @@ def rosenbrock_request(address: str, size: int) -> bytes:
 def layer_request(address: str) -> bytes:
     """Return a request of the Jacobian of tanh(W x), whose weights are sent along."""
     x = point(LAYER)
-    request, results = _register(
+    request, results = register(
         address, lambda x, w: np.tanh(w @ x), [x, WEIGHTS], [encode_output(Output((Transform("jacobian"),)), [])]
     )
     np.testing.assert_allclose(results[0], layer_jacobian(WEIGHTS, x), rtol=1e-9, atol=1e-9)
     return request
 
 
-def _register(address, function, arrays, outputs) -> tuple[bytes, list[np.ndarray]]:
+def register(address, function, arrays, outputs) -> tuple[bytes, list[np.ndarray]]:
+    """Have a server answer a request that brings its program; return one that names it, and the results."""
     program = gw.trace(function, *arrays)
     inputs = list(map(encode_tensor, arrays))
     with stub(address) as found:

@@ -115,7 +115,7 @@ class FrontEnd:
         methods = {rpc: interceptor.wrap(rpc, handler, quick.get(rpc)) for rpc, handler in plain.items()}
         methods |= {rpc: interceptor.wrap_upload(rpc, handler) for rpc, handler in tensors.upload_handlers().items()}
         methods |= {rpc: interceptor.wrap_stream(rpc, handler) for rpc, handler in service.stream_handlers().items()}
-        Methods(SERVICE, methods).add_to(server, service.apart)
+        Methods(SERVICE, methods).add_to(server, service.prompt_rpcs)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         if self._config.reflection:

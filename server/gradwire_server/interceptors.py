@@ -53,16 +53,16 @@ class Methods(grpc.GenericRpcHandler):
         self._service = service
         self._handlers = {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
 
-    def add_to(self, server: grpc.aio.Server, apart: Collection[str]) -> None:
+    def add_to(self, server: grpc.aio.Server, prompt_rpcs: Collection[str]) -> None:
         """Have a server, not started yet, find the handlers here.
 
         Args:
             server: it.
-            apart: rpcs with one message each way whose calls wait for none of other rpcs to be taken: gRPC has a queue for each
-                rpc that it knows by name, and one for all others. Each takes a little time of every call.
+            prompt_rpcs: those with one message each way whose calls wait for none of other rpcs to be taken: gRPC has a queue
+                for each rpc that it knows by name, and one for all others. Each takes a little time of every call.
         """
         server.add_generic_rpc_handlers((self,))
-        known = {rpc: _keeping(self._handlers[f"/{self._service}/{rpc}"]) for rpc in apart}
+        known = {rpc: _keeping(self._handlers[f"/{self._service}/{rpc}"]) for rpc in prompt_rpcs}
         server.add_registered_method_handlers(self._service, known)
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler[Any, Any] | None:

@@ -128,7 +128,7 @@ class DifferentiationService:
         return {"Evaluate": self.find_quick}
 
     @property
-    def apart(self) -> Collection[str]:
+    def prompt_rpcs(self) -> Collection[str]:
         """The rpcs that are answered promptly however many evaluations come."""
         return ("GetCapabilities",)
 

@@ -146,7 +146,7 @@ class Server:
         self.registered = {f"/{service}/{rpc}": handler for rpc, handler in handlers.items()}
 
 
-def test_rpcs_apart_are_registered_by_name_and_keep_their_metadata_themselves():
+def test_prompt_rpcs_are_registered_by_name_and_keep_their_metadata_themselves():
     async def scenario(answer, _admission) -> None:
         handler = grpc.unary_unary_rpc_method_handler(answer)
         server = Server()

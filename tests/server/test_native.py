@@ -35,9 +35,9 @@ def short_orbit(x):
     return x
 
 
-def mapped(server):
-    """Return the files that workers of a server map, as text."""
-    return "".join([Path(f"/proc/{pid}/maps").read_text() for pid in server.worker_pids])
+def mapped(pids):
+    """Return the files that processes map, as text."""
+    return "".join([Path(f"/proc/{pid}/maps").read_text() for pid in pids])
 
 
 @pytest.mark.parametrize(("function", "count", "files"), [(wave, 8000, compiler.FILES), (short_orbit, 3, machine.FILES)])
@@ -48,7 +48,7 @@ def test_what_the_front_end_answers_itself_is_compiled_too_and_by_another_proces
         serving("--workers", "1", "--spare-workers", "0", "--inline-budget-s", "1") as server,
         gw.connect(server.address) as client,
     ):
-        found = lambda: "".join([Path(f"/proc/{pid}/maps").read_text() for pid in server.front_pids or {server.popen.pid}])
+        found = lambda: mapped(server.front_pids or {server.popen.pid})
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline and not (files in found() or not images.CAN_MAP):
             np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
@@ -69,7 +69,7 @@ def test_workers_keep_compiled_code_in_a_folder_and_map_it_alone(tmp_path, funct
     x = np.linspace(-1.0, 1.0, count)
     needed = gw.evaluate(function)(x)
     with serving(*options) as server, gw.connect(server.address) as client:
-        is_run = lambda: files in mapped(server) if images.CAN_MAP else bool(list(folder.rglob("*.o")))
+        is_run = lambda: files in mapped(server.worker_pids) if images.CAN_MAP else bool(list(folder.rglob("*.o")))
         deadline = time.monotonic() + (PATIENCE_S if is_native else 2.0)
         while time.monotonic() < deadline and not is_run():
             np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
@@ -77,7 +77,7 @@ def test_workers_keep_compiled_code_in_a_folder_and_map_it_alone(tmp_path, funct
         for _ in range(5):
             np.testing.assert_allclose(client.evaluate(function)(x), needed, rtol=1e-13, atol=1e-13)
         if images.CAN_MAP:
-            assert pages.LIBRARY not in mapped(server), "the compiler is in a worker"
+            assert pages.LIBRARY not in mapped(server.worker_pids), "the compiler is in a worker"
 
 
 @pytest.mark.parametrize(("folder", "most_bytes"), [("code", 0), ("file", 2**20)])
